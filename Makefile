@@ -1,0 +1,51 @@
+# Every command works in a fresh clone: the first one makes .venv and installs the versions of constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow test-all bench postgres lint format clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED)  ## Tune a network on Fashion-MNIST by random search, about two minutes; writes demo/
+	$(BIN)/python examples/demo.py
+
+test: lint  ## Style, types and the fast tests, at most eight minutes on two cores
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(INSTALLED)  ## The slow proofs alone
+	$(BIN)/python -m pytest -m slow
+
+test-all: lint  ## Style, types and every test, the slow proofs included
+	$(BIN)/python -m pytest
+
+bench: $(INSTALLED)  ## Every benchmark, beside the peers it is measured against
+	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script; done
+
+postgres:  ## Start a throw-away PostgreSQL server, installed by apt-get if need be, and print its address
+	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 \
+		|| $(SUDO) apt-get install --yes postgresql >&2
+	@scripts/postgres start
+	@echo "To test with it: LUTHIER_TEST_POSTGRES=<that address> make test; to end it: scripts/postgres stop" >&2
+
+lint: $(INSTALLED)  ## Style (ruff) and types (basedpyright)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+format: $(INSTALLED)  ## Put every file into the one format, imports sorted
+	$(BIN)/ruff check --select I --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove .venv, caches and what the demo wrote
+	rm -rf .venv demo build dist .pytest_cache .ruff_cache .hypothesis
+	find luthier tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch is never installed without its constraint: another build of it can be several gigabytes.
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

@@ -1,0 +1,320 @@
+"""The domains of single hyperparameters: Float, Int and Choice, with their bounds and codes.
+
+Every domain is a stretch of the number line: a Float from ``low`` to ``high``, an Int from ``low - 1/2`` to
+``high + 1/2``, a Choice the positions of its options from ``-1/2`` to ``K - 1/2``; on a log scale, the logarithms of
+these. A *code* is the place on that stretch as a fraction, so that equal parts of [0, 1] are equally likely.
+
+Logarithms and powers are Python's own, one number at a time: NumPy's vector loops may round differently with the length
+of an array, and a code must not depend on how many configurations were encoded together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+from luthier import domain_checks as checks
+from luthier.domain_checks import plain
+from luthier.errors import ConfigError, SpaceError
+
+Option = str | int | float | bool | None
+When = Mapping[str, Any] | None
+
+LARGEST_FLOAT = 1e300  # beyond it, high - low and powers of ten may overflow
+LARGEST_INT = 2**40  # beyond it, a 64-bit code on a log scale no longer tells neighbours apart
+
+
+@dataclass(frozen=True)
+class Float:
+    """Real numbers from ``low`` to ``high``, both included.
+
+    Args:
+        low: Lower bound.
+        high: Upper bound, above ``low``.
+        log: Uniform in the logarithm (``low`` must be above zero).
+        shape: ``()`` for a number, ``(d,)`` for a vector of d numbers (a list of d floats in a configuration).
+        when: ``{"other": value}`` or ``{"other": [values]}``: active only while every named earlier hyperparameter has
+            one of its values.
+
+    Raises:
+        SpaceError: If no such domain can exist.
+
+    Example:
+        >>> Float(1e-4, 1.0, log=True)
+        Float(0.0001, 1.0, log=True)
+    """
+
+    kind: ClassVar[str] = "float"
+    levels: ClassVar[None] = None  # distinct values: uncountable
+    low: float
+    high: float
+    _: KW_ONLY
+    log: bool = False
+    shape: tuple[int, ...] = ()
+    when: When = field(default=None, hash=False)
+
+    def __post_init__(self) -> None:
+        low, high = (checks.bound(self, name, LARGEST_FLOAT) for name in ("low", "high"))
+        checks.settle(self, low=float(low), high=float(high), shape=checks.shape(self))
+        checks.settle(self, log=checks.flag(self, "log"), when=checks.when(self))
+        if self.low >= self.high:
+            checks.refuse(self, f"low={low!r} is not below high={high!r}", "Swap the bounds, or leave a constant out.")
+        checks.check_log(self)
+        if self.stretch[1] <= 0:
+            checks.refuse(self, f"low={low!r} and high={high!r} are too close for a log scale", "Use log=False.")
+
+    def __repr__(self) -> str:
+        return checks.call(self)
+
+    @property
+    def width(self) -> int:
+        """Number of columns in the codec."""
+        return math.prod(self.shape)
+
+    @cached_property
+    def stretch(self) -> tuple[float, float]:
+        """Start and length of the stretch of the (logarithmic) number line that the codes 0 to 1 stand for."""
+        return _stretch(self.low, self.high, self.log)
+
+    def numbers(self, values: Sequence[Any]) -> list[float]:
+        """The place of each value on the (logarithmic) number line."""
+        return [math.log10(v) for v in values] if self.log else [float(v) for v in values]
+
+    def values(self, numbers: Sequence[float]) -> list[float]:
+        """The value at each place; places beyond the ends give the bounds, exactly."""
+        low, high = self.low, self.high
+        start, length = self.stretch
+        end = start + length
+        if not self.log:
+            end = min(end, high)
+            return [low if x <= low else high if x >= end else x for x in numbers]
+        inner, outer = start + 1e-9, end - 1e-9  # between these, rounding cannot leave the bounds
+        return [10.0**x if inner < x < outer else self._near_bound(x, start, end) for x in numbers]
+
+    def _near_bound(self, x: float, start: float, end: float) -> float:
+        return self.low if x <= start else self.high if x >= end else min(max(10.0**x, self.low), self.high)
+
+    def check(self, value: Any, where: str) -> float | list[float]:
+        """``value`` as plain Python, or a ConfigError that names ``where``."""
+        value = plain(value)
+        if not self.shape:
+            return self._check_one(value, where)
+        if not isinstance(value, list | tuple) or len(value) != self.width:
+            found = f"has {len(value)} elements" if isinstance(value, list | tuple) else f"is {value!r}"
+            raise ConfigError(f"the value {found}", where=where, remedy=f"Give a list of {self.width} numbers.")
+        return [self._check_one(plain(v), f"{where}[{i}]") for i, v in enumerate(value)]
+
+    def _check_one(self, value: Any, where: str) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"{value!r} is not a number", where=where, remedy=_between(self))
+        if not self.low <= value <= self.high:  # also refuses NaN
+            raise ConfigError(f"{value!r} is outside [{self.low!r}, {self.high!r}]", where=where, remedy=_between(self))
+        return float(value)
+
+
+@dataclass(frozen=True)
+class Int:
+    """Whole numbers from ``low`` to ``high``, both included; ``low == high`` is a constant.
+
+    Args:
+        low: Smallest value.
+        high: Largest value.
+        log: Uniform in the logarithm (``low`` must be at least 1).
+        when: As for :class:`Float`.
+
+    Raises:
+        SpaceError: If no such domain can exist.
+
+    Example:
+        >>> Int(16, 1024, log=True)
+        Int(16, 1024, log=True)
+    """
+
+    kind: ClassVar[str] = "int"
+    width: ClassVar[int] = 1
+    low: int
+    high: int
+    _: KW_ONLY
+    log: bool = False
+    when: When = field(default=None, hash=False)
+
+    def __post_init__(self) -> None:
+        low, high = (checks.bound(self, name, LARGEST_INT) for name in ("low", "high"))
+        for name, bound in (("low", low), ("high", high)):
+            if not isinstance(bound, int):
+                checks.refuse(self, f"{name}={bound!r} is not a whole number", "Use whole bounds, or a Float.")
+        checks.settle(self, low=low, high=high, when=checks.when(self), log=checks.flag(self, "log"))
+        if low > high:
+            checks.refuse(self, f"low={low!r} is above high={high!r}", "Swap the bounds.")
+        checks.check_log(self)
+
+    def __repr__(self) -> str:
+        return checks.call(self)
+
+    @property
+    def levels(self) -> int:
+        """Number of distinct values."""
+        return self.high - self.low + 1
+
+    @cached_property
+    def stretch(self) -> tuple[float, float]:
+        """Start and length of the stretch of the (logarithmic) number line that the codes 0 to 1 stand for."""
+        return _stretch(self.low - 0.5, self.high + 0.5, self.log)
+
+    def numbers(self, values: Sequence[Any]) -> list[float]:
+        """The place of each value on the (logarithmic) number line."""
+        return [math.log10(v) for v in values] if self.log else [float(v) for v in values]
+
+    def values(self, numbers: Sequence[float]) -> list[int]:
+        """The value at each place; places beyond the ends give the bounds."""
+        low, high, floor = self.low, self.high, math.floor
+        whole = [floor(10.0**x + 0.5) for x in numbers] if self.log else [floor(x + 0.5) for x in numbers]
+        return [low if v < low else high if v > high else v for v in whole]
+
+    def check(self, value: Any, where: str) -> int:
+        """``value`` as plain Python, or a ConfigError that names ``where``."""
+        value = plain(value)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ConfigError(f"{value!r} is not a whole number", where=where, remedy=_between(self))
+        if not self.low <= value <= self.high:
+            raise ConfigError(f"{value!r} is outside [{self.low!r}, {self.high!r}]", where=where, remedy=_between(self))
+        return value
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several options, each a string, a number, True, False or None; one option alone is a constant.
+
+    Args:
+        options: The options, all different (1, 1.0 and True count as the same).
+        ordered: The options are in a meaningful order: neighbours are near each other.
+        when: As for :class:`Float`.
+
+    Raises:
+        SpaceError: If no such domain can exist.
+
+    Example:
+        >>> Choice(["sgd", "adam"])
+        Choice(('sgd', 'adam'))
+    """
+
+    width: ClassVar[int] = 1
+    options: Sequence[Option]
+    _: KW_ONLY
+    ordered: bool = False
+    when: When = field(default=None, hash=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.options, str | Mapping) or not hasattr(self.options, "__iter__"):
+            checks.refuse(self, f"options={self.options!r} is not a list", 'Write Choice(["a", "b"]).')
+        options = tuple(plain(option) for option in self.options)
+        if not options:
+            checks.refuse(self, "there are no options", "Give at least one.")
+        seen: dict[Option, Option] = {}
+        for option in options:
+            if option is not None and not isinstance(option, str | int | float):
+                remedy = (
+                    "Options are strings, numbers, True, False or None: name the object, and look it up in the task."
+                )
+                checks.refuse(self, f"the option {option!r} is a {type(option).__name__}", remedy)
+            if isinstance(option, float) and not math.isfinite(option):
+                checks.refuse(self, f"the option {option!r} is not a finite number", "Use None or a string instead.")
+            if option in seen:
+                same = f"the option {option!r} is there twice"
+                if type(option) is not type(seen[option]):
+                    same = f"the options {seen[option]!r} and {option!r} are equal"
+                checks.refuse(self, same, "Remove one, or write them as different strings.")
+            seen[option] = option
+        checks.settle(self, options=options, when=checks.when(self), ordered=checks.flag(self, "ordered"))
+
+    def __repr__(self) -> str:
+        return checks.call(self)
+
+    @property
+    def kind(self) -> str:
+        return "ordinal" if self.ordered else "categorical"
+
+    @property
+    def levels(self) -> int:
+        """Number of distinct values."""
+        return len(self.options)
+
+    @cached_property
+    def stretch(self) -> tuple[float, float]:
+        """Start and length of the stretch of the number line that the codes 0 to 1 stand for."""
+        return _stretch(-0.5, len(self.options) - 0.5, False)
+
+    @cached_property
+    def positions(self) -> dict[Option, int]:
+        """The place of each option."""
+        return {option: i for i, option in enumerate(self.options)}
+
+    def numbers(self, values: Sequence[Any]) -> list[float]:
+        """The position of each value among the options."""
+        positions = self.positions
+        return [positions[v] for v in values]
+
+    def values(self, numbers: Sequence[float]) -> list[Option]:
+        """The option at each place from -1/2 to K - 1/2."""
+        options, floor = (*self.options, self.options[-1]), math.floor  # K - 1/2 itself is rounded up
+        return [options[floor(x + 0.5)] for x in numbers]
+
+    def check(self, value: Any, where: str) -> Option:
+        """``value`` as the option that equals it, or a ConfigError that names ``where``."""
+        value = plain(value)
+        try:
+            option = self.options[self.positions[value]]
+            if isinstance(option, bool) == isinstance(value, bool):
+                return option
+        except (KeyError, TypeError):  # TypeError: a list, which cannot be looked up
+            pass
+        options = ", ".join(map(repr, self.options))
+        raise ConfigError(f"{value!r} is not an option", where=where, remedy=f"The options are {options}.")
+
+
+Domain = Float | Int | Choice
+
+
+def _stretch(low: float, high: float, log: bool) -> tuple[float, float]:
+    start, end = (math.log10(low), math.log10(high)) if log else (low, high)
+    return start, end - start
+
+
+def _between(domain: Float | Int) -> str:
+    what = "whole number" if isinstance(domain, Int) else "number"
+    return f"Give a {what} from {domain.low!r} to {domain.high!r}."
+
+
+_TYPES: dict[str, type[Domain]] = {"float": Float, "int": Int, "choice": Choice}
+
+
+def to_record(domain: Domain) -> dict[str, Any]:
+    """The domain as JSON, without its conditions."""
+    if isinstance(domain, Choice):
+        return {"type": "choice", "options": list(domain.options), "ordered": domain.ordered}
+    record: dict[str, Any] = {"type": domain.kind, "low": domain.low, "high": domain.high, "log": domain.log}
+    return record | {"shape": list(domain.shape)} if isinstance(domain, Float) else record
+
+
+def from_record(record: Mapping[str, Any]) -> Domain:
+    """The domain that :func:`to_record` wrote, and its conditions under ``"when"``."""
+    settings = {name: value for name, value in record.items() if name not in ("name", "type")}
+    return _TYPES[record["type"]](**settings)
+
+
+def expect_domain(name: str, value: object) -> Domain:
+    """``value``, or a SpaceError that shows how to write the domain that was probably meant."""
+    if isinstance(value, Domain):
+        return value
+    remedy = "Use Float(low, high), Int(low, high) or Choice([options])."
+    if isinstance(value, tuple | list) and len(value) == 2 and all(type(bound) in (int, float) for bound in value):
+        kind = "Int" if all(isinstance(bound, int) for bound in value) else "Float"
+        remedy = f"Write {name}={kind}({value[0]!r}, {value[1]!r})."
+    elif isinstance(value, tuple | list):
+        remedy = f"Write {name}=Choice({list(value)!r})."
+    raise SpaceError(f"{value!r} is not a domain", where=name, remedy=remedy)

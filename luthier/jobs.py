@@ -1,0 +1,306 @@
+"""What is asked (Job), what comes back (Report, Result), and the memory of both (History)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from luthier.errors import StudyError
+from luthier.space import Config, Space
+
+State = TypeVar("State")
+Status = Literal["ok", "diverged", "failed", "pruned"]
+
+PENDING, OK, DIVERGED, FAILED, PRUNED = range(5)
+STATUS_CODES: dict[str, int] = {"ok": OK, "diverged": DIVERGED, "failed": FAILED, "pruned": PRUNED}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One piece of training: a configuration for a number of steps, fresh or continued.
+
+    Args:
+        number: The job's place in its study: 0, 1, 2, … without gaps.
+        config: The configuration; inactive names are absent.
+        steps: Training steps of this job alone (1 for a function that is called once).
+        parent: Continue from the whole state at the end of this job; names whose value differs from the
+            parent's ``final`` are overwritten.
+        tag: The proposer's note to its later self (slot, rung, generation); must be JSON.
+    """
+
+    number: int
+    config: Config
+    steps: int = 1
+    parent: int | None = None
+    tag: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a running job says of itself.
+
+    Args:
+        number: The job.
+        step: Steps done over the whole lineage when the report was made.
+        metrics: Measured values in the user's own units and direction.
+        hyperparameters: Values at that step, where they move during the training; empty otherwise.
+    """
+
+    number: int
+    step: int
+    metrics: Mapping[str, float]
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a job ended. A crash or a divergence is a result too, never an exception in the loop.
+
+    Args:
+        number: The job.
+        status: ``"ok"``; ``"diverged"`` (a metric or a weight is not finite); ``"failed"`` (an exception or a
+            dead worker); ``"pruned"`` (stopped early on purpose).
+        metrics: Values at the end, in the user's own units and direction.
+        steps: Steps done by this job.
+        final: Hyperparameters at the end (an adapter has moved them); empty means "as in the job's config".
+        seconds: Wall time of the job; of a stack, its share.
+        error: The message of a failure, else "".
+        checkpoint: (file, row) of the state at the end, where one was written.
+    """
+
+    number: int
+    status: Status
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    steps: int = 0
+    final: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    error: str = ""
+    checkpoint: tuple[str, int] | None = None
+
+
+Event = Job | Report | Result
+
+
+def one_step(config: Config) -> int:
+    """Steps of an epoch where there are none: 1. A function with a name, so that a budget can be pickled."""
+    return 1
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much a study may spend. A proposer is bound to one before its first proposal.
+
+    Args:
+        trials: Configurations that may be started; None is without limit.
+        steps: Training steps of each trial, or None.
+        epochs: Passes over the training data of each trial, or None; steps and epochs exclude each other.
+        seconds: Wall time for the whole call, or None; only the loop looks at it.
+        epoch_steps: Steps of one epoch under a configuration (its batch size may be a hyperparameter).
+    """
+
+    trials: int | None = None
+    steps: int | None = None
+    epochs: float | None = None
+    seconds: float | None = None
+    epoch_steps: Callable[[Config], int] = one_step
+
+    def steps_for(self, config: Config, part: float = 1.0) -> int:
+        """Steps of a whole trial under ``config`` (or of a ``part`` of it), at least 1."""
+        whole = self.steps if self.epochs is None else self.epochs * self.epoch_steps(config)
+        return max(1, round((1 if whole is None else whole) * part))
+
+
+class History:
+    """All that is known of a study: columnar, append-only, incremental.
+
+    Job ``n`` is row ``n`` of every column. Appending is O(1) amortised; nothing here is ever rescanned, and a
+    proposer that wants statistics of its own keeps them with :meth:`fold`.
+
+    Args:
+        space: The search space.
+        objectives: Name of each objective and its direction, ``{"loss": "min"}``. Inside, all are minimised: the
+            value of a ``"max"`` objective is negated in :attr:`values`.
+
+    Example:
+        >>> from luthier.space import Float
+        >>> history = History(Space(x=Float(0, 1)), {"loss": "min"})
+        >>> history.add(Job(0, {"x": 0.25})); history.add(Result(0, "ok", {"loss": 3.0}))
+        >>> history.best, history.values[0, 0].item(), len(history.pending)
+        (0, 3.0, 0)
+    """
+
+    def __init__(self, space: Space, objectives: Mapping[str, str] | None = None) -> None:
+        self.space = space
+        self.objectives: dict[str, str] = dict(objectives or {"loss": "min"})
+        self._signs = [-1.0 if mode == "max" else 1.0 for mode in self.objectives.values()]
+        self.events: list[Event] = []
+        self.jobs: list[Job] = []
+        self.results: list[Result | None] = []
+        self.reports: dict[int, list[Report]] = {}
+        self.pending: dict[int, Job] = {}
+        self.arrival: list[int] = []  # job numbers in the order in which their results came
+        self.best: int | None = None  # job number of the lowest first objective among those that ended "ok"
+        self._encoded = 0
+        self._folds: dict[Hashable, tuple[int, Any]] = {}
+        width = len(space.columns)
+        self._columns: dict[str, np.ndarray] = {
+            "codes": np.empty((0, width)),
+            "mask": np.empty((0, width), dtype=bool),
+            "values": np.empty((0, len(self.objectives))),
+            "status": np.empty(0, dtype=np.int8),
+            "parent": np.empty(0, dtype=np.int64),
+            "steps": np.empty(0, dtype=np.int64),
+            "age": np.empty(0, dtype=np.int64),
+        }
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    def add(self, event: Event) -> None:
+        """Append a job, a report or a result. A report whose step is not past the job's last one counts as an event only.
+
+        Raises:
+            StudyError: If the job's number is not the next one, or the event is of an unknown or finished job.
+        """
+        if isinstance(event, Job):
+            self._add_job(event)
+        elif isinstance(event, Result):
+            self._add_result(event)
+        else:
+            self._check_running(event.number, "report")
+            reports = self.reports.setdefault(event.number, [])
+            if not reports or event.step > reports[-1].step:  # a job that was taken over repeats what it has said
+                reports.append(event)
+        self.events.append(event)
+
+    def fold(self, key: Hashable, start: Callable[[], State], update: Callable[[State, Event], State]) -> State:
+        """``update`` folded over all events, kept under ``key`` so that each event is visited once.
+
+        It is a cache: dropping it changes the time, never the answer.
+        """
+        cursor, state = self._folds[key] if key in self._folds else (0, start())
+        for event in self.events[cursor:]:
+            state = update(state, event)
+        self._folds[key] = (len(self.events), state)
+        return state
+
+    @property
+    def codes(self) -> np.ndarray:
+        """Configurations in the unit cube, (jobs, columns) float64."""
+        self._encode()
+        return self._column("codes")
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Which columns are active, (jobs, columns) bool."""
+        self._encode()
+        return self._column("mask")
+
+    @property
+    def values(self) -> np.ndarray:
+        """Objectives, minimised, (jobs, objectives) float64; NaN where there is none."""
+        return self._column("values")
+
+    @property
+    def status(self) -> np.ndarray:
+        """PENDING, OK, DIVERGED, FAILED or PRUNED, (jobs,) int8."""
+        return self._column("status")
+
+    @property
+    def parent(self) -> np.ndarray:
+        """The job continued, or -1, (jobs,) int64."""
+        return self._column("parent")
+
+    @property
+    def steps(self) -> np.ndarray:
+        """Steps done by each job itself (while pending: asked), (jobs,) int64."""
+        return self._column("steps")
+
+    @property
+    def age(self) -> np.ndarray:
+        """Steps over the whole lineage up to the end of each job, (jobs,) int64."""
+        return self._column("age")
+
+    def objective_values(self, metrics: Mapping[str, float]) -> list[float]:
+        """The objectives in ``metrics``, minimised; NaN where one is absent."""
+        return [sign * float(metrics.get(name, np.nan)) for name, sign in zip(self.objectives, self._signs, strict=True)]
+
+    def final(self, number: int) -> Config:
+        """Hyperparameters at the end of job ``number``."""
+        result = self.results[number]
+        return {**self.jobs[number].config, **(result.final if result else {})}
+
+    def _add_job(self, job: Job) -> None:
+        n = len(self.jobs)
+        if job.number != n:
+            raise StudyError(
+                f"the job's number is {job.number}, the next one is {n}",
+                where="history",
+                remedy="Numbers are given without gaps: number jobs from len(history) on.",
+            )
+        if job.parent is not None and not 0 <= job.parent < n:
+            raise StudyError(
+                f"parent={job.parent} does not exist",
+                where=f"job {n}",
+                remedy=f"A parent is an earlier job: 0 to {n - 1}.",
+            )
+        if n == len(self._columns["status"]):
+            self._grow()
+        self.jobs.append(job)
+        self.results.append(None)
+        self.pending[n] = job
+        columns = self._columns
+        columns["values"][n] = np.nan
+        columns["status"][n] = PENDING
+        columns["parent"][n] = -1 if job.parent is None else job.parent
+        columns["steps"][n] = job.steps
+        columns["age"][n] = job.steps + (0 if job.parent is None else columns["age"][job.parent])
+
+    def _add_result(self, result: Result) -> None:
+        n = result.number
+        self._check_running(n, "result")
+        columns = self._columns
+        columns["age"][n] += result.steps - columns["steps"][n]
+        columns["steps"][n] = result.steps
+        columns["status"][n] = STATUS_CODES[result.status]
+        columns["values"][n] = self.objective_values(result.metrics)
+        self.results[n] = result
+        del self.pending[n]
+        self.arrival.append(n)
+        value = columns["values"][n, 0]
+        if result.status == "ok" and np.isfinite(value) and (self.best is None or value < columns["values"][self.best, 0]):
+            self.best = n
+
+    def _check_running(self, number: int, what: str) -> None:
+        if number not in self.pending:
+            known = 0 <= number < len(self.jobs)
+            raise StudyError(
+                f"a {what} came for job {number}, which {'has ended already' if known else 'does not exist'}",
+                where="history",
+                remedy="Each job that was asked for is told once.",
+            )
+
+    def _column(self, name: str) -> np.ndarray:
+        view = self._columns[name][: len(self.jobs)]
+        view.flags.writeable = False
+        return view
+
+    def _grow(self) -> None:
+        for name, old in self._columns.items():
+            new = np.empty((max(64, 2 * len(old)), *old.shape[1:]), dtype=old.dtype)
+            new[: len(old)] = old
+            self._columns[name] = new
+
+    def _encode(self) -> None:  # in one batch when first asked: a configuration alone costs ten times more
+        n = len(self.jobs)
+        if self._encoded < n:
+            rows = slice(self._encoded, n)
+            self._columns["codes"][rows], self._columns["mask"][rows] = self.space.encode(self.configs(self._encoded))
+            self._encoded = n
+
+    def configs(self, start: int = 0) -> Sequence[Config]:
+        """The configurations of the jobs from ``start`` on."""
+        return [job.config for job in self.jobs[start:]]

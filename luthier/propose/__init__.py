@@ -1,0 +1,59 @@
+"""Proposers: between trainings, they read the history and name the next jobs.
+
+A proposer is a pure function of the history. It keeps nothing between calls but caches that can be dropped, so
+resuming after a crash, joining a running study from another machine and replaying one for a test are the same thing:
+read the history, and propose. To write one, see :class:`Proposer`; to test it, subclass
+:class:`luthier.testing.ProposerContract`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Protocol, Self
+
+from luthier.jobs import Budget, History, Job
+from luthier.propose.gp import GaussianProcess
+from luthier.propose.grid import Grid
+from luthier.propose.random import Random
+from luthier.seeds import Seeds
+
+__all__ = ["GaussianProcess", "Grid", "Proposer", "Random"]
+
+
+class Proposer(Protocol):
+    """What every proposer is: a frozen dataclass of settings with two methods.
+
+    Optional methods, looked up by name:
+
+    - ``stop(history, number) -> bool``: end the running job ``number`` early, judging by its reports so far.
+    - ``parents(history) -> set[int]``: the jobs that a later job may still continue from; the checkpoints of all
+      others may be removed.
+
+    Attributes:
+        extendable: A finished study may go on under a larger budget, and ends as if it had had that budget at first.
+    """
+
+    extendable: ClassVar[bool]
+
+    def bind(self, budget: Budget) -> Self:
+        """The proposer under a budget; called once, before the first proposal.
+
+        Raises:
+            MethodError: If the settings do not fit the budget.
+        """
+        ...
+
+    def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
+        """The next jobs, numbered from ``len(history)`` on.
+
+        Equal histories give equal answers, and ``history`` is left as it is. Randomness comes from
+        ``seeds.rng(number of the job, "propose")``, so that an answer need not depend on how the calls were split.
+
+        Args:
+            history: All jobs, reports and results so far.
+            count: How many jobs can be taken now; fewer may be returned.
+            seeds: The study's seeds.
+
+        Returns:
+            At most ``count`` jobs. None while something is pending means "wait"; none while nothing is, "it is over".
+        """
+        ...

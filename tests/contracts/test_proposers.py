@@ -1,0 +1,281 @@
+"""The contract of proposers on our own ones, on small ones of every kind, and on broken ones, which it must refuse."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from luthier.errors import LuthierError
+from luthier.jobs import OK, Budget, History, Job
+from luthier.propose import Grid, Proposer, Random
+from luthier.seeds import Seeds
+from luthier.space import Float, Space
+from luthier.testing import PROBLEMS, SPACES, Problem, ProposerContract
+from luthier.testing.problems import decay
+
+
+class TestRandom(ProposerContract):
+    batch_invariant = True
+    milliseconds_per_job = 0.2
+
+    def make(self) -> Proposer:
+        return Random()
+
+
+class TestGrid(ProposerContract):
+    batch_invariant = True
+    seeded = False
+    milliseconds_per_job = 0.2
+
+    def make(self) -> Proposer:
+        return Grid(points=25)
+
+
+class TestShuffledGrid(ProposerContract):
+    batch_invariant = True
+    milliseconds_per_job = 0.2
+
+    def make(self) -> Proposer:
+        return Grid(points=25, shuffle=True)
+
+
+@dataclass(frozen=True)
+class Climber:
+    """A (1 + 1) evolution strategy: ten random configurations, then the best so far, perturbed."""
+
+    budget: Budget | None = None
+    extendable: ClassVar[bool] = True
+
+    def bind(self, budget: Budget) -> Climber:
+        return replace(self, budget=budget)
+
+    def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
+        budget, first = self.budget or Budget(), len(history)
+        jobs = []
+        for number in range(first, min(first + count, budget.trials or first)):
+            config = history.space.sample(rng := seeds.rng(number, "propose"))
+            if number >= 10 and history.best is not None:
+                config = history.space.perturb(history.jobs[history.best].config, rng, scale=0.07, probability=0.7)
+            jobs.append(Job(number, config, budget.steps_for(config)))
+        return jobs
+
+
+class TestClimber(ProposerContract):
+    learns = True
+
+    def make(self) -> Proposer:
+        return Climber()
+
+
+@dataclass(frozen=True)
+class Halving:
+    """One bracket of successive halving: a third of the steps for all, the rest for the better half of those that ran.
+
+    A job whose first report is worse than all finished ones is pruned.
+    """
+
+    budget: Budget | None = None
+    extendable: ClassVar[bool] = False
+
+    def bind(self, budget: Budget) -> Halving:
+        return replace(self, budget=budget)
+
+    def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
+        budget, first = self.budget or Budget(), len(history)
+        trials = budget.trials or 8
+        if first < trials:
+            numbers = range(first, min(first + count, trials))
+            configs = [history.space.sample(seeds.rng(number, "propose")) for number in numbers]
+            return [
+                Job(n, config, budget.steps_for(config, 1 / 3), tag={"rung": 0})
+                for n, config in zip(numbers, configs, strict=True)
+            ]
+        if np.any(history.status[:trials] == 0):
+            return []
+        ok = np.flatnonzero(history.status[:trials] == OK)
+        best = ok[np.argsort(history.values[ok, 0], kind="stable")][: trials // 2].tolist()
+        return [
+            Job(first + i, history.jobs[k].config, budget.steps_for(history.jobs[k].config, 2 / 3), k, {"rung": 1})
+            for i, k in enumerate(best[first - trials : first - trials + count])
+        ]
+
+    def stop(self, history: History, number: int) -> bool:
+        ended = history.values[[n for n in history.arrival if history.status[n] == OK], 0]
+        loss = next(iter(history.reports[number][-1].metrics.values()))
+        return len(ended) >= 4 and bool(loss > ended.max())
+
+
+class TestHalving(ProposerContract):
+    report_every = 1
+    learns = True
+    learning_budget = Budget(trials=27, steps=27)
+    problems: ClassVar[Mapping[str, Problem]] = {
+        "decay": Problem(Space(lr=Float(1e-5, 1e2, log=True)), decay, 0.0, stateful=True)
+    }
+
+    def make(self) -> Proposer:
+        return Halving()
+
+
+Fault = Callable[[History, list[Job], Seeds], list[Job]]
+
+
+@dataclass(frozen=True)
+class Faulty:
+    """Random search with a fault."""
+
+    fault: Fault
+    inner: Random = field(default_factory=Random)
+    extendable: ClassVar[bool] = True
+
+    def bind(self, budget: Budget) -> Faulty:
+        return replace(self, inner=self.inner.bind(budget))
+
+    def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
+        return self.fault(history, self.inner.propose(history, count, seeds), seeds)
+
+
+def _with(jobs: list[Job], **changes: Any) -> list[Job]:
+    return [replace(job, **changes) for job in jobs]
+
+
+def _fault_counter() -> Fault:
+    calls: list[int] = []
+
+    def fault(history: History, jobs: list[Job], seeds: Seeds) -> list[Job]:
+        calls.append(0)
+        return _with(jobs, config=history.space.sample(seeds.rng(len(calls), "propose")))
+
+    return fault
+
+
+def _fault_global(history: History, jobs: list[Job], seeds: Seeds) -> list[Job]:
+    return _with(jobs, config=history.space.sample(np.random.default_rng()))
+
+
+def _fault_mutation(history: History, jobs: list[Job], seeds: Seeds) -> list[Job]:
+    history.arrival.sort(reverse=True)
+    return jobs
+
+
+def _fault_call_key(history: History, jobs: list[Job], seeds: Seeds) -> list[Job]:
+    rng = seeds.rng(len(history), "propose")
+    return [replace(job, config=history.space.sample(rng)) for job in jobs]
+
+
+def _fault_endless(history: History, jobs: list[Job], seeds: Seeds) -> list[Job]:
+    return jobs or [Job(len(history), history.space.sample(seeds.rng(len(history), "propose")))]
+
+
+def _fault_nan(history: History, jobs: list[Job], seeds: Seeds) -> list[Job]:
+    return _with(jobs, steps=1 + int(abs(history.values[history.arrival].sum()) % 2))
+
+
+def _fault_parent(history: History, jobs: list[Job], seeds: Seeds) -> list[Job]:
+    return _with(jobs, parent=history.arrival[-1]) if history.arrival else jobs
+
+
+def _fault_rescan(history: History, jobs: list[Job], seeds: Seeds) -> list[Job]:
+    if len(history) >= 10_000:  # not sooner, or this test would take long itself
+        sorted(history.jobs, key=lambda job: job.config["lr"])
+    return jobs
+
+
+def _fault_object(history: History, jobs: list[Job], seeds: Seeds) -> list[Job]:
+    history.space.__dict__.setdefault("cache", {})[len(history)] = jobs  # a cache that is not of the history
+    return _with(jobs, tag={"seen": len(history.space.__dict__["cache"])})
+
+
+def _fault_numpy(history: History, jobs: list[Job], seeds: Seeds) -> list[Job]:
+    return [replace(job, config={name: np.float64(v) for name, v in job.config.items()}) for job in jobs]
+
+
+def _fault_number(history: History, jobs: list[Job], seeds: Seeds) -> list[Job]:
+    return [replace(job, number=i) for i, job in enumerate(jobs)]
+
+
+def _fault_too_many(history: History, jobs: list[Job], seeds: Seeds) -> list[Job]:
+    return jobs + [replace(job, number=job.number + len(jobs)) for job in jobs]
+
+
+def _fault_outside(history: History, jobs: list[Job], seeds: Seeds) -> list[Job]:
+    return [replace(job, config={**job.config, "lr": 2.0}) for job in jobs]
+
+
+def _fault_one_seed(history: History, jobs: list[Job], seeds: Seeds) -> list[Job]:
+    return _with(jobs, config=history.space.sample(np.random.default_rng(0)))
+
+
+FAULTS: list[tuple[str, Fault, str]] = [
+    ("counts its calls", _fault_counter(), "a_proposal_is_a_pure_function_of_the_history"),
+    ("global randomness", _fault_global, "a_proposal_is_a_pure_function_of_the_history"),
+    ("sorts the history", _fault_mutation, "a_proposal_is_a_pure_function_of_the_history"),
+    ("a cache elsewhere", _fault_object, "a_dropped_cache_changes_nothing"),
+    ("global randomness", _fault_global, "a_dropped_cache_changes_nothing"),
+    ("global randomness", _fault_global, "a_resumed_study_goes_on_identically"),
+    ("global randomness", _fault_global, "seeds"),
+    ("one seed for all", _fault_one_seed, "seeds"),
+    ("one generator a call", _fault_call_key, "batches_and_workers_do_not_matter"),
+    ("never ends", _fault_endless, "the_study_ends"),
+    ("proposes nothing", lambda history, jobs, seeds: [], "proposals_are_valid"),
+    ("too many", _fault_too_many, "proposals_are_valid"),
+    ("counts from 0", _fault_number, "proposals_are_valid"),
+    ("no steps", lambda history, jobs, seeds: _with(jobs, steps=0), "proposals_are_valid"),
+    ("NumPy's numbers", _fault_numpy, "proposals_are_valid"),
+    ("outside its domain", _fault_outside, "proposals_are_valid"),
+    ("a tuple in the tag", lambda history, jobs, seeds: _with(jobs, tag={"slot": (1, 2)}), "proposals_are_valid"),
+    ("NaN in the tag", lambda history, jobs, seeds: _with(jobs, tag={"score": math.nan}), "proposals_are_valid"),
+    ("continues failed jobs", _fault_parent, "proposals_are_valid"),
+    ("cannot bear NaN", _fault_nan, "it_survives_bad_results"),
+]
+
+
+@pytest.mark.parametrize(("fault", "test"), [f[1:] for f in FAULTS], ids=[f"{f[0]}-{f[2]}" for f in FAULTS])
+def test_the_contract_refuses(fault: Fault, test: str) -> None:
+    class Contract(ProposerContract):
+        batch_invariant = True
+
+        def make(self) -> Proposer:
+            return Faulty(fault)
+
+    space = Space.from_json(SPACES["floats"].to_json())
+    with pytest.raises((AssertionError, LuthierError, TypeError, ValueError)):
+        getattr(Contract(), f"test_{test}")(space)
+
+
+def test_the_contract_refuses_a_slow_proposer() -> None:
+    class Contract(ProposerContract):
+        milliseconds_per_job = 0.2
+
+        def make(self) -> Proposer:
+            return Faulty(_fault_rescan)
+
+    with pytest.raises(AssertionError, match="ms a job"):
+        Contract().test_proposing_stays_cheap()
+
+
+def test_the_contract_refuses_a_learner_that_does_not_learn() -> None:
+    class Contract(ProposerContract):
+        learns = True
+
+        def make(self) -> Proposer:
+            return Faulty(
+                lambda history, jobs, seeds: [
+                    replace(job, config=history.space.sample(seeds.rng(job.number, "another stream"))) for job in jobs
+                ]
+            )
+
+    with pytest.raises(AssertionError, match="below random search"):
+        for problem in PROBLEMS.values():
+            Contract().test_it_learns(problem)
+
+
+def test_what_is_not_promised_is_not_tested() -> None:
+    assert TestClimber.test_batches_and_workers_do_not_matter is None
+    assert TestRandom.test_batches_and_workers_do_not_matter is not None
+    assert TestRandom.test_it_learns is None

@@ -1,0 +1,261 @@
+"""Who may import whom. Every import statement of the package is read, those inside functions too.
+
+Imports under ``if TYPE_CHECKING:`` do not count: they name a type for an annotation and are never run.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "luthier"
+
+# The modules of each layer, by their first name under luthier; a folder is one module here.
+LAYERS = {
+    "errors": {"errors"},
+    "seeds": {"seeds"},
+    "data": {"data", "idx"},
+    "space": {"space", "domains", "domain_checks", "codec", "moves", "combinations"},
+    "jobs": {"jobs", "trials"},
+    "propose": {"propose"},
+    "stack": {"stack"},
+    "optim": {"optim"},
+    "response": {"response"},
+    "nn": {"nn"},
+    "losses": {"losses"},
+    "metrics": {"metrics"},
+    "task": {"task", "task_file", "torch_task", "program", "call", "batches"},
+    "adapt": {"adapt"},
+    "train": {"train", "train_stack", "blob"},
+    "execute": {"execute"},
+    "store": {"store"},
+    "report": {"report"},
+    "study": {"study", "tune", "tuning", "compare", "methods", "settings", "ledger", "export", "progress", "interrupt"},
+    "public": {""},  # luthier/__init__.py
+    "interop": {"interop"},
+    "cli": {"cli", "__main__"},
+    "testing": {"testing"},
+}
+# The layers that each may import beside itself; whatever those may import, it may too.
+BELOW = {
+    "errors": set(),
+    "seeds": set(),
+    "data": {"errors", "seeds"},
+    "space": {"errors", "seeds"},
+    "jobs": {"space"},
+    "propose": {"jobs"},
+    **{layer: {"errors"} for layer in ("optim", "response", "nn", "losses", "metrics")},
+    "stack": {"errors", "nn"},
+    "task": {"space", "data", "stack", "optim", "response", "nn", "losses", "metrics"},
+    "adapt": {"task"},
+    "train": {"jobs", "adapt"},
+    "execute": {"train"},
+    "store": {"jobs"},
+    "report": {"store"},
+    "study": {"propose", "execute", "report"},
+    "public": {"study"},
+    "interop": {"public"},
+    "cli": {"public"},
+    "testing": {"public"},
+}
+TORCH_ALONE = ("stack", "optim", "response", "nn", "losses", "metrics")
+MODULE_OF = {"scikit-learn": "sklearn"}  # where a package is imported under another name than it is installed
+NAMED_FILE = re.compile(r'^\s*"([A-Za-z0-9-]+)[^"]*",\s*# (luthier/[\w/]+\.py)', re.MULTILINE)
+
+
+class Import(NamedTuple):
+    """One imported module: ``luthier.space`` of ``from luthier.space import Config``."""
+
+    module: str
+    line: int
+
+    @property
+    def top(self) -> str:
+        return self.module.partition(".")[0]
+
+
+def imports(source: str, package: str = "", modules: frozenset[str] = frozenset()) -> Iterator[Import]:
+    """The imports of a file that are run.
+
+    Args:
+        source: Its text.
+        package: The package in which it stands, for relative imports.
+        modules: Names under ``luthier`` that are modules, to tell ``from luthier import space`` from a public name.
+    """
+    tree = ast.parse(source)
+    skipped = {
+        id(node) for test in ast.walk(tree) if type_checking(test) for part in test.body for node in ast.walk(part)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (Import(name.name, node.lineno) for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")
+            base = parts[: len(parts) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            if module == "luthier":
+                for name in node.names:
+                    yield Import(f"luthier.{name.name}" if name.name in modules else "luthier", node.lineno)
+            else:
+                yield Import(module, node.lineno)
+
+
+def type_checking(node: ast.AST) -> bool:
+    names = (getattr(node.test, "id", ""), getattr(node.test, "attr", "")) if isinstance(node, ast.If) else ()
+    return "TYPE_CHECKING" in names
+
+
+def layer_of(module: str) -> str | None:
+    """The layer of ``luthier`` or ``luthier.x.y``."""
+    name = [*module.split("."), ""][1]
+    return next((layer for layer, names in LAYERS.items() if name in names), None)
+
+
+def allowed(layer: str) -> set[str]:
+    """The layer itself, those below it, and those below them."""
+    reached, todo = set(), [layer]
+    while todo:
+        if (one := todo.pop()) not in reached:
+            reached.add(one)
+            todo += BELOW[one]
+    return reached
+
+
+def violations(source: str, package: str, file_layer: str, modules: frozenset[str] = frozenset()) -> list[str]:
+    """What in a file of ``file_layer`` reaches upward or sideways."""
+    found = []
+    for one in imports(source, package, modules):
+        if one.top == "luthier":
+            if layer_of(one.module) not in allowed(file_layer):
+                found.append(f"line {one.line}: {file_layer} imports {one.module}")
+        elif file_layer in TORCH_ALONE and one.top != "torch" and one.top not in sys.stdlib_module_names:
+            found.append(f"line {one.line}: {file_layer} imports {one.top}, and may import torch alone")
+    return found
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+MODULES = frozenset(path.stem if path.suffix else path.name for path in PACKAGE.iterdir() if path.name != "__pycache__")
+
+
+def module_of(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def package_of(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).parts[:-1])
+
+
+def named(files: list[Path]) -> list:
+    return [pytest.param(file, id=str(file.relative_to(ROOT))) for file in files]
+
+
+# --- the checks themselves, on text where the answer is known
+
+
+@pytest.mark.parametrize(
+    ("source", "package", "layer", "count"),
+    [
+        ("from luthier.jobs import Job", "luthier", "space", 1),
+        ("from luthier.space import Space", "luthier", "jobs", 0),
+        ("import luthier.store.sql", "luthier.propose", "propose", 1),
+        ("def f():\n    from luthier.adapt.plain import Plain", "luthier.propose", "propose", 1),
+        ("from ..execute import local", "luthier.adapt", "adapt", 1),
+        ("from . import plain\nfrom .plain import Plain", "luthier.adapt", "adapt", 0),
+        ("from luthier import store", "luthier.propose", "propose", 1),
+        ("from luthier import tune_everything", "luthier.space", "space", 1),
+        ("if TYPE_CHECKING:\n    from luthier.tune import tune\nelse:\n    import luthier.cli", "luthier", "jobs", 1),
+        ("import typing\nif typing.TYPE_CHECKING:\n    import luthier.cli", "luthier", "jobs", 0),
+        ("import numpy", "luthier.optim", "optim", 1),
+        ("import math, torch\nfrom torch import nn\nfrom luthier.errors import TaskError", "luthier.optim", "optim", 0),
+        ("from luthier.nothing import x", "luthier", "cli", 1),
+    ],
+)
+def test_checks_find_what_is_there(source, package, layer, count):
+    assert len(violations(source, package, layer, MODULES)) == count
+
+
+def test_order_has_no_circle_and_keeps_the_two_kinds_of_method_apart():
+    assert set(BELOW) == set(LAYERS)
+    for layer in BELOW:
+        assert all(layer not in allowed(below) for below in BELOW[layer]), f"{layer} is below itself"
+    assert not allowed("propose") & {"adapt", "execute", "store", "task", "train"}
+    assert not allowed("adapt") & {"propose", "execute", "store", "jobs"}
+    assert not allowed("report") & {"execute", "task"} and not allowed("store") & {"propose", "train"}
+
+
+# --- the package
+
+
+@pytest.mark.parametrize("file", named(FILES))
+def test_file_imports_downward_only(file):
+    layer = layer_of(module_of(file))
+    assert layer is not None, f"give {file.name} a layer in LAYERS"
+    assert violations(file.read_text(), package_of(file), layer, MODULES) == []
+
+
+def test_optional_packages_are_imported_in_the_one_file_that_is_named():
+    text = (ROOT / "pyproject.toml").read_text()
+    project = tomllib.loads(text)["project"]
+    bare = {re.match(r"[A-Za-z0-9-]+", line)[0] for line in project["dependencies"]}  # type: ignore[index]
+    required = {MODULE_OF.get(name, name) for name in bare}
+    extras = text.partition("[project.optional-dependencies]")[2].partition("\nbench = [")[0]
+    named_file = dict(NAMED_FILE.findall(extras))
+    optional = [
+        name
+        for extra, names in project["optional-dependencies"].items()
+        if extra not in ("bench", "dev")
+        for name in names
+    ]
+    assert len(named_file) == len(optional), "each optional package names its file in a comment on its own line"
+    importers: dict[str, set[str]] = {}
+    for file in FILES:
+        for one in imports(file.read_text(), package_of(file)):
+            if one.top not in sys.stdlib_module_names and one.top not in required | {"luthier"}:
+                importers.setdefault(one.top, set()).add(str(file.relative_to(ROOT)))
+    if "pytest" in importers:  # the contract tests are run by pytest, so whoever imports them has it
+        assert all(file.startswith("luthier/testing/") for file in importers.pop("pytest"))
+    assert importers == {name: {named_file[name]} for name in importers if name in named_file}
+
+
+def outside(source: str) -> list[str]:
+    """What a script uses of luthier beside its public names."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [name.name for name in node.names if name.name.startswith("luthier.")]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("luthier."):
+            found.append(str(node.module))
+        elif isinstance(node, ast.ImportFrom) and node.module == "luthier":
+            found += [name.name for name in node.names if name.name.startswith("_")]
+        elif isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            root = node.value
+            while isinstance(root, ast.Attribute):
+                root = root.value
+            if isinstance(root, ast.Name) and root.id in ("lt", "luthier"):
+                found.append(ast.unparse(node))
+    return found
+
+
+def test_private_use_is_found():
+    assert outside("import luthier as lt\nfrom luthier import data\nlt.data.digits()\nlt.__version__") == []
+    source = "import luthier.space\nfrom luthier.jobs import Job\nfrom luthier import _x\nlt.data._splits()"
+    assert sorted(outside(source)) == ["_x", "lt.data._splits", "luthier.jobs", "luthier.space"]
+
+
+SCRIPTS = [file for folder in ("papers", "benchmarks", "examples") for file in sorted((ROOT / folder).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("file", named(SCRIPTS))
+def test_script_uses_public_names_alone(file):
+    assert outside(file.read_text()) == []
