@@ -1,0 +1,197 @@
+"""Where studies live: every job, report and result, whole transactions at a time, and the checkpoints beside them.
+
+:func:`open_store` chooses by URL: memory, an SQLite file, PostgreSQL. All keep the same contract
+(:class:`luthier.testing.stores.StoreContract` checks it):
+
+- A study is a sequence of events, job, report or result, in the order in which the store took them. A
+  :class:`~luthier.jobs.History` that is filled by :meth:`StudyStore.sync` alone is a prefix of that sequence.
+- A job is held by one owner under a lease. When the lease ends, or the owner's process is found dead on this
+  machine, the job may be claimed by another; a result counts once, from the owner that holds the job.
+- What a method has returned for is stored: it survives a SIGKILL of the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from luthier.jobs import Event, History, Job, Report, Result
+
+if TYPE_CHECKING:
+    from luthier.store.checkpoints import Checkpoints
+
+LEASE = 60.0
+
+
+@dataclass(frozen=True)
+class StudySummary:
+    """One line about a study, kept up to date by the store so that listing reads no trial.
+
+    Args:
+        name: The study's name.
+        jobs: Jobs that were asked for.
+        done: Jobs that have ended, however they did.
+        objective: The first objective in the settings, or None.
+        best: The job with the best first objective among those that ended "ok", or None.
+        best_value: Its value, in the user's own units and direction.
+        created: When the study was created, seconds since 1970.
+        updated: When it was last written to, seconds since 1970.
+    """
+
+    name: str
+    jobs: int
+    done: int
+    objective: str | None
+    best: int | None
+    best_value: float | None
+    created: float
+    updated: float
+
+
+class StudyStore(Protocol):
+    """One study as one owner (a driver process) sees it. Safe to call from several threads."""
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The study's folder of checkpoints."""
+        ...
+
+    def append(self, jobs: Sequence[Job], history: History) -> bool:
+        """Add jobs numbered from ``len(history)`` on, held by this owner.
+
+        The history is not changed: the next :meth:`sync` brings the jobs, like everybody else's.
+
+        Returns:
+            False if another owner has used the first number meanwhile: sync, propose again.
+        """
+        ...
+
+    def record(self, results: Sequence[Result], reports: Sequence[Report] = ()) -> list[int]:
+        """Store reports and results, all of them in one transaction; reports come before results.
+
+        A result, and a report, counts only if this owner still holds the job and the job has not ended.
+
+        Returns:
+            The numbers of the results that were accepted.
+        """
+        ...
+
+    def claim(self, count: int) -> list[Job]:
+        """Take over up to ``count`` unfinished jobs that nobody works on any more, lowest numbers first.
+
+        These are jobs that were released, whose owner's lease has ended, or whose owner's process is dead on this
+        machine. A job that is taken over starts anew; the reports that it made before stay in the history.
+        """
+        ...
+
+    def renew(self) -> None:
+        """Extend this owner's lease from now; :meth:`append`, :meth:`record` and :meth:`claim` do so too."""
+        ...
+
+    def release(self, numbers: Sequence[int] | None = None) -> None:
+        """Give back unfinished jobs (all that this owner holds, if None), so that anybody may claim them at once."""
+        ...
+
+    def sync(self, history: History) -> list[Event]:
+        """Bring a history that only :meth:`sync` has filled up to date; the new events, in the store's order."""
+        ...
+
+    def turn(self, seconds: float) -> bool:
+        """Try to take, or extend, the lease on proposing: False while another living owner has it."""
+        ...
+
+    def end_turn(self) -> None:
+        """Give the lease on proposing back, if this owner has it."""
+        ...
+
+
+class Store(Protocol):
+    """A place with any number of studies. Also a context manager that closes at its end."""
+
+    @property
+    def url(self) -> str:
+        """What :func:`open_store` was given, in its full form. It may hold a password: do not print it."""
+        ...
+
+    def create(self, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Create a study, or leave the one of that name as it is.
+
+        Args:
+            name: Any text that is not empty.
+            settings: JSON (NaN and infinity allowed). If it has ``"objectives"``, a mapping of names to "min" or
+                "max", the store keeps the best job by the first of them for :meth:`studies`.
+
+        Returns:
+            The settings that are stored now: the caller compares.
+        """
+        ...
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """The settings of a study.
+
+        Raises:
+            StoreError: If there is no study of that name.
+        """
+        ...
+
+    def update_settings(self, name: str, settings: Mapping[str, Any]) -> None:
+        """Replace the settings of a study."""
+        ...
+
+    def studies(self) -> list[StudySummary]:
+        """All studies, in the order in which they were created."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Remove a study with everything in it, its checkpoints too. Whoever still works on it gets a StoreError."""
+        ...
+
+    def attach(self, name: str, owner: str) -> StudyStore:
+        """Work on a study. Each call makes a new owner, whatever its label: what another owner holds is not shared.
+
+        Args:
+            name: A study that exists.
+            owner: A label for people to read, such as ``"driver"``.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back what this process holds and let go of files and connections. May be called twice."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+
+def open_store(url: str | Path | None = None, *, lease: float = LEASE, checkpoints: str | Path | None = None) -> Store:
+    """Open a store, creating it where there is none.
+
+    Args:
+        url: None or ``":memory:"`` for memory; a path or ``sqlite:///path`` for an SQLite file (its folder is created;
+            ``?synchronous=full`` survives power loss too, at the price of a slower commit, ``?timeout=60`` is how long
+            to wait for another writer, seconds); ``postgresql://user:password@host/database`` for PostgreSQL.
+        lease: Seconds after which an owner that has not renewed loses its jobs to whoever claims them.
+        checkpoints: Folder or fsspec URL under which each study gets a folder. Without it: beside an SQLite file
+            (``fashion.db`` has ``fashion.checkpoints/``); for PostgreSQL ``$LUTHIER_CHECKPOINTS``, else
+            ``~/.local/share/luthier/checkpoints/`` (several machines need a folder that they share); for
+            memory a temporary folder that goes with the store.
+
+    Raises:
+        StoreError: If the URL is of no known kind, or the database cannot be opened or is not luthier's.
+
+    Example:
+        >>> with open_store() as store:
+        ...     store.create("study", {"objectives": {"loss": "min"}})
+        {'objectives': {'loss': 'min'}}
+    """
+    text = None if url is None else str(url)
+    if text in (None, ":memory:", "memory://", "sqlite://", "sqlite:///:memory:"):
+        from luthier.store.memory import Memory
+
+        return Memory(lease=lease, checkpoints=checkpoints)
+    from luthier.store.sql import SQL  # SQLAlchemy takes a quarter of a second to import
+
+    return SQL(url if isinstance(url, Path) else text, lease=lease, checkpoints=checkpoints)

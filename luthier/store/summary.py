@@ -1,0 +1,94 @@
+"""What every store checks and counts in the same way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from luthier.errors import StoreError, StudyError
+from luthier.jobs import Job, Result
+from luthier.store import codec
+
+
+@dataclass
+class Best:
+    """The best job by the first objective, kept as results come.
+
+    Args:
+        objective: Name of the first objective, or None where the settings name none.
+        mode: Its direction, ``"min"`` or ``"max"``.
+        number: The best job yet.
+        value: Its value, in the user's direction.
+    """
+
+    objective: str | None
+    mode: str
+    number: int | None = None
+    value: float | None = None
+
+    @staticmethod
+    def of(settings: Mapping[str, Any], number: int | None = None, value: float | None = None) -> Best:
+        objectives = settings.get("objectives")
+        if not isinstance(objectives, Mapping) or not objectives:
+            return Best(None, "min")
+        name = next(iter(objectives))
+        return Best(name, "max" if objectives[name] == "max" else "min", number, value)
+
+    def see(self, result: Result) -> None:
+        """Count a result; the earlier of two equal ones stays, as in a History."""
+        if self.objective is None or result.status != "ok":
+            return
+        value = result.metrics.get(self.objective, math.nan)
+        if not math.isfinite(value):
+            return
+        if self.value is None or (value > self.value if self.mode == "max" else value < self.value):
+            self.number, self.value = result.number, value
+
+    def summary(self) -> tuple[str | None, int | None, float | None]:
+        """Objective, number and value, as :class:`~luthier.store.StudySummary` has them."""
+        return self.objective, self.number, self.value
+
+
+def check_name(name: str) -> None:
+    """Raise StoreError unless ``name`` can name a study in every store."""
+    if not isinstance(name, str) or not name.strip() or "\0" in name or not name.isprintable():
+        remedy = 'Give a text of printable characters, such as name="fashion-mnist".'
+        raise StoreError(f"name={name!r} cannot name a study", where="study", remedy=remedy)
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Settings as JSON text, or a StoreError that says what in them is not JSON."""
+    try:
+        return codec.dumps(codec.plain(dict(settings)))
+    except (TypeError, ValueError, RecursionError) as error:
+        remedy = "Settings are numbers, strings, booleans, None, and lists and dicts of them."
+        raise StoreError(str(error), where="settings of the study", remedy=remedy) from error
+
+
+def check_jobs(jobs: Sequence[Job], first: int) -> None:
+    """Raise StudyError unless the jobs are numbered ``first``, ``first`` + 1, …"""
+    for number, job in enumerate(jobs, first):
+        if job.number != number:
+            raise StudyError(
+                f"the job's number is {job.number}, the next one is {number}",
+                where="append",
+                remedy="Number jobs from len(history) on, without gaps.",
+            )
+
+
+def no_study(name: str, url: str, known: Iterable[str]) -> StoreError:
+    """The error for a study that does not exist, or no longer does."""
+    names = sorted(known)
+    listed = f"It has {', '.join(map(repr, names[:8]))}{', …' if len(names) > 8 else ''}." if names else "It has none."
+    return StoreError(f"there is no study named {name!r}", where=f"store {url}", remedy=f"{listed} Create it first.")
+
+
+def not_filled_by_sync(event: int, events: int, where: str) -> StoreError:
+    """The error for a history, or a database, that is no prefix of the study's events."""
+    return StoreError(
+        f"event {event} of {events} is missing",
+        where=where,
+        remedy="Rows were removed by hand, or the history was not filled by sync alone.",
+    )
