@@ -1,0 +1,228 @@
+"""The worker process: what it is sent, what it answers, and its loop."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import os
+import pickle
+import queue
+import signal
+import sys
+import threading
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from typing import Any
+
+import cloudpickle
+
+from luthier.call import describe
+from luthier.errors import TaskError
+from luthier.jobs import Job, Report, Result
+from luthier.task import FunctionTask, load_task, source_of
+from luthier.task_file import FILES, load_file
+from luthier.train import Work, run
+
+
+@dataclass(frozen=True)
+class Load:
+    """To the worker: the work of a study. ``path`` is the driver's sys.path, ``files`` those that the work names."""
+
+    path: list[str]
+    files: list[str]
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class Train:
+    """To the worker: a chunk of jobs."""
+
+    jobs: list[Job]
+    parents: dict[int, Result]
+
+
+@dataclass(frozen=True)
+class Stop:
+    """To the worker: these jobs are asked to stop."""
+
+    numbers: set[int]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """From the worker: it has its work, or ``error`` says why not."""
+
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Reports:
+    """From the worker: reports as they are made."""
+
+    reports: list[Report]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """From the worker: a job has ended."""
+
+    result: Result
+
+
+@dataclass(frozen=True)
+class Idle:
+    """From the worker: its chunk is over."""
+
+
+def load_message(work: Work) -> Load:
+    """The message that takes ``work`` to another process.
+
+    A task from :func:`luthier.task.load_task` goes as the path of its file; whatever the driver's ``__main__`` or a
+    function defines goes by value; what a module defines goes by name.
+
+    Raises:
+        TaskError: If a part of the task cannot be sent; it names the part.
+    """
+    if isinstance(work.task, FunctionTask):  # a function keeps no state: spare its worker the import of torch
+        work = replace(work, checkpoints=None, save=False)
+    buffer = io.BytesIO()
+    pickler = _Pickler(buffer)
+    try:
+        pickler.dump(work)
+    except Exception as error:
+        part, reason = _culprit(work.task, "task", error, 6)
+        raise TaskError(
+            f"it cannot be sent to a worker process: {type(reason).__name__}: {reason}",
+            where=part,
+            remedy="Make it inside the function, define the task in a file that is loaded by path "
+            "(luthier tune FILE, lt.load_task), or use Local(workers=1).",
+        ) from error
+    return Load(list(sys.path), sorted(pickler.files), buffer.getvalue())
+
+
+class _Pickler(cloudpickle.Pickler):
+    """Pickles by value, except what files loaded by path define: that is loaded by path again."""
+
+    def __init__(self, buffer: io.BytesIO) -> None:
+        super().__init__(buffer, protocol=pickle.HIGHEST_PROTOCOL)
+        self.files: set[str] = set()
+
+    def persistent_id(self, obj: Any) -> tuple[str, str] | None:
+        module = getattr(obj, "__module__", None) if isinstance(obj, type | types.FunctionType) else None
+        if module in FILES:  # goes by name, and its module must be there
+            self.files.add(str(FILES[module]))
+        return source_of(obj)
+
+
+class _Unpickler(pickle.Unpickler):
+    def persistent_load(self, pid: tuple[str, str]) -> Any:
+        return load_task(*pid)
+
+
+def _culprit(part: Any, where: str, error: Exception, depth: int) -> tuple[str, Exception]:
+    """The innermost attribute, element or closure variable of ``part`` that cannot be pickled, and why."""
+    for name, inner in _parts(part) if depth else ():
+        try:
+            _Pickler(io.BytesIO()).dump(inner)
+        except Exception as reason:
+            return _culprit(inner, f"{where}{name}", reason, depth - 1)
+    return where, error
+
+
+def _parts(part: Any) -> list[tuple[str, Any]]:
+    if isinstance(part, Mapping):
+        return [(f"[{key!r}]", value) for key, value in part.items()]
+    if isinstance(part, list | tuple):
+        return [(f"[{index}]", value) for index, value in enumerate(part)]
+    if isinstance(part, types.MethodType):
+        return [(".__self__", part.__self__)]
+    if isinstance(part, types.FunctionType):
+        used = inspect.getclosurevars(part)
+        return [(f", variable {name}", value) for name, value in {**used.nonlocals, **used.globals}.items()]
+    state = None if isinstance(part, type | types.ModuleType) else part.__getstate__()
+    return [(f".{name}", value) for name, value in state.items()] if isinstance(state, dict) else []
+
+
+def main(descriptor: int) -> None:
+    """Work until the driver closes the connection or dies.
+
+    Args:
+        descriptor: File descriptor of this process's end of the connection.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's, which then ends its workers
+    connection = Connection(descriptor)
+    inbox: queue.SimpleQueue[Load | Train | None] = queue.SimpleQueue()
+    asked: set[int] = set()
+    threading.Thread(target=_receive, args=(connection, inbox, asked), daemon=True).start()
+    work: Work | None = None
+    while (message := inbox.get()) is not None:
+        if isinstance(message, Load):
+            try:
+                work = _load(message)
+                answer = Ready()
+            except BaseException as error:
+                answer = Ready(describe(error))
+            _send(connection, answer)
+        elif work is not None:
+            _train(connection, work, message, asked)
+    _flush()
+    os._exit(0)  # no exit handlers of the user's: the driver is waiting
+
+
+def _receive(connection: Connection, inbox: queue.SimpleQueue, asked: set[int]) -> None:
+    """Reads in a thread of its own, so that a stop or the driver's end is noticed while the user's code runs."""
+    driver = os.getppid()
+    try:
+        while True:
+            while not connection.poll(1.0):
+                if os.getppid() != driver:  # a process that the driver forked may hold the connection open
+                    os._exit(1)
+            message = pickle.loads(connection.recv_bytes())
+            if isinstance(message, Stop):
+                asked |= message.numbers
+            else:
+                inbox.put(message)
+                if message is None:
+                    return
+    except (EOFError, OSError):
+        os._exit(1)
+
+
+def _load(message: Load) -> Work:
+    sys.path[:] = message.path
+    for file in message.files:
+        load_file(file)
+    work = _Unpickler(io.BytesIO(message.payload)).load()
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)  # two pools of threads on the same cores run many times slower
+    return work
+
+
+def _train(connection: Connection, work: Work, message: Train, asked: set[int]) -> None:
+    def on_reports(reports: list[Report]) -> set[int]:
+        if reports:
+            _send(connection, Reports(reports))
+        return set(asked)
+
+    for result in run(work, message.jobs, message.parents, on_reports):
+        _send(connection, Ended(result))
+    asked.difference_update(job.number for job in message.jobs)
+    _flush()
+    _send(connection, Idle())
+
+
+def _send(connection: Connection, message: object) -> None:
+    try:
+        connection.send_bytes(pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL))
+    except OSError:  # the driver is gone: not an error of the user's code, in which we may be
+        os._exit(1)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
