@@ -1,0 +1,10 @@
+"""Stacked optimizers and learning-rate schedules: pure functions over tensors with the members axis first."""
+
+from luthier.optim.adam import Adam as Adam
+from luthier.optim.adam import adam as adam
+from luthier.optim.adam import adamw as adamw
+from luthier.optim.schedules import Cosine as Cosine
+from luthier.optim.schedules import StepDecay as StepDecay
+from luthier.optim.schedules import Warmup as Warmup
+from luthier.optim.sgd import SGD as SGD
+from luthier.optim.sgd import sgd as sgd

@@ -1,0 +1,89 @@
+"""Adam and AdamW over a stack of members, each with its own learning rate, betas and weight decay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from luthier.optim.common import Scale, Tensors, add_scaled, clip_by_norm, read, rows
+
+
+@dataclass(frozen=True)
+class Adam:
+    """``torch.optim.Adam`` and ``AdamW``, as one pure function of stacked tensors.
+
+    A setting named like a hyperparameter of the space is taken from there, one value a member; the values given
+    here serve where the space has no such name.
+
+    Args:
+        lr: Learning rate.
+        beta1: Decay of the first moment.
+        beta2: Decay of the second moment.
+        weight_decay: Decay of the weights.
+        clip_norm: Largest norm of a member's whole gradient before weight decay, or None.
+        eps: Added to the root of the second moment.
+        decoupled: Weight decay apart from the gradient (AdamW) instead of an L2 penalty within it (Adam).
+
+    References:
+        Kingma and Ba 2015, Adam, algorithm 1; Loshchilov and Hutter 2019, Decoupled weight decay regularization.
+    """
+
+    lr: float | None = None
+    beta1: float = 0.9
+    beta2: float = 0.999
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+    eps: float = 1e-8
+    decoupled: bool = False
+
+    reads: ClassVar[tuple[str, ...]] = ("lr", "beta1", "beta2", "weight_decay", "clip_norm")
+
+    def init(self, params: Tensors, hyper: Mapping[str, Tensor]) -> dict[str, Tensors]:
+        """Both moments, zero."""
+        return {slot: {name: torch.zeros_like(p) for name, p in params.items()} for slot in ("first", "second")}
+
+    def update(
+        self,
+        params: Tensors,  # (members, …)
+        gradients: Tensors,  # (members, …)
+        state: dict[str, Tensors],
+        hyper: Mapping[str, Tensor],  # (members,)
+        step: Tensor,  # (members,) steps done before this one
+    ) -> tuple[Tensors, dict[str, Tensors]]:
+        """One step. Returns the new parameters and the new optimizer state."""
+        lr, beta1, beta2 = (read(name, getattr(self, name), hyper) for name in ("lr", "beta1", "beta2"))
+        if "clip_norm" in hyper or self.clip_norm is not None:
+            gradients = clip_by_norm(gradients, read("clip_norm", self.clip_norm, hyper))
+        if "weight_decay" in hyper or self.weight_decay != 0:
+            decay = read("weight_decay", self.weight_decay, hyper)
+            if self.decoupled:
+                params = {name: p * (1 - rows(lr * decay, p)) for name, p in params.items()}
+            else:
+                gradients = {name: add_scaled(g, params[name], decay) for name, g in gradients.items()}
+        first = {name: _lerp(m, gradients[name], beta1) for name, m in state["first"].items()}
+        second = {name: _lerp(v, gradients[name].square(), beta2) for name, v in state["second"].items()}
+        count = step.to(torch.float64) + 1  # float32 powers of beta2 lose the digits that the correction needs
+        correction1 = _to(1 - beta1**count, params)
+        correction2 = _to((1 - beta2**count).sqrt(), params)
+        new = {}
+        for name, p in params.items():
+            denominator = second[name].sqrt() / rows(correction2, p) + self.eps
+            new[name] = add_scaled(p, first[name] / denominator, lr / correction1, -1.0)
+        return new, {"first": first, "second": second}
+
+
+def _lerp(average: Tensor, value: Tensor, beta: Scale) -> Tensor:
+    """``beta · average + (1 - beta) · value``."""
+    return torch.lerp(average, value, 1 - rows(beta, average))
+
+
+def _to(value: Tensor, like: Tensors) -> Tensor:
+    return value.to(next(iter(like.values())).dtype)
+
+
+adam = Adam()
+adamw = Adam(decoupled=True, weight_decay=0.01)

@@ -1,0 +1,38 @@
+"""What the stacked optimizers share: hyperparameters by name, one row a member, and clipping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+Tensors = dict[str, Tensor]  # by parameter name; members first: (members, …)
+Scale = Tensor | float  # one value a member, (members,), or one for all
+
+
+def rows(value: Scale, like: Tensor) -> Scale:
+    """``value`` shaped to multiply ``like``, (members, …): (members,) becomes (members, 1, …)."""
+    return value.view(-1, *[1] * (like.ndim - 1)) if isinstance(value, Tensor) else value
+
+
+def add_scaled(base: Tensor, direction: Tensor, scale: Scale, sign: float = 1.0) -> Tensor:
+    """``base + sign · scale · direction`` in one kernel, ``scale`` one value a member or one for all."""
+    scale = rows(scale, base)
+    if isinstance(scale, Tensor):
+        return torch.addcmul(base, direction, scale, value=sign)
+    return torch.add(base, direction, alpha=sign * scale)
+
+
+def read(name: str, default: float | None, hyper: Mapping[str, Tensor]) -> Scale:
+    """The hyperparameter ``name`` of each member where the space has it, else the optimizer's own setting."""
+    value = hyper.get(name, default)
+    assert value is not None, f"{name} is neither in the space nor set: TorchTask checks this when it is made"
+    return value
+
+
+def clip_by_norm(gradients: Tensors, limit: Scale) -> Tensors:
+    """Each member's gradients scaled down to a global norm of at most ``limit``, as ``torch.nn.utils`` does it."""
+    squares = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients.values()])
+    factor = (limit / (squares.sum(0).sqrt() + 1e-6)).clamp(max=1.0)  # (members,)
+    return {name: gradient * rows(factor, gradient) for name, gradient in gradients.items()}

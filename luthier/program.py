@@ -1,0 +1,191 @@
+"""The training step of a TorchTask under one set of static hyperparameters: pure functions over a stack."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+
+from luthier.errors import TaskError
+from luthier.losses import stacked_loss
+from luthier.optim import SGD, Adam
+from luthier.optim.common import Tensors
+from luthier.stack import Noise, stack_module, unstack_into
+
+if TYPE_CHECKING:
+    from luthier.space import Config
+    from luthier.torch_task import TorchTask
+
+State = dict[str, Any]
+"""A stack of trainings: every tensor has the members first.
+
+``params``, ``buffers``: by name; ``opt``: the optimizer's slots; ``t``: steps done, (members,) int64; ``key``: of the
+noise, (members,) int64; ``hyper``: dynamic hyperparameters by name; ``own``: what an adapter keeps.
+"""
+Batch = tuple[Tensor, Tensor]  # inputs and targets: (batch, …) for all members, or (members, batch, …)
+
+AUGMENT_SITE = 1 << 20  # sites below are those of the model's own random layers
+EVALUATION_ROWS = 1000
+
+
+class Program:
+    """A :class:`~luthier.torch_task.TorchTask` bound to static values: what an adapter steps with.
+
+    Args:
+        task: The task.
+        config: Any configuration with the static values wanted.
+
+    Raises:
+        TaskError: If the model cannot be built, or a hyperparameter is read by nothing.
+    """
+
+    def __init__(self, task: TorchTask, config: Config) -> None:
+        self.task = task
+        self.static = task.static(config)
+        self.device = torch.device(task.device or "cpu")
+        self.batch_size = task.rows_in_batch(config)
+        self.epoch_steps = task.epoch_steps(config)
+        self.optimizer = task.optimizer if isinstance(task.optimizer, SGD | Adam) else task.optimizer(config)
+        schedules = task.schedule if isinstance(task.schedule, tuple) else (task.schedule,)
+        self.schedules = schedules
+        self.traces: dict[Any, Any] = {}  # filled by luthier.stack.trace, by shape
+        template = self._model(config, key=0)
+        example = task.tensors("train")[0][:2]
+        self._train = stack_module(template.train(), example, training=True)
+        self._eval = stack_module(template.eval(), example, training=False)
+        self._loss = stacked_loss(task.loss)
+        self._metrics = {name: stacked_loss(metric) for name, metric in task.metrics.items()}
+        self._penalty = None if task.penalty is None else vmap(task.penalty)
+        self._check_readers(config)
+
+    def init(self, config: Config, key: int, parent: State | None = None, overwrite: Mapping[str, Any] | None = None) -> State:
+        """A stack of one: a fresh training, or the continuation of ``parent`` with some values overwritten.
+
+        Args:
+            config: The configuration.
+            key: Of this job's initial weights and noise.
+            parent: The state to continue, a stack of one. Its noise key is kept when nothing is overwritten, so that
+                a training continued equals one that was never interrupted; a clone gets the key of its own job.
+            overwrite: Hyperparameters of ``config`` that differ from the parent's last values; None is all.
+        """
+        hyper = {
+            name: torch.as_tensor(value, dtype=self.task.dtype, device=self.device)[None]
+            for name, value in config.items()
+            if _is_number(value) and name not in dict(self.static)
+        }
+        if parent is not None:
+            changed = config if overwrite is None else overwrite
+            kept = {name: parent["hyper"].get(name, value) if name not in changed else value for name, value in hyper.items()}
+            noise_key = torch.tensor([key], device=self.device) if changed else parent["key"]
+            return {**parent, "hyper": kept, "key": noise_key}
+        model = self._model(config, key)
+        params = {name: param.detach().clone()[None] for name, param in model.named_parameters()}
+        buffers = {name: buffer.detach().clone()[None] for name, buffer in model.named_buffers()}
+        return {
+            "params": params,
+            "buffers": buffers,
+            "opt": self.optimizer.init(params, hyper),
+            "t": torch.zeros(1, dtype=torch.int64, device=self.device),
+            "key": torch.tensor([key], device=self.device),
+            "hyper": hyper,
+            "own": {},
+        }
+
+    def losses(
+        self, params: Tensors, buffers: Tensors, hyper: Tensors, batch: Batch, noise: Noise
+    ) -> tuple[Tensor, Tensors]:
+        """Training losses with penalty and augmentation, (members,), and the new buffers."""
+        inputs, targets = batch
+        task = self.task
+        if task.augment is not None:
+            if inputs.ndim == task.data.train.inputs.ndim:
+                inputs = inputs.expand(len(noise.key), *inputs.shape)
+            inputs = task.augment(inputs, hyper, Noise(noise.key, noise.step, AUGMENT_SITE))
+        outputs, buffers = self._train(params, buffers, inputs, hyper, noise)
+        losses = self._loss(outputs, targets, hyper)
+        return (losses if self._penalty is None else losses + self._penalty(params, hyper)), buffers
+
+    def gradient(self, state: State, hyper: Tensors, batch: Batch) -> tuple[Tensor, Tensors, Tensors]:
+        """(losses (members,), gradients by parameter, new buffers) of a stack at ``hyper``.
+
+        Members never mix, so the gradient of the summed loss is every member's gradient.
+        """
+        params = {name: param.detach().requires_grad_() for name, param in state["params"].items()}
+        losses, buffers = self.losses(params, state["buffers"], hyper, batch, Noise(state["key"], state["t"]))
+        gradients = torch.autograd.grad(
+            losses.sum(), list(params.values()), allow_unused=True, materialize_grads=True
+        )
+        return losses.detach(), dict(zip(params, gradients, strict=True)), {n: b.detach() for n, b in buffers.items()}
+
+    def apply(self, state: State, hyper: Tensors, gradients: Tensors, buffers: Tensors) -> State:
+        """The state after the optimizer's update with ``gradients``."""
+        if self.schedules:
+            epoch = state["t"].to(self.task.dtype) / self.epoch_steps
+            lr = hyper.get("lr", self.optimizer.lr)
+            for schedule in self.schedules:
+                lr = lr * schedule.factor(epoch, hyper)
+            hyper = {**hyper, "lr": lr}
+        params, opt = self.optimizer.update(state["params"], gradients, state["opt"], hyper, state["t"])
+        return {**state, "params": params, "opt": opt, "buffers": buffers, "t": state["t"] + 1}
+
+    @torch.no_grad()
+    def evaluate(self, state: State, split: str) -> dict[str, Tensor]:
+        """Mean loss and metrics of each member over a split, (members,) float64 each, in evaluation mode.
+
+        Neither penalty nor augmentation enters: trainings that differ in them stay comparable.
+        """
+        functions = {"loss": self._loss, **self._metrics}
+        totals: dict[str, Any] = dict.fromkeys(functions, 0.0)
+        all_inputs, all_targets = self.task.tensors(split)
+        rows = len(all_inputs)
+        for inputs, targets in zip(
+            all_inputs.split(EVALUATION_ROWS), all_targets.split(EVALUATION_ROWS), strict=True
+        ):
+            outputs, _ = self._eval(state["params"], state["buffers"], inputs, state["hyper"], None)
+            for name, function in functions.items():
+                totals[name] = totals[name] + function(outputs, targets, state["hyper"]).double() * len(inputs)
+        return {name: total / rows for name, total in totals.items()}
+
+    def module(self, config: Config, state: State) -> nn.Module:
+        """The user's own module with the weights of a stack of one, in evaluation mode."""
+        return unstack_into(self._model(config, key=0), state["params"], state["buffers"]).eval()
+
+    def _model(self, config: Config, key: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(key)
+            model = self.task.model(dict(config))
+        if not isinstance(model, nn.Module):
+            raise TaskError(
+                f"model(config) returned {type(model).__name__}",
+                where="TorchTask(model=…)",
+                remedy="Return an nn.Module.",
+            )
+        return model.to(self.device, self.task.dtype)
+
+    def _check_readers(self, config: Config) -> None:
+        read = {name for name, _ in self.static} | set(self.optimizer.reads) | self._train.hyperparameters
+        for schedule in self.schedules:
+            read |= set(schedule.reads)
+        open_ended = self.task.penalty or self.task.augment or self._loss.reads_hyper  # may read any name
+        unread = [name for name in config if name not in read]
+        if unread and not open_ended:
+            raise TaskError(
+                f"nothing reads the hyperparameter {unread[0]!r}",
+                where="TorchTask(space=…)",
+                remedy="The optimizer reads "
+                + ", ".join(self.optimizer.reads)
+                + "; other names are read by model(config), lt.nn.Dropout(name), the loss, penalty, augment or schedule.",
+            )
+        if "lr" not in config and self.optimizer.lr is None:
+            raise TaskError(
+                "there is no learning rate",
+                where="TorchTask(optimizer=…)",
+                remedy="Put lr=lt.Float(1e-4, 1, log=True) into the space, or write lt.optim.SGD(lr=0.1).",
+            )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | list) and not isinstance(value, bool)

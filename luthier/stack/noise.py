@@ -1,0 +1,117 @@
+"""Random numbers inside a training step, as a pure function of (key, step, site) in integer tensors.
+
+Torch's generators have a hidden state: a member alone, the same member in a stack, and the same step traced or resumed
+would each draw something else. Here every number is computed from the member's key, its step and the place of the draw,
+so all of these agree bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+BITS = 24  # of a number in [0, 1): all that a float32 holds
+_HALF = 1 << (BITS - 1)
+
+# Odd 64-bit constants, written as signed: the first two are the finaliser of MurmurHash3 (Appleby 2011, public domain),
+# the third is 2^64 / golden ratio, and the others are the leading hexadecimal digits of pi.
+_FIRST, _SECOND = 0xFF51AFD7ED558CCD - (1 << 64), 0xC4CEB9FE1A85EC53 - (1 << 64)
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_KEY, _STEP, _SITE = 0x243F6A8885A308D3, 0x13198A2E03707345, 0x24093822299F31D1
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The randomness of one training step of a stack.
+
+    Element j of member k is ``(m_k · a_j + c_k) mod 2^64``, of which the leading 24 bits are used: ``a_j`` is a hash of
+    j, the same for all members and steps (so that a traced step computes it once), while ``m_k`` and ``c_k`` are hashes
+    of (key, step, site). For fixed a_j below 2^40 and uniform m, c any two elements are exactly independent, and a draw
+    costs one multiplication an element rather than a whole hash.
+
+    Args:
+        key: One integer a member, (members,) int64.
+        step: Steps done by each member, (members,) int64.
+        site: Added to the site of each draw: sets the draws of one caller apart from those of another.
+
+    Example:
+        >>> noise = Noise(torch.tensor([7, 8]), torch.tensor([0, 0]))
+        >>> noise.uniform(0, (2,)).shape
+        torch.Size([2, 2])
+
+    References:
+        Dietzfelbinger 1996, Universal hashing and k-wise independent random variables via integer arithmetic without
+        primes.
+    """
+
+    key: Tensor  # (members,)
+    step: Tensor  # (members,)
+    site: int = 0
+
+    def bits(self, site: int, shape: Sequence[int], *, batch_last: bool = False) -> Tensor:
+        """Random 64-bit integers, (members, \\*shape); the leading 24 bits are sound, the trailing ones are not.
+
+        Args:
+            site: The place of the draw: draws of unequal sites are independent.
+            shape: Of one member's draw.
+            batch_last: Return (members, \\*shape reversed), the same numbers transposed.
+        """
+        count = math.prod(shape)
+        element = _mix(torch.arange(1, count + 1, device=self.key.device) * _GOLDEN) >> 24  # a_j, 40 bits
+        element = element.view(tuple(shape))
+        if batch_last:
+            element = element.permute(*reversed(range(element.ndim))).contiguous()
+        offset = ((self.site + site) * _SITE + _GOLDEN) % (1 << 64)
+        offset -= (offset >> 63) << 64  # as a signed integer
+        state = self.key * _KEY + self.step * _STEP + offset
+        multiplier = _mix(state)
+        increment = _mix(multiplier + _GOLDEN)
+        ones = (1,) * element.ndim
+        return torch.addcmul(increment.view(-1, *ones), (multiplier | 1).view(-1, *ones), element)
+
+    def uniform(self, site: int, shape: Sequence[int], *, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Uniform numbers in [0, 1), (members, \\*shape), multiples of 2^-24.
+
+        Args:
+            site: The place of the draw: draws of unequal sites are independent.
+            shape: Of one member's draw.
+            dtype: Of the result.
+        """
+        number = (self.bits(site, shape) >> (64 - BITS)).to(dtype)  # in [-2^23, 2^23): exact, as all that follows
+        return number * 2.0**-BITS + 0.5
+
+    def normal(self, site: int, shape: Sequence[int], *, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Standard normal numbers, (members, \\*shape), at most 5.3 in magnitude.
+
+        Args:
+            site: The place of the draw: draws of unequal sites are independent.
+            shape: Of one member's draw.
+            dtype: Of the result.
+        """
+        number = (self.bits(site, shape) >> (64 - BITS)).to(dtype)
+        return torch.erfinv((number + 0.5) * 2.0 ** (1 - BITS)) * math.sqrt(2)  # the half keeps it off -1 and 1
+
+    def keep(self, site: int, shape: Sequence[int], rate: Tensor, *, batch_last: bool = False) -> Tensor:
+        """True with probability ``1 - rate``, (members, \\*shape) bool: where ``uniform(site, shape) >= rate``.
+
+        Args:
+            site: The place of the draw: draws of unequal sites are independent.
+            shape: Of one member's draw.
+            rate: One probability a member, (members,), in [0, 1). At 1 the result is undefined.
+            batch_last: Return (members, \\*shape reversed), the same values transposed.
+        """
+        bits = self.bits(site, shape, batch_last=batch_last)
+        threshold = ((rate.detach() * 2.0**BITS).ceil().to(torch.int64) - _HALF) << (64 - BITS)
+        return bits >= threshold.view(-1, *(1,) * len(shape))
+
+
+def _mix(state: Tensor) -> Tensor:
+    """A one-to-one scrambling of 64-bit integers (the masks make torch's arithmetic shifts logical)."""
+    low = (1 << 31) - 1
+    state = (state ^ ((state >> 33) & low)) * _FIRST
+    state = (state ^ ((state >> 33) & low)) * _SECOND
+    return state ^ ((state >> 33) & low)

@@ -1,0 +1,217 @@
+"""TorchTask: a model, a loss, an optimizer and data, so that one training step is a pure function over a stack."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from luthier.errors import TaskError
+from luthier.optim import Adam, sgd
+from luthier.optim.schedules import Schedule
+from luthier.optim.sgd import SGD
+from luthier.space import Config, Space
+
+if TYPE_CHECKING:
+    from luthier.data import Splits
+    from luthier.program import Program
+
+Optimizer = SGD | Adam
+
+
+@dataclass(frozen=True, eq=False)
+class TorchTask:
+    """What is trained: the level of task that every method can tune.
+
+    Hyperparameters that ``model(config)`` or ``optimizer(config)`` read, and ``batch_size``, are *static*: trainings
+    that differ in them cannot share a stack. All others are *dynamic*: one value a member.
+
+    Args:
+        space: The hyperparameters. ``lr``, ``momentum``, ``weight_decay``, … are read by the optimizer under these
+            names, ``batch_size`` by the loop, the names of :class:`luthier.nn.Dropout` layers by the model.
+        model: ``model(config) -> nn.Module``, unchanged user code. Called once a training, under a seed of its own.
+        data: Training, validation and test split.
+        loss: ``loss(output, target)`` or ``loss(output, target, hyper)`` of one member: a scalar, minimised.
+        optimizer: One of ``luthier.optim``, or ``optimizer(config)`` that returns one.
+        batch_size: Rows of a minibatch, unless the space has a ``batch_size``. The last, smaller batch is dropped.
+        metrics: ``metric(output, target)`` of one member by name, measured on the validation split beside the loss.
+        penalty: ``penalty(params, hyper)`` of one member: a scalar added to the training loss.
+        augment: ``augment(inputs, hyper, noise)`` over a stack, (members, batch, …) to the same shape, in training.
+        schedule: A factor on the learning rate, or several that multiply.
+        own_batches: Give each member an order of the data of its own. By default all members see the same
+            minibatches, which costs less and compares members more sharply.
+        evaluate_every: Epochs between two measurements on the validation split.
+        dtype: Of weights and inputs.
+        compile: Compile the traced step with ``torch.compile``: pays from about a million member-steps on.
+        device: Where to train; None is the CPU.
+
+    Raises:
+        TaskError: Where parts do not fit each other.
+    """
+
+    space: Space
+    model: Callable[[Config], nn.Module]
+    data: Splits
+    loss: Callable[..., Tensor]
+    optimizer: Optimizer | Callable[[Config], Optimizer] = sgd
+    batch_size: int = 64
+    metrics: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
+    penalty: Callable[[dict[str, Tensor], dict[str, Tensor]], Tensor] | None = None
+    augment: Callable[..., Tensor] | None = None
+    schedule: Schedule | tuple[Schedule, ...] = ()
+    own_batches: bool = False
+    evaluate_every: float = 1.0
+    dtype: torch.dtype = torch.float32
+    compile: bool = False
+    device: str | torch.device | None = None
+    _reads: dict[Any, str | None] = field(default_factory=dict, init=False, repr=False)
+    _programs: dict[Any, Program] = field(default_factory=dict, init=False, repr=False)
+    _elsewhere: dict[str, TorchTask] = field(default_factory=dict, init=False, repr=False)
+    _tensors: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name, value in (("model", self.model), ("loss", self.loss), ("optimizer", self.optimizer)):
+            if not callable(value) and not isinstance(value, SGD | Adam):
+                raise TaskError(f"{value!r} cannot be called", where=f"TorchTask({name}=…)", remedy="Give a function.")
+        if not isinstance(self.space, Space):
+            raise TaskError(
+                f"{self.space!r} is not a Space", where="TorchTask(space=…)", remedy="Write lt.Space(lr=lt.Float(…), …)."
+            )
+        rows = len(self.data.train.inputs)
+        if not 1 <= self.batch_size <= rows:
+            raise TaskError(
+                f"batch_size={self.batch_size} with {rows} training rows",
+                where="TorchTask(batch_size=…)",
+                remedy=f"Choose from 1 to {rows}.",
+            )
+        if self.evaluate_every <= 0:
+            raise TaskError(
+                f"evaluate_every={self.evaluate_every} is not positive",
+                where="TorchTask(evaluate_every=…)",
+                remedy="It counts epochs between measurements: 1.0 is once an epoch.",
+            )
+        reserved = {"loss", "train_loss"} & set(self.metrics)
+        if reserved:
+            raise TaskError(
+                f"the metric name {min(reserved)!r} is taken",
+                where="TorchTask(metrics=…)",
+                remedy="'loss' is the validation loss and 'train_loss' the training loss: choose another name.",
+            )
+
+    def __getstate__(self) -> dict[str, Any]:  # programs hold traced graphs: each process makes its own
+        return {**self.__dict__, "_programs": {}, "_reads": {}, "_tensors": {}, "_elsewhere": {}}
+
+    def static(self, config: Config) -> tuple[tuple[str, Any], ...]:
+        """The static hyperparameters under ``config``, (name, value) in the order in which they are read.
+
+        What a function reads next depends only on what it has read before, so a walk along earlier readings answers
+        without building the model again.
+        """
+        path: tuple[tuple[str, Any], ...] = ()
+        while path in self._reads:
+            name = self._reads[path]
+            if name is None:
+                return path
+            path = (*path, (name, _hashable(config.get(name))))
+        recorder = Recorder(config)
+        with torch.random.fork_rng(devices=[]):
+            self.model(recorder)
+        if not isinstance(self.optimizer, SGD | Adam):
+            self.optimizer(recorder)
+        if "batch_size" in config:
+            recorder.note("batch_size")
+        path = ()
+        for name in recorder.seen:
+            self._reads[path] = name
+            path = (*path, (name, _hashable(config.get(name))))
+        self._reads[path] = None
+        return path
+
+    def program(self, config: Config) -> Program:
+        """The step for the static values of ``config``, made once for each set of them."""
+        from luthier.program import Program  # a program reads its task
+
+        key = self.static(config)
+        if key not in self._programs:
+            self._programs[key] = Program(self, config)
+        return self._programs[key]
+
+    def on(self, device: str | None) -> TorchTask:
+        """This task on another device; None leaves it where it is."""
+        if device is None or device == self.device:
+            return self
+        if device not in self._elsewhere:
+            self._elsewhere[device] = replace(self, device=device)
+        return self._elsewhere[device]
+
+    def tensors(self, split: str) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of ``"train"``, ``"valid"`` or ``"test"`` on the task's device, floats in its type."""
+        if split not in self._tensors:
+            part = getattr(self.data, split)
+            self._tensors[split] = tuple(  # type: ignore[assignment]
+                tensor.to(self.device or "cpu", self.dtype if tensor.is_floating_point() else None)
+                for tensor in (part.inputs, part.targets)
+            )
+        return self._tensors[split]
+
+    def rows_in_batch(self, config: Config) -> int:
+        """The batch size under ``config``, at most the training rows."""
+        return min(int(config.get("batch_size", self.batch_size)), len(self.data.train.inputs))  # type: ignore[arg-type]
+
+    def epoch_steps(self, config: Config) -> int:
+        """Training steps of one epoch under ``config``."""
+        return len(self.data.train.inputs) // self.rows_in_batch(config)
+
+
+class Recorder(dict[str, Any]):
+    """A configuration that remembers, in order, which of its names were read."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__(config)
+        self.seen: dict[str, None] = {}
+
+    def note(self, name: str) -> None:
+        """Remember that ``name`` was read."""
+        self.seen.setdefault(name)
+
+    def __getitem__(self, name: str) -> Any:
+        self.note(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.note(name)
+        return super().get(name, default)
+
+    def __contains__(self, name: object) -> bool:
+        self.note(str(name))
+        return super().__contains__(name)
+
+    def __iter__(self):
+        for name in super().__iter__():
+            self.note(name)
+            yield name
+
+    def items(self):
+        return [(name, self[name]) for name in self]
+
+    def values(self):
+        return [self[name] for name in self]
+
+
+def takes_hyper(function: Callable[..., Any], arguments: int) -> bool:
+    """Whether ``function`` takes one positional argument more than ``arguments``."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty]
+    return len(positional) > arguments
+
+
+def _hashable(value: Any) -> Any:
+    """A key under which 1, 1.0 and True differ."""
+    return (type(value).__name__, tuple(value) if isinstance(value, list) else value)

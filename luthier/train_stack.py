@@ -1,0 +1,289 @@
+"""Training of a stack of TorchTask jobs: the one loop under every method."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from luthier.adapt.plain import Plain
+from luthier.batches import Batches
+from luthier.errors import CheckpointError
+from luthier.jobs import Job, Report, Result, Status
+from luthier.stack.run import make_runner, measured_width
+
+if TYPE_CHECKING:
+    from luthier.program import Program, State
+    from luthier.train import Work
+
+PARTIAL = "partial-"  # how the file of a job in the middle of its training is called
+PARTIAL_SECONDS = 30.0  # a training that takes longer is saved on the way, at its next measurement
+
+
+@dataclass
+class Member:
+    """One job on its way through a stack."""
+
+    job: Job
+    state: State  # a stack of one: where it starts from here
+    start: int  # steps of its lineage before this job
+    end: int
+    reports: list[Report] = field(default_factory=list)
+    seconds: float = 0.0
+    partial: str | None = None  # the file that it could be resumed from
+
+
+def group_key(work: Work, job: Job, parents: Mapping[int, Result]) -> Hashable:
+    """Jobs with equal keys may train as one stack (their ages are told apart later, from their checkpoints)."""
+    return (work.task.static(job.config), tuple(job.config), job.parent is None)
+
+
+def run_stack(
+    work: Work, jobs: list[Job], parents: Mapping[int, Result], on_reports: Callable[[list[Report]], set[int]]
+) -> Iterator[Result]:
+    """Train jobs with equal :func:`group_key`; yields each result when its member ends.
+
+    Args:
+        work: Task, adapter, seeds and checkpoint folder.
+        jobs: The jobs.
+        parents: Results of the jobs that some of them continue.
+        on_reports: Takes the reports of a moment, returns the numbers of jobs to stop.
+    """
+    program = work.task.on(work.device).program(jobs[0].config)
+    adapter = work.adapter or Plain()
+    saved = _Saved(work, program, jobs, parents)
+    for age in sorted({saved.age(job) for job in jobs}):
+        group = [job for job in jobs if saved.age(job) == age]
+        first = [_begin(work, program, adapter, group[0], saved)]
+        data = _Data(work, program, adapter, first)
+        width = measured_width(program, adapter, first[0].state, data, len(group))
+        for i in range(0, len(group), width):
+            members = [_begin(work, program, adapter, job, saved) for job in group[i : i + width]]
+            yield from _train(work, program, adapter, members, on_reports)
+
+
+class _Saved:
+    """What parents, and earlier attempts that were cut off, have left on disk for some jobs."""
+
+    def __init__(self, work: Work, program: Program, jobs: list[Job], parents: Mapping[int, Result]) -> None:
+        self._checkpoints, self._program, self._parents = work.checkpoints, program, parents
+        self._files: dict[str, tuple[State, dict[str, Any]]] = {}
+        numbers = {job.number for job in jobs}
+        files = work.checkpoints.files() if work.checkpoints else []
+        found = {int(file.split("-")[1]): file for file in files if file.startswith(PARTIAL)}
+        self.partials = {number: file for number, file in found.items() if number in numbers}
+
+    def partial(self, job: Job) -> tuple[State, dict[str, Any]] | None:
+        """The state in which an earlier attempt at the job was last saved, and what it had measured."""
+        return self._load(self.partials[job.number]) if job.number in self.partials else None
+
+    def parent(self, job: Job) -> tuple[State, Mapping[str, Any]] | None:
+        """The state, a stack of one, and the hyperparameters at the end of the job's parent."""
+        if job.parent is None:
+            return None
+        result = self._parents[job.parent]
+        if result.checkpoint is None:
+            raise CheckpointError(
+                f"its parent, job {job.parent}, has no checkpoint",
+                where=f"job {job.number}",
+                remedy="Only a job that ended well can be continued.",
+            )
+        file, row = result.checkpoint
+        return _rows(self._load(file)[0], [row]), result.final
+
+    def age(self, job: Job) -> int:
+        """Steps of the job's lineage at the moment from which it goes on."""
+        found = self.partial(job) or self.parent(job)
+        return int(found[0]["t"][0]) if found else 0
+
+    def _load(self, file: str) -> tuple[State, dict[str, Any]]:
+        if file not in self._files:
+            assert self._checkpoints is not None
+            state, meta = self._checkpoints.load(file)
+            self._files[file] = _to(state, self._program), meta
+        return self._files[file]
+
+
+def _begin(work: Work, program: Program, adapter: Any, job: Job, saved: _Saved) -> Member:
+    partial = saved.partial(job)
+    if partial is not None:
+        state, meta = partial
+        reports = [Report(job.number, *report) for report in meta["reports"]]
+        return Member(job, state, meta["start"], meta["end"], reports, meta["seconds"], saved.partials[job.number])
+    key = work.seeds.key(job.number, "train")
+    parent = saved.parent(job)
+    if parent is None:
+        state = adapter.init(program, job.config, key)
+    else:
+        before, final = parent
+        overwrite = {name: value for name, value in job.config.items() if name not in final or final[name] != value}
+        state = adapter.init(program, job.config, key, before, overwrite)
+    start = int(state["t"][0])
+    return Member(job, state, start, start + max(adapter.window, job.steps // adapter.window * adapter.window))
+
+
+class _Data:
+    """The batches that a stack of members sees."""
+
+    def __init__(self, work: Work, program: Program, adapter: Any, members: list[Member]) -> None:
+        keys = torch.cat([member.state["key"] for member in members]) if work.task.own_batches else None
+        self._window = adapter.window
+        self._train = Batches(program, "train", work.seeds, keys)
+        self._valid = Batches(program, "valid", work.seeds, keys) if adapter.needs_valid else None
+
+    def at(self, step: int) -> tuple[list[Any], Any]:
+        """(minibatches of one adapter step, validation batch or None)."""
+        batches = [self._train.at(step + i) for i in range(self._window)]
+        return batches, None if self._valid is None else self._valid.at(step // self._window)
+
+
+def _train(
+    work: Work, program: Program, adapter: Any, members: list[Member], on_reports: Callable[[list[Report]], set[int]]
+) -> Iterator[Result]:
+    """Train members of equal age to their ends."""
+    window = adapter.window
+    every = max(1, round(program.epoch_steps * work.task.evaluate_every))
+    state = _stack([member.state for member in members])
+    rows = list(members)  # the member in each row of the stack; a row stays when its member has ended
+    active = set(range(len(rows)))
+    position = int(state["t"][0])
+    if any(member.reports for member in members):
+        on_reports([report for member in members for report in member.reports])  # those after the last write were lost
+    saved = time.monotonic()
+    while active:
+        data = _Data(work, program, adapter, rows)
+        ahead = max(rows[i].end for i in active) - position
+        runner = make_runner(program, adapter, state, data, position, ahead // window)
+        while 2 * len(active) > len(rows):
+            clock = time.perf_counter()
+            start = position
+            due = position + -(-(every - position % every) // window) * window  # first whole window past a measurement
+            due = min(due, *(rows[i].end for i in active))
+            total: Tensor | float = 0.0
+            metrics: dict[str, Tensor] = {}
+            while position < due:
+                metrics = runner(*data.at(position))
+                total = total + metrics["train_loss"]
+                position += window
+            state = runner.state
+            measured = {**metrics, **program.evaluate(state, "valid")}
+            measured["train_loss"] = total * window / (position - start)
+            share = (time.perf_counter() - clock) / len(active)
+            reports = _reports(adapter, state, rows, active, position, measured)
+            for i, report in reports.items():
+                rows[i].reports.append(report)
+                rows[i].seconds += share
+            stop = on_reports(list(reports.values()))
+            ended = {i: _status(rows[i], report, position, stop) for i, report in reports.items()}
+            ended = {i: status for i, status in ended.items() if status}
+            if ended:
+                yield from _finish(work, adapter, state, rows, ended, position)
+                active -= set(ended)
+            if active and time.monotonic() - saved > PARTIAL_SECONDS and work.checkpoints:
+                _save_partial(work, state, rows, active)
+                saved = time.monotonic()
+        keep = sorted(active)  # compact: half of the stack has ended
+        state, rows, active = _rows(state, keep), [rows[i] for i in keep], set(range(len(keep)))
+
+
+def _status(member: Member, report: Report, position: int, stop: set[int]) -> Status | None:
+    if not all(math.isfinite(report.metrics[name]) for name in ("loss", "train_loss")):
+        return "diverged"
+    if member.end <= position:
+        return "ok"
+    return "pruned" if member.job.number in stop else None
+
+
+def _reports(
+    adapter: Any, state: State, rows: list[Member], active: set[int], position: int, measured: Mapping[str, Tensor]
+) -> dict[int, Report]:
+    columns = {name: value.tolist() for name, value in measured.items()}
+    moved = {name: value.tolist() for name, value in adapter.hyperparameters(state).items()}
+    return {
+        i: Report(
+            rows[i].job.number,
+            position,
+            {name: column[i] for name, column in columns.items()},
+            {name: column[i] for name, column in moved.items()},
+        )
+        for i in sorted(active)
+    }
+
+
+def _finish(
+    work: Work, adapter: Any, state: State, rows: list[Member], ended: Mapping[int, Status], position: int
+) -> Iterator[Result]:
+    """Copy ended members out, one file for all of them, then yield their results."""
+    kept = [i for i, status in ended.items() if status != "diverged"]
+    file = None
+    if kept and work.save and work.checkpoints:
+        numbers = [rows[i].job.number for i in kept]
+        file = work.checkpoints.save(f"jobs-{numbers[0]}-{position}", _rows(state, kept), {"jobs": numbers})
+    for i, status in ended.items():
+        member, report = rows[i], rows[i].reports[-1]
+        yield Result(
+            number=member.job.number,
+            status=status,
+            metrics=report.metrics,
+            steps=position - member.start,
+            final={**member.job.config, **report.hyperparameters},
+            seconds=member.seconds,
+            checkpoint=(file, kept.index(i)) if file is not None and i in kept else None,
+        )
+        if member.partial is not None and work.checkpoints:
+            work.checkpoints.remove([member.partial])
+
+
+def _save_partial(work: Work, state: State, rows: list[Member], active: set[int]) -> None:
+    for i in active:
+        member, old = rows[i], rows[i].partial
+        reports = [[report.step, dict(report.metrics), dict(report.hyperparameters)] for report in member.reports]
+        meta = {"start": member.start, "end": member.end, "seconds": member.seconds, "reports": reports}
+        member.partial = work.checkpoints.save(f"{PARTIAL}{member.job.number}", _rows(state, [i]), meta)
+        if old is not None:
+            work.checkpoints.remove([old])
+
+
+def _stack(states: list[State]) -> State:
+    return pytree.tree_map(lambda *tensors: torch.cat(tensors), *states)
+
+
+def _rows(state: State, rows: list[int]) -> State:
+    """Copies of some members."""
+    return pytree.tree_map(lambda tensor: tensor[rows].clone(), state)
+
+
+def _to(state: State, program: Program) -> State:
+    """A state from the disk, on the device that trains it."""
+    return pytree.tree_map(lambda tensor: tensor.to(program.device), state)
+
+
+def final_test(work: Work, job: Job, result: Result) -> dict[str, float]:
+    """Loss and metrics of a finished job on the test split. Call it once, for the configuration a study ends with."""
+    program, state = _restore(work, job, result)
+    return {name: float(value) for name, value in program.evaluate(state, "test").items()}
+
+
+def load_model(work: Work, job: Job, result: Result) -> nn.Module:
+    """The user's module with the weights at the end of a job, in evaluation mode."""
+    program, state = _restore(work, job, result)
+    return program.module(job.config, state)
+
+
+def _restore(work: Work, job: Job, result: Result) -> tuple[Program, State]:
+    if result.checkpoint is None or work.checkpoints is None:
+        raise CheckpointError(
+            "no checkpoint was kept",
+            where=f"job {job.number}",
+            remedy="Checkpoints are kept for the best job of a study and for those that others may continue.",
+        )
+    file, row = result.checkpoint
+    state, _ = work.checkpoints.load(file)
+    program = work.task.on(work.device).program(job.config)
+    return program, _to(_rows(state, [row]), program)
