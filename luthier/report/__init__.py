@@ -1,0 +1,69 @@
+"""A study as one self-contained HTML page: no network, no other files.
+
+Example:
+    >>> from luthier.jobs import History, Job, Result
+    >>> from luthier.space import Float, Space
+    >>> history = History(Space(x=Float(0, 1)), {"loss": "min"})
+    >>> history.add(Job(0, {"x": 0.25})); history.add(Result(0, "ok", {"loss": 3.0}))
+    >>> "Best configuration" in render(history, StudyInfo("first"))
+    True
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from luthier.errors import StudyError
+from luthier.jobs import History
+from luthier.report.info import StudyInfo
+
+__all__ = ["StudyInfo", "render", "write"]
+
+
+def render(history: History, info: StudyInfo) -> str:
+    """The report of a study as HTML: a function of its arguments alone, the same at every call.
+
+    Args:
+        history: The study's history; only read.
+        info: What the history does not hold.
+
+    Returns:
+        A whole HTML document of about 5 MB, most of it Plotly's script.
+    """
+    from luthier.report.page import page  # here, so that importing luthier does not load Plotly and scikit-learn
+
+    return page(history, info)
+
+
+def write(history: History, info: StudyInfo, path: str | Path) -> Path:
+    """Write the report to a file, whole or not at all.
+
+    Args:
+        history: The study's history; only read.
+        info: What the history does not hold.
+        path: The file; its folder is made where it does not exist.
+
+    Returns:
+        The absolute path of the file.
+
+    Raises:
+        StudyError: If the file cannot be written.
+    """
+    target = Path(path).expanduser().absolute()
+    text = render(history, info)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_text(text, encoding="utf-8", errors="replace")
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise StudyError(
+            f"the report cannot be written ({error.strerror or error})",
+            where=str(target),
+            remedy="Give the path of a file in a folder that you may write to.",
+        ) from error
+    return target

@@ -1,0 +1,138 @@
+"""The numbers behind the page: what a history says in the user's own direction, without any drawing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from luthier.jobs import DIVERGED, FAILED, OK, PENDING, PRUNED, History
+
+STATUS_NAMES = {OK: "finished", PRUNED: "pruned", DIVERGED: "diverged", FAILED: "failed", PENDING: "running"}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A history as the report reads it.
+
+    Args:
+        history: The history itself.
+        objective: Name of the first objective, by which "best" is meant.
+        mode: ``"min"`` or ``"max"``: the direction in which the first objective is better.
+        values: First objective of each job in the user's direction, (jobs,); NaN where there is none.
+        status: Status code of each job, (jobs,).
+        finished: Numbers of the jobs that ended well with a finite objective, in order of arrival.
+        best: Number of the best of them, or None.
+        continued: True where some job continues another.
+        noun: What one row is called: "trial", or "job" where a trial is a chain of them.
+    """
+
+    history: History
+    objective: str
+    mode: str
+    values: np.ndarray
+    status: np.ndarray
+    finished: np.ndarray
+    best: int | None
+    continued: bool
+    noun: str
+
+    @property
+    def trials(self) -> int:
+        """Configurations started: the jobs that continue no other."""
+        return int((self.history.parent < 0).sum())
+
+    @property
+    def sign(self) -> float:
+        """-1 where larger is better: ``sign * values`` is minimised."""
+        return -1.0 if self.mode == "max" else 1.0
+
+    @property
+    def better(self) -> str:
+        """The direction in words."""
+        return "higher is better" if self.mode == "max" else "lower is better"
+
+    def count(self, status: int) -> int:
+        """Jobs with a status."""
+        return int((self.status == status).sum())
+
+    def ranked(self) -> np.ndarray:
+        """The finished jobs, best first; ties in order of arrival."""
+        return self.finished[np.argsort(self.sign * self.values[self.finished], kind="stable")]
+
+    def ancestry(self, number: int) -> list[int]:
+        """The chain of jobs that led to ``number``, oldest first, itself last."""
+        chain = [number]
+        while (parent := int(self.history.parent[chain[-1]])) >= 0:
+            chain.append(parent)
+        return chain[::-1]
+
+
+def facts(history: History) -> Facts:
+    """Read a history once."""
+    objective, mode = next(iter(history.objectives.items()))
+    values = history.values[:, 0] * (-1.0 if mode == "max" else 1.0)
+    arrival = np.array(history.arrival, dtype=np.int64)
+    finished = arrival[(history.status[arrival] == OK) & np.isfinite(values[arrival])]
+    continued = bool((history.parent >= 0).any())
+    noun = "job" if continued else "trial"
+    return Facts(history, objective, mode, values, history.status, finished, history.best, continued, noun)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The best objective so far, at each arrival of a result.
+
+    Args:
+        results: Results that had come, of any status, (points,).
+        steps: Training steps that had been spent on them, (points,).
+        number: The job that arrived, (points,).
+        value: Its objective in the user's direction, (points,).
+        best: The best so far, (points,): never worse than the point before.
+    """
+
+    results: np.ndarray
+    steps: np.ndarray
+    number: np.ndarray
+    value: np.ndarray
+    best: np.ndarray
+
+
+def progress(known: Facts) -> Progress:
+    """Best so far against results and against training steps; steps of pruned and failed jobs count as spent."""
+    arrival = np.array(known.history.arrival, dtype=np.int64)
+    spent = np.cumsum(known.history.steps[arrival])
+    keep = np.isin(arrival, known.finished)
+    value = known.values[arrival[keep]]
+    extreme = np.maximum if known.mode == "max" else np.minimum
+    best = extreme.accumulate(value) if len(value) else value
+    return Progress(np.flatnonzero(keep) + 1, spent[keep], arrival[keep], value, best)
+
+
+def pareto(values: np.ndarray) -> np.ndarray:
+    """Rows of ``values`` (n, 2), both minimised, that no other row beats in one and equals in the other: (n,) bool."""
+    order = np.lexsort((values[:, 1], values[:, 0]))
+    first, second = values[order, 0], values[order, 1]
+    lowest_before = np.concatenate([[np.inf], np.minimum.accumulate(second)[:-1]]) if len(order) else second
+    keep = second < lowest_before
+    # an exact copy of a Pareto point is one too
+    for i in range(1, len(order)):
+        if keep[i - 1] and first[i] == first[i - 1] and second[i] == second[i - 1]:
+            keep[i] = True
+    chosen = np.zeros(len(order), dtype=bool)
+    chosen[order[keep]] = True
+    return chosen
+
+
+def metric_names(known: Facts) -> list[str]:
+    """Names of the metrics in results and reports: the objectives first, the others by how often they occur."""
+    seen: Counter[str] = Counter()
+    for result in known.history.results:
+        if result is not None:
+            seen.update(result.metrics.keys())
+    for reports in known.history.reports.values():
+        if reports:
+            seen.update(reports[-1].metrics.keys())
+    objectives = list(known.history.objectives)
+    return objectives + [name for name, _ in seen.most_common() if name not in objectives]

@@ -1,0 +1,116 @@
+"""The page: sections in reading order, put into one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from luthier.jobs import History
+from luthier.report.curves import best_so_far, learning_curves
+from luthier.report.facts import facts
+from luthier.report.figures import Figure, Html, Section
+from luthier.report.importance import importance
+from luthier.report.influence import importance_section, parallel, slices
+from luthier.report.info import StudyInfo
+from luthier.report.lineage import lineage_section
+from luthier.report.schedules import schedules
+from luthier.report.summary import best_section, header, settings_section
+from luthier.report.table import failures, table
+from luthier.report.text import escape, export_command, script_json
+from luthier.report.tradeoff import trade_off
+
+# The browser itself refuses any request to a network, and any script that is built from a string.
+POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+
+
+def sections(history: History, info: StudyInfo) -> list[Section]:
+    """The sections that have something to show, in reading order."""
+    known = facts(history)
+    found = importance(history)
+    order = found.names if found else history.space.names
+    candidates = [
+        best_section(known, info),
+        best_so_far(known),
+        trade_off(known),
+        learning_curves(known),
+        importance_section(known, found),
+        slices(known, order),
+        parallel(known, order),
+        lineage_section(known),
+        schedules(known),
+        failures(known),
+        table(known, info),
+    ]
+    return [section for section in candidates if section is not None]
+
+
+def page(history: History, info: StudyInfo) -> str:
+    """The whole page as HTML."""
+    from plotly.offline import get_plotlyjs
+
+    parts = sections(history, info)
+    drawn: list[Figure] = []
+    main = "".join(_section(section, drawn) for section in parts)
+    links = "".join(f'<a href="#{section.anchor}">{escape(section.title)}</a>' for section in parts)
+    figures = [{"kind": figure.kind, "spec": figure.spec} for figure in drawn]
+    plotly = f"<script>{get_plotlyjs()}</script>" if any(figure.kind == "plotly" for figure in drawn) else ""
+    every = f"Every trial as a file: <code>{escape(export_command(info))}</code>" if len(history) else ""
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{escape(info.name)} · luthier</title>
+<style>
+{_asset("report.css")}</style>
+<script>
+{_asset("errors.js")}</script>
+</head>
+<body>
+<div class="sheet">
+{header(facts(history), info)}
+{f'<nav aria-label="Sections">{links}</nav>' if len(parts) > 2 else ""}
+<noscript><p class="notice">The figures are drawn by scripts inside this file, which are switched off.</p></noscript>
+<main>{main}</main>
+<footer>{settings_section(info)}<p>{every}</p></footer>
+</div>
+<script type="application/json" id="figures">{script_json(figures)}</script>
+{plotly}
+<script>
+{_asset("parallel.js")}
+{_asset("report.js")}</script>
+</body>
+</html>
+"""
+
+
+def _section(section: Section, drawn: list[Figure]) -> str:
+    body = "".join(_block(block, drawn) for block in section.blocks)
+    return f'<section id="{section.anchor}"><h2>{escape(section.title)}</h2>{body}</section>\n'
+
+
+def _block(block: object, drawn: list[Figure]) -> str:
+    """HTML as it is, text as an escaped caption, a figure, or a grid of figures."""
+    if isinstance(block, Figure):
+        return _figure(block, drawn)
+    if isinstance(block, str):
+        return f'<p class="caption">{escape(block)}</p>'
+    if isinstance(block, Html):
+        return block.text
+    assert isinstance(block, list)
+    columns = "wide" if len(block) <= 2 else "narrow"
+    return f'<div class="grid {columns}">{"".join(_figure(figure, drawn) for figure in block)}</div>'
+
+
+def _figure(figure: Figure, drawn: list[Figure]) -> str:
+    caption = f"<figcaption>{escape(figure.caption)}</figcaption>" if figure.caption else ""
+    anchor = f"figure-{len(drawn)}"
+    drawn.append(figure)
+    told = f'role="img" aria-label="{escape(figure.alt)}"'
+    box = f'<div class="plot" id="{anchor}" {told} style="height:{figure.height}px"></div>'
+    return f"<figure>{box}{caption}</figure>"
+
+
+def _asset(name: str) -> str:
+    return files("luthier.report").joinpath("assets", name).read_text(encoding="utf-8")

@@ -1,0 +1,165 @@
+"""The top of the page: what the study was, how it stands, and its best configuration."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+
+from luthier.jobs import DIVERGED, FAILED, PENDING, PRUNED
+from luthier.report.facts import Facts
+from luthier.report.figures import Html, Section
+from luthier.report.info import StudyInfo
+from luthier.report.table import metric_list
+from luthier.report.text import describe, duration, escape, moment, number, plural, setting
+
+HEADER = ("method", "seed", "budget")
+
+
+def header(known: Facts, info: StudyInfo) -> str:
+    """Name, one sentence, settings and counts."""
+    lines = [(key, describe(info.settings[key])) for key in HEADER if info.settings.get(key) is not None]
+    if info.created is not None and math.isfinite(info.created):
+        lines.append(("started", moment(info.created)))
+    facts_line = "".join(f"<div><dt>{key}</dt><dd>{escape(value)}</dd></div>" for key, value in lines if value)
+    tiles = "".join(
+        f'<div class="tile {kind}"><div class="value">{escape(value)}</div><div class="name">{escape(name)}</div></div>'
+        for name, value, kind in _tiles(known, info)
+    )
+    return (
+        f'<header><p class="over">luthier · study report</p><h1>{escape(info.name)}</h1>'
+        f'<p class="lead">{_sentence(known)}</p>'
+        + (f'<dl class="facts">{facts_line}</dl>' if facts_line else "")
+        + (f'<div class="tiles">{tiles}</div>' if len(known.history) else "")
+        + "</header>"
+    )
+
+
+def _sentence(known: Facts) -> str:
+    if len(known.history) == 0:
+        return "This study has no trials yet: nothing has been proposed or trained."
+    total = plural(len(known.history), known.noun)
+    if known.best is None:
+        ended = len(known.history.arrival)
+        if ended == 0:
+            return f"{total} started, none has ended yet."
+        return f"{ended:,} of {total} ended, none with a finite {escape(known.objective)}."
+    value = number(float(known.values[known.best]), 5)
+    return (
+        f"Best <strong>{escape(known.objective)} {value}</strong> ({known.better}), reached by {known.noun} "
+        f"{known.best:,}; {len(known.finished):,} of {total} finished."
+    )
+
+
+def _tiles(known: Facts, info: StudyInfo) -> list[tuple[str, str, str]]:
+    history = known.history
+    tiles = []
+    if known.best is not None:
+        tiles.append((f"best {known.objective}", number(float(known.values[known.best]), 5), "best"))
+    if known.continued:
+        tiles.append(("trials started", f"{known.trials:,}", ""))
+    tiles.append((f"{known.noun}s finished", f"{known.count(1):,}", ""))
+    for status, name in ((PRUNED, "pruned"), (DIVERGED, "diverged"), (FAILED, "failed"), (PENDING, "running")):
+        if known.count(status):
+            tiles.append((name, f"{known.count(status):,}", name))
+    steps = int(history.steps[history.status != PENDING].sum())
+    if steps > len(history.arrival):  # a function that is called once has no steps to speak of
+        tiles.append(("training steps", f"{steps:,}", ""))
+    seconds = sum(result.seconds for result in history.results if result is not None)
+    if seconds > 0:
+        tiles.append(("training time", duration(seconds), ""))
+    if info.wall_seconds is not None:
+        tiles.append(("wall time", duration(info.wall_seconds), ""))
+    return tiles
+
+
+def best_section(known: Facts, info: StudyInfo) -> Section | None:
+    """The best configuration with its metrics; None while there is none."""
+    if known.best is None:
+        return None
+    history = known.history
+    result = history.results[known.best]
+    assert result is not None
+    config, final = history.jobs[known.best].config, history.final(known.best)
+    parts = [_metrics(known, info, list(result.metrics.items()))]
+    names = [name for name in history.space.names if name in final]
+    names += [name for name in final if name not in history.space.domains]
+    moved = any(not _same(final[name], config.get(name)) for name in names)
+    head = "<th>hyperparameter</th><th>start</th><th>end</th>" if moved else "<th>hyperparameter</th><th>value</th>"
+    rows = []
+    for name in names:
+        start = f'<td class="n">{_exact(config.get(name))}</td>'
+        end = f'<td class="n">{_exact(final[name])}</td>' if moved else ""
+        rows.append(
+            f'<tr><th scope="row">{escape(name)}</th>{start}{end}<td class="domain">{_domain(known, name)}</td></tr>'
+        )
+    parts.append(
+        f'<table class="config"><thead><tr>{head}<th>searched</th></tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    )
+    if all(not isinstance(value, list | tuple | np.ndarray) or len(value) <= 16 for value in config.values()):
+        text = json.dumps(config, indent=2, default=str, ensure_ascii=False)
+        parts.append(f"<details><summary>as JSON</summary><pre>{escape(text)}</pre></details>")
+    return Section("best", "Best configuration", [Html("".join(parts))])
+
+
+def _metrics(known: Facts, info: StudyInfo, metrics: list[tuple[str, Any]]) -> str:
+    goals = ", ".join(
+        f"{name} ({'higher' if mode == 'max' else 'lower'} is better)"
+        for name, mode in known.history.objectives.items()
+    )
+    first = f" Best by the first of them, {known.objective}." if len(known.history.objectives) > 1 else ""
+    order = list(known.history.objectives)
+    metrics = sorted(metrics, key=lambda item: order.index(item[0]) if item[0] in order else len(order))
+    age, own = int(known.history.age[known.best or 0]), int(known.history.steps[known.best or 0])
+    steps = f" after {plural(age, 'training step')}" if age > 1 else ""
+    inherited = f", {own:,} of them its own" if own < age else ""
+    parts = [
+        f'<div class="measured"><h3>{known.noun.capitalize()} {known.best}{steps}{inherited}</h3>',
+        metric_list(metrics),
+        f'<p class="caption">Objective{"s" if len(order) > 1 else ""}: {escape(goals)}.{escape(first)}</p></div>',
+    ]
+    if info.test_metrics:
+        parts.append(f'<div class="measured test"><h3>Test split</h3>{metric_list(info.test_metrics.items())}')
+        parts.append('<p class="caption">Read once, for this configuration; nothing was chosen on it.</p></div>')
+    return f'<div class="measures">{"".join(parts)}</div>'
+
+
+def _exact(value: object) -> str:
+    """A value at 6 digits, with all of them in the tooltip."""
+    if value is None:
+        return "None"
+    vector = isinstance(value, list | tuple | np.ndarray)
+    shown = setting(value, 4, 3) if vector else setting(value, 6)
+    return f'<span title="{escape(_clip(repr(value)))}">{escape(shown)}</span>'
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= 300 else text[:299] + "…"
+
+
+def _domain(known: Facts, name: str) -> str:
+    domain = known.history.space.domains.get(name)
+    if domain is None:
+        return ""
+    options = getattr(domain, "options", None)
+    if options is not None:
+        return escape(_clip(", ".join(str(option) for option in options)))
+    scale = ", log scale" if getattr(domain, "log", False) else ""
+    return escape(f"{setting(getattr(domain, 'low', None))} to {setting(getattr(domain, 'high', None))}{scale}")
+
+
+def _same(a: object, b: object) -> bool:
+    if isinstance(a, list | tuple | np.ndarray):
+        return np.array_equal(np.asarray(a, dtype=object), np.asarray(b, dtype=object))
+    return a == b
+
+
+def settings_section(info: StudyInfo) -> str:
+    """All settings, folded away; "" where there are none."""
+    if not info.settings:
+        return ""
+    text = json.dumps(dict(info.settings), indent=2, default=str, ensure_ascii=False)
+    shown = text if len(text) <= 20_000 else text[:20_000] + "\n…"
+    return f"<details><summary>All settings of this study</summary><pre>{escape(shown)}</pre></details>"
