@@ -55,6 +55,17 @@ def run_stack(
         parents: Results of the jobs that some of them continue.
         on_reports: Takes the reports of a moment, returns the numbers of jobs to stop.
     """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # pools of several processes on the same cores run many times slower
+    try:
+        yield from _run(work, jobs, parents, on_reports)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run(
+    work: Work, jobs: list[Job], parents: Mapping[int, Result], on_reports: Callable[[list[Report]], set[int]]
+) -> Iterator[Result]:
     program = work.task.on(work.device).program(jobs[0].config)
     adapter = work.adapter or Plain()
     saved = _Saved(work, program, jobs, parents)

@@ -38,10 +38,13 @@ LAYERS = {
     "execute": {"execute"},
     "store": {"store"},
     "report": {"report"},
-    "study": {"study", "tune", "tuning", "compare", "methods", "settings", "ledger", "export", "progress", "interrupt"},
+    "study": {
+        *("study", "tuning", "ledger", "telling", "settings", "methods"),
+        *("export", "progress", "interrupt", "compare"),
+    },
     "public": {""},  # luthier/__init__.py
     "interop": {"interop"},
-    "cli": {"cli", "__main__"},
+    "cli": {"cli", "tables", "__main__"},
     "testing": {"testing"},
 }
 # The layers that each may import beside itself; whatever those may import, it may too.

@@ -8,15 +8,26 @@ read the history, and propose. To write one, see :class:`Proposer`; to test it, 
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol, Self
+import importlib
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from luthier.jobs import Budget, History, Job
-from luthier.propose.gp import GaussianProcess
-from luthier.propose.grid import Grid
-from luthier.propose.random import Random
 from luthier.seeds import Seeds
 
+if TYPE_CHECKING:
+    from luthier.propose.gp import GaussianProcess
+    from luthier.propose.grid import Grid
+    from luthier.propose.random import Random
+
 __all__ = ["GaussianProcess", "Grid", "Proposer", "Random"]
+
+_FILES = {"GaussianProcess": "gp", "Grid": "grid", "Random": "random"}  # imported at first use: some need SciPy
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FILES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_FILES[name]}"), name)
 
 
 class Proposer(Protocol):

@@ -1,0 +1,137 @@
+"""luthier tunes neural networks: one description of a training problem, every way of tuning it.
+
+Names are imported when they are first used, so ``import luthier`` is quick and does not load PyTorch.
+
+Example:
+    >>> import luthier as lt
+    >>> space = lt.Space(x=lt.Float(-1.0, 1.0))
+    >>> study = lt.tune(lambda config: config["x"] ** 2, space=space, trials=32, progress=False)
+    >>> len(study.trials), study.best.metrics["loss"] < 0.01
+    (32, True)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from luthier import (
+        adapt,
+        data,
+        errors,
+        execute,
+        losses,
+        metrics,
+        nn,
+        optim,
+        propose,
+        report,
+        response,
+        store,
+        testing,
+    )
+    from luthier.call import Pruned, Trial
+    from luthier.data import Split, Splits
+    from luthier.errors import LuthierError
+    from luthier.jobs import Budget, History, Job, Report, Result
+    from luthier.methods import METHODS, Method
+    from luthier.seeds import Seeds
+    from luthier.space import Choice, Config, Float, Int, Space
+    from luthier.store import open_store
+    from luthier.study import Study
+    from luthier.task import Trainable
+    from luthier.torch_task import TorchTask
+    from luthier.trials import Best, TrialRecord
+    from luthier.tuning import tune
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "METHODS",
+    "Best",
+    "Budget",
+    "Choice",
+    "Config",
+    "Float",
+    "History",
+    "Int",
+    "Job",
+    "LuthierError",
+    "Method",
+    "Pruned",
+    "Report",
+    "Result",
+    "Seeds",
+    "Space",
+    "Split",
+    "Splits",
+    "Study",
+    "TorchTask",
+    "Trainable",
+    "Trial",
+    "TrialRecord",
+    "adapt",
+    "data",
+    "errors",
+    "execute",
+    "losses",
+    "metrics",
+    "nn",
+    "open_store",
+    "optim",
+    "propose",
+    "report",
+    "response",
+    "store",
+    "testing",
+    "tune",
+]
+
+_MODULES = frozenset(
+    (
+        *("adapt", "data", "errors", "execute", "losses", "metrics", "nn", "optim"),
+        *("propose", "report", "response", "store", "testing"),
+    )
+)
+_PLACES = {
+    "METHODS": "methods",
+    "Best": "trials",
+    "Budget": "jobs",
+    "Choice": "space",
+    "Config": "space",
+    "Float": "space",
+    "History": "jobs",
+    "Int": "space",
+    "Job": "jobs",
+    "LuthierError": "errors",
+    "Method": "methods",
+    "Pruned": "call",
+    "Report": "jobs",
+    "Result": "jobs",
+    "Seeds": "seeds",
+    "Space": "space",
+    "Split": "data",
+    "Splits": "data",
+    "Study": "study",
+    "TorchTask": "torch_task",
+    "Trainable": "task",
+    "Trial": "call",
+    "TrialRecord": "trials",
+    "open_store": "store",
+    "tune": "tuning",  # a module named tune would take the place of the function here
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"luthier.{name}")
+    if name in _PLACES:
+        value = getattr(importlib.import_module(f"luthier.{_PLACES[name]}"), name)
+        globals()[name] = value  # the next use finds it without this function
+        return value
+    raise AttributeError(f"module 'luthier' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,317 @@
+"""The command line: tune a file, and look at what a store holds."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from luthier import __version__
+from luthier.errors import ConfigError, DataError, LuthierError, MethodError, SpaceError, TaskError
+from luthier.tables import best_table, trials_table
+
+WRONG_USE = (MethodError, TaskError, SpaceError, ConfigError, DataError)
+
+app = typer.Typer(
+    name="luthier",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Tune neural networks: [bold]luthier tune FILE[/bold], then look at the study.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted.",
+)
+
+
+class Mode(enum.StrEnum):
+    """The direction in which a metric is better."""
+
+    min = "min"
+    max = "max"
+
+
+class Format(enum.StrEnum):
+    """What ``export`` writes."""
+
+    csv = "csv"
+    json = "json"
+
+
+StoreOption = Annotated[
+    str, typer.Option("--store", "-s", envvar="LUTHIER_STORE", help="SQLite file or postgresql:// URL.")
+]
+NameArgument = Annotated[str, typer.Argument(help="The study, as [bold]luthier studies[/bold] lists it.")]
+DEFAULT_STORE = "luthier.db"
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if show_version:
+        typer.echo(f"luthier {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def tune(
+    file: Annotated[Path, typer.Argument(help="A Python file that defines [bold]task[/bold].", show_default=False)],
+    method: Annotated[str, typer.Option("--method", "-m", help="A name of [bold]luthier methods[/bold].")] = "random",
+    trials: Annotated[int | None, typer.Option("--trials", "-n", min=1, help="Configurations to start.")] = None,
+    epochs: Annotated[float | None, typer.Option("--epochs", "-e", help="Passes over the data of each trial.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps of each trial, instead of epochs.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Wall time of this call.")] = None,
+    store: StoreOption = DEFAULT_STORE,
+    name: Annotated[str | None, typer.Option(help="Name of the study. \\[default: FILE-METHOD]")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything that is random.")] = 0,
+    workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="Processes that train at once.")] = 1,
+    metric: Annotated[str | None, typer.Option(help="The objective. \\[default: loss]")] = None,
+    mode: Annotated[Mode | None, typer.Option(help="Which direction is better. \\[default: min]")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the method; again for more.", metavar="KEY=VALUE")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")] = False,
+) -> None:
+    """Tune the task that a Python file defines; the same command again resumes.
+
+    [bold]Examples[/bold]
+
+    luthier tune examples/fashion_mnist.py --trials 16 --epochs 5
+
+    luthier tune mine.py --method grid --set points=3 --metric accuracy --mode max --workers 2
+
+    luthier tune mine.py --seconds 600 --store sqlite:///studies/mine.db
+    """
+    with _told():
+        from luthier import execute, tuning
+        from luthier.methods import resolve
+
+        study_name = name or f"{file.stem}-{method}"
+        study = tuning.tune(
+            file,
+            resolve(method, _options(set_ or [])),
+            trials=trials,
+            epochs=epochs,
+            steps=steps,
+            seconds=seconds,
+            metric=metric,
+            mode=mode and mode.value,
+            store=store,
+            name=study_name,
+            seed=seed,
+            executor=execute.Local(workers=workers),
+            progress=False if quiet else None,
+        )
+        console = _console()
+        best = study.best
+        if best is None:
+            raise _failure(study)
+        console.print(best_table(best, study.name))
+        if not quiet and study.in_store:
+            asked = f"{_quoted(study.name)} --store {_quoted(store)}"
+            console.print(f"luthier report {asked}", style="dim", soft_wrap=True, highlight=False, markup=False)
+
+
+@app.command()
+def methods() -> None:
+    """List the methods: what [bold]tune --method[/bold] takes."""
+    from luthier.methods import METHODS
+
+    table = Table(title="Methods", title_justify="left")
+    for heading in ("method", "changes hyperparameters", "what it is", "source", "file", "example"):
+        table.add_column(heading, overflow="fold")
+    for row in METHODS.values():
+        table.add_row(row.name, f"{row.kind} trainings", row.summary, row.paper, row.file, row.example)
+    _console().print(table)
+
+
+@app.command()
+def studies(store: StoreOption = DEFAULT_STORE) -> None:
+    """List the studies in a store.
+
+    [bold]Example[/bold]
+
+    luthier studies --store fashion.db
+    """
+    import datetime
+
+    with _told():
+        table = Table(title=f"Studies in {_shown(store)}", title_justify="left")
+        for heading in ("study", "jobs", "ended", "objective", "best", "job", "last written"):
+            table.add_column(heading, justify="right" if heading in ("jobs", "ended", "best", "job") else "left")
+        with _existing(store) as opened:
+            for row in opened.studies():
+                best = ("", "") if row.best_value is None else (f"{row.best_value:.6g}", str(row.best))
+                when = datetime.datetime.fromtimestamp(row.updated).strftime("%Y-%m-%d %H:%M")
+                table.add_row(row.name, str(row.jobs), str(row.done), row.objective or "", *best, when)
+        _console().print(table)
+
+
+@app.command()
+def show(
+    name: NameArgument,
+    store: StoreOption = DEFAULT_STORE,
+    last: Annotated[int, typer.Option(min=0, help="How many of the latest trials to list.")] = 10,
+) -> None:
+    """Show one study: its best configuration, its counts and its latest trials.
+
+    [bold]Example[/bold]
+
+    luthier show fashion_mnist-random --store fashion.db --last 20
+    """
+    from collections import Counter
+
+    from luthier.settings import method_name
+    from luthier.study import Study
+
+    with _told(), _existing(store) as opened:
+        study = Study.load(name, opened)
+        console = _console()
+        records = study.trials
+        counts = ", ".join(f"{count} {status}" for status, count in Counter(row.status for row in records).items())
+        objectives = ", ".join(f"{metric} ({mode})" for metric, mode in study.history.objectives.items())
+        budget = ", ".join(f"{key} {value:g}" for key, value in study.settings["budget"].items() if value is not None)
+        console.print(
+            Text.assemble(
+                (study.name, "bold"),
+                f": {method_name(study.settings)}, {objectives}, ",
+                f"seed {study.settings['seed']}, {budget or 'no limit'}\n",
+                f"{len(records)} trials: {counts or 'none'}",
+            )
+        )
+        if study.best is not None:
+            console.print(best_table(study.best, "best"))
+        if records and last:
+            console.print(trials_table(records[-last:], list(study.history.objectives)))
+
+
+@app.command()
+def report(
+    name: NameArgument,
+    store: StoreOption = DEFAULT_STORE,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file. \\[default: NAME.html]")] = None,
+) -> None:
+    """Write a study as one HTML page that needs no network.
+
+    [bold]Example[/bold]
+
+    luthier report fashion_mnist-random --store fashion.db --output fashion.html
+    """
+    from luthier.study import Study
+
+    with _told(), _existing(store) as opened:
+        typer.echo(Study.load(name, opened).report(output or Path(f"{name.replace('/', '-')}.html")))
+
+
+@app.command()
+def export(
+    name: NameArgument,
+    store: StoreOption = DEFAULT_STORE,
+    format_: Annotated[Format, typer.Option("--format", "-f", help="What to write.")] = Format.csv,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file; else standard output.")] = None,
+) -> None:
+    """Write every job of a study, one row each.
+
+    [bold]Examples[/bold]
+
+    luthier export fashion_mnist-random --store fashion.db --output trials.csv
+
+    luthier export fashion_mnist-random --store fashion.db --format json | jq '.[0]'
+    """
+    from luthier.export import to_csv, to_json
+    from luthier.study import Study
+
+    with _told(), _existing(store) as opened:
+        history = Study.load(name, opened).history
+        text = to_csv(history) if format_ is Format.csv else to_json(history)
+        if output is None:
+            sys.stdout.write(text)
+            return
+        try:
+            output.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise _usage(f"{output}: it cannot be written ({error.strerror})") from None
+
+
+def main() -> None:
+    """The ``luthier`` command."""
+    app()
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """luthier's own errors as one red line, with the exit code that they call for."""
+    try:
+        yield
+    except LuthierError as error:
+        Console(stderr=True).print(Text(str(error), style="red"), soft_wrap=True)
+        raise typer.Exit(2 if isinstance(error, WRONG_USE) else 1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+@contextlib.contextmanager
+def _existing(store: str) -> Iterator[Any]:
+    """A store that is there already."""
+    from luthier.settings import check_exists
+    from luthier.store import open_store
+
+    try:
+        check_exists(store)
+    except LuthierError as error:
+        raise _usage(str(error)) from None
+    with open_store(store) as opened:
+        yield opened
+
+
+def _usage(message: str) -> typer.Exit:
+    Console(stderr=True).print(Text(message, style="red"), soft_wrap=True)
+    return typer.Exit(2)
+
+
+def _failure(study: Any) -> typer.Exit:
+    errors = [record.error for record in study.trials if record.error]
+    last = f"; the last failed with: {errors[-1]}" if errors else ""
+    text = f"{study.name}: none of {len(study.trials)} trials ended well{last}"
+    Console(stderr=True).print(Text(text, style="red"), soft_wrap=True)
+    return typer.Exit(1)
+
+
+def _options(pairs: list[str]) -> dict[str, Any]:
+    """``["points=3", "shuffle=true"]`` as settings: JSON where it is JSON, else text."""
+    options = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise MethodError(f"{pair!r} is not KEY=VALUE", where="--set", remedy="Write --set points=5.")
+        try:
+            options[key] = json.loads(text)
+        except json.JSONDecodeError:
+            options[key] = text
+    return options
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=160)  # a pipe has no width to respect
+
+
+def _shown(store: str) -> str:
+    from luthier.settings import public_url
+
+    return public_url(store)
+
+
+def _quoted(text: str) -> str:
+    import shlex
+
+    return shlex.quote(_shown(text))

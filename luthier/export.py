@@ -1,0 +1,126 @@
+"""A study in other shapes: plain rows for CSV, JSON and pandas, and the HTML page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.errors import StudyError
+from luthier.jobs import History
+from luthier.settings import method_name, public_url
+from luthier.trials import trials_of
+
+if TYPE_CHECKING:
+    from luthier.ledger import Ledger
+
+
+def records(history: History) -> list[dict[str, Any]]:
+    """One dict a job, in order of number.
+
+    Keys: ``number``, ``trial`` (first job of its chain), ``parent``, ``status`` (``"running"`` while pending),
+    ``steps`` (its own), ``age`` (steps over the lineage), ``seconds``, ``error``; then ``config.<name>`` for each
+    hyperparameter, ``final.<name>`` for each that an adapter moved, and ``metrics.<name>``.
+
+    Example:
+        >>> from luthier.jobs import Job, Result
+        >>> from luthier.space import Float, Space
+        >>> history = History(Space(x=Float(0, 1)))
+        >>> history.add(Job(0, {"x": 0.5})); history.add(Result(0, "ok", {"loss": 2.0}, steps=1))
+        >>> [(row["config.x"], row["metrics.loss"], row["status"]) for row in records(history)]
+        [(0.5, 2.0, 'ok')]
+    """
+    trial_of = {number: trial.number for trial in trials_of(history) for number in trial.jobs}
+    rows = []
+    for job in history.jobs:
+        result = history.results[job.number]
+        row: dict[str, Any] = {
+            "number": job.number,
+            "trial": trial_of[job.number],
+            "parent": job.parent,
+            "status": "running" if result is None else result.status,
+            "steps": int(history.steps[job.number]),
+            "age": int(history.age[job.number]),
+            "seconds": None if result is None else result.seconds,
+            "error": "" if result is None else result.error,
+        }
+        row |= {f"config.{name}": value for name, value in job.config.items()}
+        if result is not None:
+            row |= {f"final.{name}": value for name, value in result.final.items() if value != job.config.get(name)}
+            row |= {f"metrics.{name}": value for name, value in result.metrics.items()}
+        rows.append(row)
+    return rows
+
+
+def columns(rows: list[dict[str, Any]]) -> list[str]:
+    """Every key that occurs: the fixed ones first, then configuration, final values and metrics."""
+    order = {"config": 1, "final": 2, "metrics": 3}
+    names = dict.fromkeys(key for row in rows for key in row)
+    return sorted(names, key=lambda name: order.get(name.partition(".")[0], 0) if "." in name else 0)
+
+
+def to_csv(history: History) -> str:
+    """One line a job under a header; empty where a job has no such value, lists as JSON."""
+    rows = records(history)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=columns(rows) or ["number"], restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: json.dumps(value) if isinstance(value, list) else value for key, value in row.items()})
+    return text.getvalue()
+
+
+def to_json(history: History) -> str:
+    """A list of objects, one a job; numbers that JSON does not have are the strings "nan", "inf" and "-inf"."""
+    return json.dumps([{key: _plain(value) for key, value in row.items()} for row in records(history)], indent=1) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def to_pandas(history: History) -> Any:
+    """A ``pandas.DataFrame`` with one row a job.
+
+    Raises:
+        StudyError: If pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise StudyError(
+            f"pandas cannot be imported ({error})",
+            where="to_pandas",
+            remedy="Install it (pip install pandas), or use to_records(), which needs nothing.",
+        ) from error
+    rows = records(history)
+    return pandas.DataFrame(rows, columns=columns(rows) or ["number"])  # pyright: ignore[reportArgumentType]
+
+
+def to_html(ledger: Ledger, path: str | Path) -> Path:
+    """Write the study as one HTML page; the absolute path of the file.
+
+    Raises:
+        StudyError: If the file cannot be written.
+    """
+    from luthier import report  # here, for it loads Plotly and scikit-learn
+
+    ledger.sync()
+    history, settings, name = ledger.history, ledger.settings, ledger.name
+    test = settings.get("test")
+    shown = {key: value for key, value in settings.items() if key not in ("test", "wall_seconds")}
+    info = report.StudyInfo(
+        name,
+        {**shown, "method": method_name(settings)},
+        created={study.name: study.created for study in ledger.store.studies()}.get(name),
+        wall_seconds=settings.get("wall_seconds"),
+        test_metrics=test["metrics"] if test and test["number"] == history.best else None,
+        export=f"luthier export {shlex.quote(name)} --store {shlex.quote(public_url(ledger.store.url))}",
+    )
+    return report.write(history, info, path)

@@ -1,0 +1,183 @@
+"""The table of tuning methods, and how a method is given: by name, by object, or as a pair of objects."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from luthier.errors import MethodError
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table.
+
+    Args:
+        name: What ``tune(task, method=name)`` and ``luthier tune --method name`` take.
+        path: ``"module:class"``, imported when the method is first used.
+        kind: ``"between"`` (a proposer: decides between trainings) or ``"during"`` (an adapter: moves
+            hyperparameters while the weights move).
+        summary: One line for the table of ``luthier methods``.
+        paper: The source, author and year.
+        file: Where it is written.
+        example: A short script that uses it; empty when there is none.
+    """
+
+    name: str
+    path: str
+    kind: Literal["between", "during"]
+    summary: str
+    paper: str
+    file: str
+    example: str = ""
+
+    def load(self) -> type:
+        """The class itself."""
+        module, _, name = self.path.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method(
+            "random",
+            "luthier.propose.random:Random",
+            "between",
+            "independent draws from the space",
+            "Bergstra and Bengio 2012",
+            "luthier/propose/random.py",
+        ),
+        Method(
+            "grid",
+            "luthier.propose.grid:Grid",
+            "between",
+            "every point of a regular grid, log-spaced where the space is",
+            "classical",
+            "luthier/propose/grid.py",
+        ),
+        Method(
+            "gp",
+            "luthier.propose.gp:GaussianProcess",
+            "between",
+            "a Gaussian process and expected improvement, for 20 to 300 trials",
+            "Jones et al. 1998; Snoek et al. 2012",
+            "luthier/propose/gp.py",
+        ),
+    )
+}
+
+
+class Resolved(NamedTuple):
+    """A method in its two parts.
+
+    Args:
+        proposer: What names the configurations to start, not bound to a budget yet.
+        adapter: What moves hyperparameters during a training, or None.
+        alone: The adapter was given alone, and the proposer only starts its configurations.
+    """
+
+    proposer: Any
+    adapter: Any
+    alone: bool = False
+
+
+def resolve(method: Any = "random", options: Mapping[str, Any] | None = None) -> Resolved:
+    """The proposer and the adapter that ``method`` means.
+
+    Args:
+        method: A name of the table, a proposer, an adapter, or a pair (proposer, adapter) of names or objects.
+            An adapter alone comes with random search, which starts its configurations.
+        options: Settings for a method given by name, ``{"points": 5}``.
+
+    Returns:
+        Both parts; what :func:`resolve` has returned is returned as it is.
+
+    Raises:
+        MethodError: If the name is not in the table, an option is not one of the method's, or the object is neither
+            a proposer nor an adapter.
+
+    Example:
+        >>> resolve("random").adapter is None
+        True
+    """
+    if isinstance(method, Resolved):
+        return method
+    if isinstance(method, tuple):
+        return _pair(method, options)
+    made = _named(method, options) if isinstance(method, str) else method
+    if not isinstance(method, str) and options:
+        raise MethodError(
+            f"options {dict(options)!r} came with a method object, {method!r}",
+            where="method",
+            remedy="Options belong to a method given by name; an object carries its settings itself.",
+        )
+    kind = _kind(made)
+    return Resolved(made, None) if kind == "between" else Resolved(METHODS["random"].load()(), made, alone=True)
+
+
+def _pair(pair: tuple, options: Mapping[str, Any] | None) -> Resolved:
+    if len(pair) != 2:
+        raise MethodError(
+            f"a tuple of {len(pair)} was given",
+            where="method",
+            remedy="A composed method is a pair (proposer, adapter).",
+        )
+    if options:
+        raise MethodError(
+            f"options {dict(options)!r} came with a pair",
+            where="method",
+            remedy="Give the pair as objects that carry their settings.",
+        )
+    proposer, adapter = (_named(part, None) if isinstance(part, str) else part for part in pair)
+    for part, wanted in ((proposer, "between"), (adapter, "during")):
+        if _kind(part) != wanted:
+            raise MethodError(
+                f"{part!r} stands in the place of the {'proposer' if wanted == 'between' else 'adapter'}",
+                where="method",
+                remedy="A composed method is a pair (proposer, adapter), in this order.",
+            )
+    return Resolved(proposer, adapter)
+
+
+def _named(name: str, options: Mapping[str, Any] | None) -> Any:
+    if name not in METHODS:
+        close = difflib.get_close_matches(name, METHODS, n=1)
+        hint = f"Did you mean {close[0]!r}? " if close else ""
+        raise MethodError(
+            f"there is no method {name!r}",
+            where="method",
+            remedy=f"{hint}The methods are: {', '.join(METHODS)}; or give a proposer or an adapter object.",
+        )
+    kind = METHODS[name].load()
+    known = [field.name for field in dataclasses.fields(kind) if field.init and field.repr]
+    for option, value in (options or {}).items():
+        if option not in known:
+            raise MethodError(
+                f"{option}={value!r} is not a setting of {name!r}",
+                where=f"method {name}",
+                remedy=f"Its settings are: {', '.join(known)}." if known else "It has no settings.",
+            )
+    return kind(**(options or {}))
+
+
+def _kind(part: Any) -> Literal["between", "during"]:
+    if isinstance(part, type):
+        raise MethodError(
+            f"the class {part.__name__} was given",
+            where="method",
+            remedy=f"Give an object of it: {part.__name__}().",
+        )
+    if callable(getattr(part, "propose", None)) and callable(getattr(part, "bind", None)):
+        return "between"
+    if callable(getattr(part, "step", None)) and hasattr(part, "window"):
+        return "during"
+    raise MethodError(
+        f"{part!r} is neither a proposer (bind, propose) nor an adapter (window, init, step)",
+        where="method",
+        remedy=f"Give one of {', '.join(METHODS)}, a proposer, an adapter, or a pair of them.",
+    )

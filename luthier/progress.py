@@ -1,0 +1,178 @@
+"""How a running study shows itself: a live line on a terminal, plain lines elsewhere, or nothing."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any, Protocol, TextIO
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What there is to show at one moment.
+
+    Args:
+        done: Jobs that have ended, in this call and before.
+        running: Jobs that are being trained.
+        total: Jobs that the study will have, or None when that is not known.
+        fresh: Jobs that ended in this call: the rate is theirs.
+        best: The best value so far in the user's direction, or None.
+        metric: Name of the objective that ``best`` is of.
+        troubled: Jobs that failed or diverged.
+        deadline: Seconds of wall time left of the budget, or None.
+    """
+
+    done: int
+    running: int
+    total: int | None
+    fresh: int
+    best: float | None
+    metric: str
+    troubled: int = 0
+    deadline: float | None = None
+
+
+class Progress(Protocol):
+    """Something that shows ticks; ``wants(now)`` says whether it is time for one."""
+
+    def wants(self, now: float) -> bool: ...
+    def show(self, tick: Tick) -> None: ...
+    def close(self, tick: Tick) -> None: ...
+
+
+def choose(progress: bool | None, name: str, stream: TextIO | None = None) -> Progress:
+    """A live line on a terminal, plain lines when the output is not one, nothing for ``progress=False``."""
+    stream = stream or sys.stderr
+    if progress is False or stream is None:  # a program without a console has no stderr
+        return Silent()
+    return Live(name, stream) if stream.isatty() else Plain(name, stream)
+
+
+def line(tick: Tick, elapsed: float) -> str:
+    """One tick as text.
+
+    Args:
+        tick: What to say.
+        elapsed: Seconds since the call began.
+
+    Example:
+        >>> line(Tick(done=5, running=2, total=10, fresh=5, best=0.25, metric="loss"), elapsed=10.0)
+        '5/10 done · 2 running · best loss 0.25 · 0.5/s · 10 s left'
+    """
+    parts = [f"{tick.done}{'' if tick.total is None else f'/{tick.total}'} done"]
+    if tick.running:
+        parts.append(f"{tick.running} running")
+    if tick.troubled:
+        parts.append(f"{tick.troubled} failed or diverged")
+    parts.append(f"best {tick.metric} {tick.best:.6g}" if tick.best is not None else f"no {tick.metric} yet")
+    rate = tick.fresh / elapsed if elapsed > 0 else 0.0
+    if rate > 0:
+        parts.append(f"{rate:.3g}/s" if rate >= 0.1 else f"{duration(1 / rate)} each")
+    left = [] if tick.deadline is None else [tick.deadline]
+    if tick.total is not None and rate > 0:
+        left.append((tick.total - tick.done) / rate)
+    if left and min(left) > 0:
+        parts.append(f"{duration(min(left))} left")
+    return " · ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them.
+
+    Example:
+        >>> duration(9.6), duration(75), duration(7260)
+        ('10 s', '1 min 15 s', '2 h 1 min')
+    """
+    whole = max(0, math.ceil(seconds - 0.5))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+class Silent:
+    """Shows nothing."""
+
+    def wants(self, now: float) -> bool:
+        return False
+
+    def show(self, tick: Tick) -> None:
+        """Nothing."""
+
+    def close(self, tick: Tick) -> None:
+        """Nothing."""
+
+
+class Plain:
+    """A line every few seconds and one at the end, for logs.
+
+    Args:
+        name: The study, at the start of each line.
+        stream: Where the lines go.
+        every: Seconds between two lines.
+    """
+
+    def __init__(self, name: str, stream: TextIO, every: float = 5.0) -> None:
+        self._name, self._stream, self._every = name, stream, every
+        self._start = time.monotonic()
+        self._next = self._start + every
+
+    def wants(self, now: float) -> bool:
+        return now >= self._next
+
+    def show(self, tick: Tick) -> None:
+        now = time.monotonic()
+        self._next = now + self._every
+        print(f"{self._name}: {line(tick, now - self._start)}", file=self._stream, flush=True)
+
+    def close(self, tick: Tick) -> None:
+        self.show(tick)
+
+
+class Live:
+    """A spinner and one line that is rewritten in place, at most four times a second.
+
+    Args:
+        name: The study, at the start of the line.
+        stream: The terminal.
+        every: Seconds between two refreshes.
+    """
+
+    def __init__(self, name: str, stream: TextIO, every: float = 0.25) -> None:
+        self._name, self._stream, self._every = name, stream, every
+        self._start = time.monotonic()
+        self._next = self._start
+        self._live: Any = None
+
+    def wants(self, now: float) -> bool:
+        return now >= self._next
+
+    def show(self, tick: Tick) -> None:
+        now = time.monotonic()
+        self._next = now + self._every
+        text = self._text(tick, now)
+        if self._live is None:
+            from rich.console import Console
+            from rich.live import Live as RichLive
+
+            self._live = RichLive(text, console=Console(file=self._stream), auto_refresh=False, transient=False)
+            self._live.start()
+        self._live.update(text, refresh=True)
+
+    def close(self, tick: Tick) -> None:
+        self.show(tick)
+        live, self._live = self._live, None
+        live.stop()
+
+    def _text(self, tick: Tick, now: float) -> Any:
+        from rich.text import Text
+
+        text = Text(no_wrap=True, overflow="ellipsis")
+        if tick.total:
+            filled = round(20 * min(1.0, tick.done / tick.total))
+            text.append("━" * filled, "green").append("━" * (20 - filled) + " ", "bright_black")
+        text.append(f"{self._name} ", "bold")
+        return text.append(line(tick, now - self._start))

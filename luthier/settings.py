@@ -1,0 +1,220 @@
+"""What identifies a study: its settings as JSON, and the comparison that refuses to resume it under others."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from luthier.errors import StoreError, StudyError
+from luthier.jobs import Budget
+from luthier.space import Space
+
+_RISING = ("accuracy", "auc", "reward", "score", "precision", "recall", "f1")  # of these, larger is mostly better
+
+
+def objectives(metric: str | Sequence[str] | None, mode: str | Sequence[str] | None) -> dict[str, str]:
+    """Name of each objective and its direction.
+
+    Args:
+        metric: One name or several; None is ``"loss"``.
+        mode: ``"min"`` or ``"max"``, one for all or one for each; None is ``"min"``, and is refused for metrics such
+            as an accuracy that are hardly ever minimised.
+
+    Raises:
+        StudyError: If a name is not a string or comes twice, a mode is neither ``"min"`` nor ``"max"``, or their
+            numbers differ.
+
+    Example:
+        >>> objectives(["loss", "accuracy"], ["min", "max"])
+        {'loss': 'min', 'accuracy': 'max'}
+    """
+    names = ["loss"] if metric is None else [metric] if isinstance(metric, str) else metric
+    if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) and name for name in names):
+        raise StudyError(
+            f"metric={metric!r} is not a name", where="metric", remedy="Give a name, or a list of different names."
+        )
+    if len(set(names)) < len(names):
+        raise StudyError(f"metric={metric!r} names one twice", where="metric", remedy="Name each metric once.")
+    if mode is None:
+        _check_direction(names)
+    modes = [mode or "min"] * len(names) if mode is None or isinstance(mode, str) else list(mode)
+    for one in modes:
+        if one not in ("min", "max"):
+            raise StudyError(f"mode={one!r} is not a direction", where="mode", remedy="Use 'min' or 'max'.")
+    if len(modes) != len(names):
+        raise StudyError(
+            f"{len(modes)} modes came for {len(names)} metrics, {modes!r} for {list(names)!r}",
+            where="mode",
+            remedy="Give one mode for all metrics, or one for each.",
+        )
+    return dict(zip(names, modes, strict=True))
+
+
+def _check_direction(names: Sequence[str]) -> None:
+    for name in names:
+        if any(word in name.lower() for word in _RISING):
+            raise StudyError(
+                f"metric={name!r} came without a mode, and a metric is minimised by default",
+                where="mode",
+                remedy="Say mode='max' if larger is better, mode='min' if it really is to be minimised.",
+            )
+
+
+def check_budget(trials: Any, epochs: Any, steps: Any, seconds: Any, seed: Any) -> None:
+    """Refuse a budget or a seed that cannot be meant.
+
+    Raises:
+        StudyError: If one of them is of the wrong type or sign, or epochs and steps are both given.
+    """
+    for name, value, kinds in (
+        ("trials", trials, (int,)),
+        ("steps", steps, (int,)),
+        ("epochs", epochs, (int, float)),
+        ("seconds", seconds, (int, float)),
+    ):
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, kinds) or not value > 0 or not math.isfinite(value):
+            whole = "a positive whole number" if kinds == (int,) else "a positive number"
+            raise StudyError(f"{name}={value!r} is not {whole}", where=name, remedy=f"Give {whole}, or leave it out.")
+    if epochs is not None and steps is not None:
+        raise StudyError(
+            f"epochs={epochs!r} and steps={steps!r} were both given",
+            where="epochs, steps",
+            remedy="Say how long a trial trains once: in epochs or in steps.",
+        )
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise StudyError(f"seed={seed!r} is not a whole number", where="seed", remedy="Give an int such as seed=0.")
+
+
+def build(
+    space: Space, goals: Mapping[str, str], seed: int, proposer: Any, adapter: Any, budget: Budget, task: str
+) -> dict[str, Any]:
+    """The settings of a study as JSON."""
+    return {
+        "space": space.to_json(),
+        "objectives": dict(goals),  # the store ranks studies by the first of them
+        "seed": seed,
+        "method": {"proposer": describe(proposer), "adapter": describe(adapter)},
+        "budget": {
+            "trials": budget.trials,
+            "steps": budget.steps,
+            "epochs": None if budget.epochs is None else float(budget.epochs),  # 5 and 5.0 are the same study
+        },
+        "task": task,
+    }
+
+
+def describe(value: Any) -> Any:
+    """A method, or any part of one, as JSON: the same for the same settings in every process."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: describe(getattr(value, field.name)) for field in _shown(value)}
+        return {"class": type(value).__qualname__, **fields}
+    if isinstance(value, Mapping):
+        return {str(key): describe(part) for key, part in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        parts = [describe(part) for part in value]
+        return sorted(parts, key=json.dumps) if isinstance(value, set | frozenset) else parts
+    if hasattr(value, "__qualname__"):
+        return value.__qualname__
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+
+def _shown(value: Any) -> list[Any]:
+    """The fields that a user sets: what bind() adds is hidden from the repr."""
+    return [field for field in dataclasses.fields(value) if field.init and field.repr]
+
+
+def method_name(settings: Mapping[str, Any]) -> str:
+    """The method in a few words, ``"Random"`` or ``"Random + Hypergradient"``."""
+    parts = settings["method"]["proposer"], settings["method"]["adapter"]
+    return " + ".join(part["class"] if isinstance(part, dict) else str(part) for part in parts if part is not None)
+
+
+def differences(stored: Mapping[str, Any], given: Mapping[str, Any], extendable: bool) -> list[str]:
+    """What differs between two settings of one study, a line each.
+
+    Args:
+        stored: The settings in the store.
+        given: Those of this call, as :func:`build` makes them.
+        extendable: Whether ``trials`` may differ.
+    """
+    given = json.loads(json.dumps(given))
+    lines = list(_walk(_by_name(stored.get("space")), _by_name(given["space"]), "space"))
+    for key in ("objectives", "seed", "method", "budget"):
+        lines += _walk(stored.get(key), given[key], key)
+    return [line for line in lines if not (extendable and line.startswith("budget.trials:"))]
+
+
+def _by_name(space: Any) -> Any:
+    try:
+        return {record["name"]: record for record in space["domains"]}
+    except (TypeError, KeyError):  # damaged: shown as it is
+        return space
+
+
+def _walk(stored: Any, given: Any, place: str) -> Iterator[str]:
+    if json.dumps(stored) == json.dumps(given):  # not ==, because the order of a space's names matters
+        return
+    if isinstance(stored, dict) and isinstance(given, dict) and stored.get("class") == given.get("class"):
+        for key in [*stored, *(key for key in given if key not in stored)]:
+            absent = "nothing"
+            yield from _walk(stored.get(key, absent), given.get(key, absent), f"{place}.{key}")
+        if list(stored) != list(given) and all(stored.get(key) == given.get(key) for key in {*stored, *given}):
+            yield f"{place}: stored in the order {', '.join(stored)}, given as {', '.join(given)}"
+    else:
+        yield f"{place}: stored {_short(stored)}, given {_short(given)}"
+
+
+def _short(value: Any) -> str:
+    text = value["class"] if isinstance(value, dict) and set(value) == {"class"} else json.dumps(value)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def refuse(name: str, url: str, lines: Sequence[str]) -> None:
+    """Raise for settings that differ; nothing where ``lines`` is empty.
+
+    Raises:
+        StudyError: Listing what differs, stored against given.
+    """
+    if lines:
+        raise StudyError(
+            f"the stored study has other settings: {'; '.join(lines)}",
+            where=f"study {name!r} in {url}",
+            remedy="Give this study another name=, or call it with the stored settings to go on.",
+        )
+
+
+def public_url(url: str) -> str:
+    """A store's URL without its password.
+
+    Example:
+        >>> public_url("postgresql://me:secret@host/luthier")
+        'postgresql://me@host/luthier'
+    """
+    scheme, mark, rest = url.partition("://")
+    user, at, place = rest.rpartition("@")
+    return f"{scheme}{mark}{user.partition(':')[0]}{at}{place}" if at else url
+
+
+def check_exists(store: str | Path) -> None:
+    """Refuse to read from a file that is not there, instead of making an empty database of that name.
+
+    Raises:
+        StoreError: If ``store`` is a path, or an SQLite URL, without a file.
+    """
+    text = str(store)
+    path = Path(text.partition("?")[0].removeprefix("sqlite:///") if "://" in text else text).expanduser()
+    if ("://" not in text or text.startswith("sqlite:///")) and not path.is_file():
+        raise StoreError(
+            "there is no such file", where=f"store {text}", remedy="Give the path that the study was run with."
+        )

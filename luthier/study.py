@@ -1,0 +1,337 @@
+"""A study: a search space, a method and everything that was tried, under one name in a store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self, final, overload
+
+from luthier import export, settings
+from luthier.call import as_metrics
+from luthier.errors import MethodError, StudyError
+from luthier.jobs import Budget, History, Job, Report, Status
+from luthier.ledger import MEMORY, Ledger, open_ledger, open_to_read
+from luthier.methods import resolve
+from luthier.seeds import Seeds
+from luthier.space import Space
+from luthier.store import Store
+from luthier.telling import held, told
+from luthier.trials import Best, TrialRecord, best, front, record, trials_of
+
+
+@final
+class Study:
+    """A study that is run by hand: ``ask`` for configurations, ``tell`` what they gave.
+
+    :func:`luthier.tune` runs one by itself and returns it. Opening a study of the same name and settings again goes
+    on with it; several processes may do so at once. It is a context manager that gives back, at its end, what was
+    asked for and not told.
+
+    Args:
+        name: Its name in the store; by default the method's.
+        space: The search space.
+        method: A name of ``luthier methods`` or a proposer.
+        metric: The objective, or several.
+        mode: ``"min"`` or ``"max"``, for all of them or one for each.
+        store: A path (SQLite), a URL (``postgresql://…``) or a store; None keeps the study in memory.
+        seed: Of everything that is random.
+        trials: Configurations to start at most.
+        epochs: Passes over the data that a trial gets, in ``job.steps`` of one epoch each.
+        steps: Steps that a trial gets; excludes ``epochs``.
+        seconds: Wall time after which :meth:`ask` gives nothing more.
+
+    Raises:
+        SpaceError, MethodError, StudyError, StoreError: For what cannot be meant, and for a stored study whose
+            settings differ from these.
+
+    Example:
+        >>> from luthier import Float, Space, Study
+        >>> study = Study("bowl", Space(x=Float(-1.0, 1.0)), trials=20)
+        >>> while jobs := study.ask(4):
+        ...     for job in jobs:
+        ...         study.tell(job, {"loss": job.config["x"] ** 2})
+        >>> len(study.trials), study.best.metrics["loss"] < 0.05
+        (20, True)
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        space: Space | None = None,
+        *,
+        method: Any = "random",
+        metric: str | Sequence[str] | None = None,
+        mode: str | Sequence[str] | None = None,
+        store: str | Path | Store | None = None,
+        seed: int = 0,
+        trials: int | None = None,
+        epochs: float | None = None,
+        steps: int | None = None,
+        seconds: float | None = None,
+    ) -> None:
+        if not isinstance(space, Space):
+            raise StudyError(
+                f"space={space!r} is not a Space",
+                where=f"Study({name!r})",
+                remedy='Write Study("name", lt.Space(lr=lt.Float(1e-4, 1.0, log=True), …)).',
+            )
+        settings.check_budget(trials, epochs, steps, seconds, seed)
+        resolved = resolve(method)
+        if resolved.adapter is not None:
+            raise MethodError(
+                f"{resolved.adapter!r} moves hyperparameters during a training, and ask/tell does not train",
+                where="method",
+                remedy="Give it to lt.tune(task, method=…), which trains.",
+            )
+        goals = settings.objectives(metric, mode)
+        budget = Budget(trials, steps, epochs, seconds)
+        name = name if name is not None else method if isinstance(method, str) else type(method).__name__.lower()
+        self._ledger = open_ledger(name, space, goals, resolved, budget, seed, store)
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+        self._work: Any = None
+
+    @staticmethod
+    def load(name: str, store: str | Path | Store) -> Study:
+        """A stored study, to read: its task and its method are not needed.
+
+        Raises:
+            StoreError: If there is no such store or study.
+        """
+        opened: Any = store if hasattr(store, "attach") else open_to_read(store)  # type: ignore[arg-type]
+        stored = opened.settings(name)
+        try:
+            history = History(Space.from_json(stored["space"]), stored["objectives"])
+            seeds = Seeds(stored["seed"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise StudyError(
+                f"its settings are damaged ({type(error).__name__}: {error})",
+                where=f"study {name!r} in {settings.public_url(opened.url)}",
+                remedy="The database was changed by hand or by another program: restore a backup.",
+            ) from error
+        return Study.of(Ledger(opened, name, stored, history, None, seeds))
+
+    @staticmethod
+    def of(ledger: Ledger, work: Any = None) -> Study:
+        """A study around a ledger that is open already, with the work that trained it."""
+        study = object.__new__(Study)
+        study._ledger, study._deadline, study._work = ledger, None, work
+        return study
+
+    def __repr__(self) -> str:
+        history = self._ledger.history
+        return f"Study({self.name!r}, {len(history)} jobs, {len(history.pending)} running, best {history.best})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- the loop ---------------------------------------------------------------------------------------------------
+
+    def ask(self, count: int = 1) -> list[Job]:
+        """Jobs to run now: enqueued configurations first, then jobs that a dead process left, then new ones.
+
+        They are this process's until they are told.
+
+        Args:
+            count: How many can be run now.
+
+        Returns:
+            At most ``count`` jobs. None: wait for what is running, or the study is :attr:`over`.
+        """
+        self._check_writable("ask")
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise StudyError(f"count={count!r} is not a positive whole number", where="ask", remedy="Write ask(8).")
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            return []
+        while True:
+            jobs = self._ledger.take(count)
+            if jobs or not self._ledger.busy:
+                return jobs
+            time.sleep(0.02)  # another process is proposing
+
+    def tell(
+        self,
+        job: Job | int,
+        metrics: Mapping[str, Any] | float | None = None,
+        *,
+        status: Status | None = None,
+        error: str = "",
+        steps: int | None = None,
+        final: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Record how a job ended.
+
+        Args:
+            job: The job, or its number.
+            metrics: Values by name, in the user's own units and direction; a number where there is one objective.
+            status: ``"ok"``, or ``"diverged"`` where an objective is not finite, by default. ``"failed"`` and
+                ``"pruned"`` need no metrics.
+            error: The message of a failure.
+            steps: Steps that were done, if not all that were asked.
+            final: Hyperparameters at the end, where they have moved.
+
+        Raises:
+            StudyError: If this process has no such job, or the status is unknown.
+            TaskError: If an objective is missing or a value is not a real number. Nothing is recorded then.
+        """
+        self._check_writable("tell")
+        self._ledger.record([told(self._ledger, job, metrics, status, error, steps, final)])
+
+    def tell_many(self, pairs: Iterable[tuple[Job | int, Mapping[str, Any] | float]]) -> None:
+        """Record how many jobs ended, in one transaction: much cheaper on a disk than one by one.
+
+        Args:
+            pairs: Pairs of a job, or its number, and its metrics, as for :meth:`tell`.
+
+        Raises:
+            StudyError, TaskError: As :meth:`tell`; then none of them is recorded.
+        """
+        self._check_writable("tell_many")
+        results = {result.number: result for result in (told(self._ledger, *pair) for pair in pairs)}
+        self._ledger.record(list(results.values()))
+
+    def enqueue(self, config: Mapping[str, Any]) -> int:
+        """Try a configuration of one's own: :meth:`ask` gives it before any other.
+
+        It takes the place of the next configuration that the method would have started.
+
+        Returns:
+            The number of its job.
+
+        Raises:
+            ConfigError: If it does not belong to the space.
+            StudyError: If the method starts no new configuration any more.
+            MethodError: If the method visits fixed points, of which one would be lost.
+        """
+        self._check_writable("enqueue")
+        checked = self._ledger.history.space.check(config)
+        if hasattr(self._ledger.proposer, "size"):
+            raise MethodError(
+                f"{self._ledger.proposer!r} visits fixed points, and {dict(config)!r} would replace one of them",
+                where="enqueue",
+                remedy="Add the values to the grid's points, or use another method.",
+            )
+        return self._ledger.enqueue(checked).number
+
+    @overload
+    def report(self, job: Job | int, step: int, /, **metrics: Any) -> bool: ...
+
+    @overload
+    def report(self, path: str | Path, /) -> Path: ...
+
+    def report(self, job: Job | int | str | Path, step: int | None = None, /, **metrics: Any) -> bool | Path:
+        """Two things by this name: ``report("study.html")`` writes the study as an HTML page and returns its path;
+        ``report(job, step, loss=0.5)`` keeps a value of a running job and returns whether the job should stop.
+
+        Raises:
+            StudyError: If the file cannot be written, or this process has no such job.
+            TaskError: If a value is not a real number.
+        """
+        if isinstance(job, str) or isinstance(job, Path):
+            return export.to_html(self._ledger, job)
+        ledger = self._ledger
+        number = job.number if isinstance(job, Job) else job
+        if number not in ledger.mine:
+            self._check_writable("report")
+            number = held(ledger, job, "report")  # raises
+        if type(step) is not int:
+            raise StudyError(
+                f"step={step!r} is not a whole number",
+                where=f"report(job {number})",
+                remedy="Give the job, the step, then metrics by name: study.report(job, 3, loss=0.5).",
+            )
+        for value in metrics.values():
+            if type(value) is not float:
+                metrics = as_metrics(metrics, f"report(job {number})")
+                break
+        report = Report(number, step, metrics)
+        return number in self._ledger.report([report])
+
+    # -- what is known ----------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """Its name in the store."""
+        return self._ledger.name
+
+    @property
+    def in_store(self) -> bool:
+        """Whether it outlives this process."""
+        return self._ledger.store.url != MEMORY
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the study was created with, as JSON values."""
+        return self._ledger.settings
+
+    @property
+    def history(self) -> History:
+        """All jobs, reports and results, up to date with the store."""
+        self._ledger.sync()
+        return self._ledger.history
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is running and the method has nothing more to propose."""
+        return self._ledger.over()
+
+    @property
+    def best(self) -> Best | None:
+        """The best job by the first objective, among those that ended well; None while there is none."""
+        return best(self.history, self._ledger.settings.get("test"))
+
+    @property
+    def front(self) -> list[Best]:
+        """The jobs that no other beats in every objective (of one objective: the best)."""
+        history = self.history
+        return [record(history, number, self._ledger.settings.get("test")) for number in front(history)]
+
+    @property
+    def trials(self) -> list[TrialRecord]:
+        """The configurations that were started, each with all the jobs that continued it."""
+        return trials_of(self.history)
+
+    def model(self, number: int | None = None) -> Any:
+        """The network of a job with its trained weights, in evaluation mode; of the best one by default.
+
+        Raises:
+            StudyError: If the study was not run by ``tune`` on a TorchTask in this process, or no job ended well.
+            CheckpointError: If the state of this job was not kept.
+        """
+        history = self.history
+        number = history.best if number is None else number
+        result = history.results[number] if number is not None and 0 <= number < len(history) else None
+        if self._work is None or not hasattr(self._work.task, "program") or number is None or result is None:
+            raise StudyError(
+                f"there is no trained network of job {number}",
+                where=f"study {self.name!r}",
+                remedy="Call lt.tune with a TorchTask (again, if the study is stored: it resumes), then study.model().",
+            )
+        from luthier.train_stack import load_model  # imports torch
+
+        return load_model(self._work, history.jobs[number], result)
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """One dict a job: see :func:`luthier.export.records`."""
+        return export.records(self.history)
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame``, one row a job."""
+        return export.to_pandas(self.history)
+
+    def close(self) -> None:
+        """Give back the jobs that were asked for and not told. Reading goes on to work."""
+        self._ledger.release()
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _check_writable(self, verb: str) -> None:
+        if self._ledger.proposer is None:
+            raise StudyError(
+                f"{verb} was called on a study that was opened to be read",
+                where=f"study {self.name!r}",
+                remedy=f"Open it with Study({self.name!r}, space, method=…, store=…) to go on with it.",
+            )

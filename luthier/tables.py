@@ -1,0 +1,48 @@
+"""What the command line prints of a study."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from luthier.trials import Best, TrialRecord
+
+
+def best_table(best: Best, title: str) -> Table:
+    """The final hyperparameters and the metrics of a job."""
+    table = Table(title=Text(f"{title}: job {best.number}"), title_justify="left", show_header=False)
+    for name, value in best.final.items():
+        table.add_row(name, _value(value))
+    table.add_section()
+    for name, value in best.metrics.items():
+        table.add_row(name, _value(value), style="green")
+    for name, value in best.test.items():
+        table.add_row(f"test {name}", _value(value), style="bold green")
+    return table
+
+
+def trials_table(records: list[TrialRecord], metrics: list[str]) -> Table:
+    """One line a trial."""
+    table = Table(title=f"the latest {len(records)} trials", title_justify="left")
+    for heading in ("trial", "status", *metrics, "steps", "seconds", "configuration"):
+        table.add_column(heading, overflow="fold")
+    for row in records:
+        values = [_value(row.metrics[name]) if name in row.metrics else "" for name in metrics]
+        text = ", ".join(f"{name} {_value(value)}" for name, value in row.config.items())
+        failure = f"; {row.error.splitlines()[0]}" if row.error else ""
+        style = "red" if row.status in ("failed", "diverged") else None
+        table.add_row(
+            str(row.number), row.status, *values, str(row.steps), f"{row.seconds:.3g}", text + failure, style=style
+        )
+    return table
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        shown = ", ".join(_value(part) for part in value[:6])
+        return f"[{shown}{', …' if len(value) > 6 else ''}]"
+    return str(value)

@@ -1,0 +1,170 @@
+"""The command line, in this process and once for real."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from luthier.cli import app
+from luthier.methods import METHODS
+from luthier.study import Study
+
+ROOT = Path(__file__).parents[1]
+TASK = """
+import luthier as lt
+
+space = lt.Space(x=lt.Float(-1.0, 1.0), layers=lt.Int(1, 3))
+
+
+def objective(config):
+    if config["layers"] == 3:
+        raise ValueError("too deep")
+    return config["x"] ** 2 + config["layers"]
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LUTHIER_STORE", raising=False)
+    (tmp_path / "mine.py").write_text(TASK)
+    return tmp_path
+
+
+def run(*arguments: str, code: int = 0) -> str:
+    """What the command printed, both streams; its exit code is checked."""
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_tune_show_studies_export_and_report(here: Path) -> None:
+    told = run("tune", "mine.py", "--trials", "12", "--store", "s.db")
+    assert "mine-random" in told and "loss" in told and "luthier report mine-random --store s.db" in told
+    study = Study.load("mine-random", here / "s.db")
+    best = study.best
+    assert best is not None and f"{best.metrics['loss']:.6g}" in told
+
+    assert run("tune", "mine.py", "--trials", "12", "--store", "s.db", "--quiet").startswith("mine-random: job")
+    assert len(Study.load("mine-random", here / "s.db").trials) == 12
+
+    listed = run("studies", "--store", "s.db")
+    assert "mine-random" in listed and "12" in listed
+    shown = run("show", "mine-random", "--store", "s.db", "--last", "12")
+    assert "12 trials:" in shown and "Random" in shown and "ValueError: too deep" in shown
+
+    rows = list(csv.DictReader(run("export", "mine-random", "--store", "s.db").splitlines()))
+    assert len(rows) == 12 and float(rows[best.number]["metrics.loss"]) == best.metrics["loss"]
+    run("export", "mine-random", "--store", "s.db", "--format", "json", "--output", "rows.json")
+    assert json.loads((here / "rows.json").read_text())[best.number]["config.x"] == best.config["x"]
+
+    assert str(here / "mine-random.html") in run("report", "mine-random", "--store", "s.db")
+    assert "too deep" in (here / "mine-random.html").read_text()
+
+
+def test_settings_of_the_method_and_of_the_objective(here: Path) -> None:
+    run("tune", "mine.py", "-m", "grid", "--set", "points=2", "--set", "shuffle=true", "--store", "s.db", "--name", "g")
+    study = Study.load("g", here / "s.db")
+    assert len(study.trials) == 4
+    assert study.settings["method"]["proposer"] == {"class": "Grid", "points": 2, "shuffle": True}
+    run("tune", "mine.py", "-n", "5", "--metric", "cost", "--mode", "max", "--seed", "4", "--name", "m", "-q")
+    study = Study.load("m", here / "luthier.db")  # the default store
+    assert study.history.objectives == {"cost": "max"} and study.settings["seed"] == 4
+
+
+def test_the_store_may_come_from_the_environment(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUTHIER_STORE", str(here / "env.db"))
+    run("tune", "mine.py", "-n", "3", "-q")
+    assert "mine-random" in run("studies")
+    assert (here / "env.db").is_file()
+
+
+def test_a_study_in_memory_is_not_offered_for_a_report(here: Path) -> None:
+    told = run("tune", "mine.py", "-n", "3", "--store", ":memory:")
+    assert "loss" in told and "luthier report" not in told
+    assert not list(here.glob("*.db"))
+
+
+def test_methods_lists_the_table_and_every_row_is_real() -> None:
+    told = run("methods")
+    for method in METHODS.values():
+        assert method.name in told
+        assert (ROOT / method.file).is_file() and (not method.example or (ROOT / method.example).is_file())
+        kind = method.load()
+        assert callable(getattr(kind, "propose" if method.kind == "between" else "step"))
+        assert (kind.__module__.replace(".", "/") + ".py") == method.file
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["tune", "mine.py", "--method", "randm", "--trials", "3"], 2, ["randm", "random"]),
+        (["tune", "absent.py", "--trials", "3"], 2, ["absent.py", "no such file"]),
+        (["tune", "mine.py"], 2, ["trials"]),
+        (["tune", "mine.py", "--trials", "0"], 2, ["--trials"]),
+        (["tune", "mine.py", "--trials", "ten"], 2, ["--trials", "integer"]),
+        (["tune", "mine.py", "--trails", "3"], 2, ["--trails"]),
+        (["tune", "mine.py", "--trials", "3", "--mode", "up"], 2, ["--mode", "up"]),
+        (["tune", "mine.py", "-m", "grid", "--set", "points"], 2, ["points", "KEY=VALUE"]),
+        (["tune", "mine.py", "-m", "grid", "--set", "pionts=3"], 2, ["pionts", "points"]),
+        (["tune", "mine.py", "-n", "3", "--metric", "accuracy"], 1, ["accuracy", "mode"]),
+        (["show", "mine", "--store", "absent.db"], 2, ["absent.db"]),
+        (["show", "mine", "--store", "mine.py"], 1, ["mine.py"]),
+        (["export", "mine", "--format", "xml"], 2, ["--format", "xml"]),
+        (["fly"], 2, ["fly"]),
+    ],
+)
+def test_wrong_use_is_one_line_and_an_exit_code(here: Path, arguments: list[str], code: int, words: list[str]) -> None:
+    told = run(*arguments, code=code)
+    assert all(word in told for word in words), told
+    assert "Traceback" not in told
+
+
+def test_an_unknown_study_names_those_that_are_there(here: Path) -> None:
+    run("tune", "mine.py", "-n", "3", "-q")
+    assert "mine-random" in run("show", "other", code=1)
+
+
+def test_a_study_in_which_every_trial_failed_is_a_failure(here: Path) -> None:
+    (here / "broken.py").write_text(TASK.replace("== 3", "> 0"))
+    told = run("tune", "broken.py", "-n", "4", code=1)
+    assert "none of 4 trials ended well" in told and "too deep" in told
+    assert len(Study.load("broken-random", here / "luthier.db").trials) == 4
+
+
+def test_help_teaches_with_examples() -> None:
+    assert "luthier tune examples/fashion_mnist.py --trials 16 --epochs 5" in run("tune", "--help")
+    assert all(name in run("--help") for name in ("tune", "methods", "studies", "show", "report", "export"))
+    assert run("--version").startswith("luthier ")
+
+
+def test_the_real_command(here: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "luthier", "tune", "mine.py"]
+    done = subprocess.run(
+        [*command, "-n", "6", "--workers", "2"], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0 and "loss" in done.stdout and "mine-random: 6/6 done" in done.stderr
+    wrong = subprocess.run(
+        [*command, "-n", "6", "--seed", "1"], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert wrong.returncode == 1 and "stored 0, given 1" in wrong.stderr and len(wrong.stderr.splitlines()) == 1
+
+    (here / "slow.py").write_text(
+        TASK.replace("    if", "    print('called', flush=True)\n    __import__('time').sleep(0.2)\n    if")
+    )
+    command = [sys.executable, "-m", "luthier", "tune", "slow.py", "-n", "500"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert [process.stdout.readline() for _ in range(2)] == ["called\n"] * 2
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130 and "goes on from there" in errors and "Traceback" not in errors

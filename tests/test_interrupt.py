@@ -1,0 +1,66 @@
+"""Ctrl-C at a chosen moment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from luthier.interrupt import Interrupts
+
+
+def ctrl_c() -> str:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.01)  # Python runs the handler between two instructions
+    return "done"
+
+
+def test_it_waits_where_records_are_written() -> None:
+    with Interrupts() as interrupts:
+        assert ctrl_c() == "done"
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.check()
+
+
+def test_it_stops_user_code_at_once() -> None:
+    reached = []
+    with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt), interrupts.allowed():
+        reached.append(1)
+        ctrl_c()
+        reached.append(2)
+    assert reached == [1]
+
+
+def test_a_report_out_of_user_code_is_written_first() -> None:
+    written: list[str] = []
+    with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt), interrupts.allowed():
+        interrupts.deferred(lambda: written.append(ctrl_c()))
+        written.append("more")
+    assert written == ["done"]
+
+
+def test_a_second_one_is_always_raised() -> None:
+    with Interrupts(), pytest.raises(KeyboardInterrupt):
+        assert ctrl_c() == "done"
+        ctrl_c()
+
+
+def test_the_handler_before_is_put_back_and_other_threads_are_left_alone() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with Interrupts():
+        assert signal.getsignal(signal.SIGINT) != before
+    assert signal.getsignal(signal.SIGINT) == before
+    seen = []
+
+    def elsewhere() -> None:
+        with Interrupts() as interrupts:
+            interrupts.check()
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert seen == [before]

@@ -1,0 +1,88 @@
+"""What is read from a history: trials as chains of jobs, schedules, the front, and plain rows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from luthier.export import to_csv, to_json
+from luthier.jobs import Budget, History, Job
+from luthier.seeds import Seeds
+from luthier.space import Choice, Float, Int, Space
+from luthier.study import Study
+
+SPACE = Space(x=Float(-1.0, 1.0), lr=Float(1e-4, 1.0, log=True), layers=Int(1, 4))
+
+
+@dataclass(frozen=True)
+class Halving:
+    """Continues the better half of its first four trials under lr 0.5; the first of them twice."""
+
+    budget: Budget = field(default_factory=Budget, repr=False)
+    extendable: ClassVar[bool] = False
+
+    def bind(self, budget: Budget) -> Halving:
+        return Halving(budget)
+
+    def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
+        first = len(history)
+        if first < 4:
+            fresh = range(first, min(4, first + count))
+            return [Job(n, history.space.sample(seeds.rng(n, "propose")), 2, None, {"slot": n}) for n in fresh]
+        if history.pending and min(history.pending) < 4:
+            return []
+        best, second = (int(number) for number in history.values[:4, 0].argsort()[:2])
+        rest = [(best, best), (second, second), (best, 7)][first - 4 :][:count]
+        return [
+            Job(first + i, {**history.final(parent), "lr": 0.5}, 3, parent, {"slot": slot})
+            for i, (parent, slot) in enumerate(rest)
+        ]
+
+
+def test_continued_jobs_are_one_trial_with_a_schedule() -> None:
+    study = Study("chains", SPACE, method=Halving())
+    while jobs := study.ask(4):
+        for job in jobs:
+            study.tell(job, -float(job.number))
+    records = study.trials
+    assert len(records) == 5 and len(study.history) == 7
+    assert [record.jobs for record in records] == [(0,), (1,), (2, 5), (3, 4), (6,)]
+    assert [record.parent for record in records] == [None, None, None, None, 3]  # a copy of trial 3, in another slot
+    longest = [record for record in records if len(record.jobs) == 2]
+    assert all(record.steps == 5 for record in longest)
+    best = study.best
+    assert best is not None
+    start = study.history.jobs[best.number].parent
+    assert start is not None
+    assert best.schedule == [(0, study.history.jobs[start].config), (2, {**best.config, "lr": 0.5})]
+
+
+def test_several_objectives_have_a_front() -> None:
+    study = Study("front", SPACE, metric=["loss", "size"], mode=["min", "max"], trials=4)
+    pairs = [(1.0, 1.0), (2.0, 5.0), (3.0, 4.0), (0.5, 0.5)]
+    for job, (loss, size) in zip(study.ask(4), pairs, strict=True):
+        study.tell(job, {"loss": loss, "size": size})
+    assert [point.number for point in study.front] == [0, 1, 3]
+    best = study.best
+    assert best is not None and best.number == 3
+
+
+def test_rows_for_csv_json_and_pandas() -> None:
+    space = Space(x=Float(0.0, 1.0), v=Float(0.0, 1.0, shape=(2,)), kind=Choice(["a", "b"]))
+    study = Study("rows", space, trials=3)
+    a, b, _ = study.ask(3)
+    study.tell(a, {"loss": 1.0, "accuracy": 0.5}, final={**a.config, "x": 0.25})
+    study.tell(b, {"loss": math.nan})
+    rows = study.to_records()
+    assert [row["status"] for row in rows] == ["ok", "diverged", "running"]
+    assert rows[0]["final.x"] == 0.25 and "final.kind" not in rows[0]
+    read = list(csv.DictReader(io.StringIO(to_csv(study.history))))
+    assert float(read[0]["config.x"]) == a.config["x"] and json.loads(read[0]["config.v"]) == a.config["v"]
+    assert read[1]["metrics.accuracy"] == ""
+    assert json.loads(to_json(study.history))[1]["metrics.loss"] == "nan"
+    frame = study.to_pandas()
+    assert frame["metrics.loss"][0] == 1.0 and list(frame["number"]) == [0, 1, 2]
