@@ -241,7 +241,7 @@ class Ledger:
         """At the end of a study: remove every file that no job that is kept names."""
         self.tidy()
         if not self.history.pending:
-            self.checkpoints.keep_only(set(self._files))
+            self.checkpoints.keep_only(self._files.keys() - self._condemned.keys())
 
     def _claim(self, count: int) -> list[Job]:
         if len(self.history.pending) == len(self.mine) or time.monotonic() < self._next_claim:

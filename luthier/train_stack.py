@@ -75,8 +75,11 @@ def _run(
         data = _Data(work, program, adapter, first)
         width = measured_width(program, adapter, first[0].state, data, len(group))
         for i in range(0, len(group), width):
-            members = [_begin(work, program, adapter, job, saved) for job in group[i : i + width]]
-            yield from _train(work, program, adapter, members, on_reports)
+            stop = on_reports([])  # the time may be up before these have begun
+            yield from (Result(job.number, "pruned") for job in group[i : i + width] if job.number in stop)
+            members = [_begin(work, program, adapter, j, saved) for j in group[i : i + width] if j.number not in stop]
+            if members:
+                yield from _train(work, program, adapter, members, on_reports)
 
 
 class _Saved:

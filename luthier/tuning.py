@@ -175,6 +175,7 @@ class _Loop:
             StudyError: After ``max_failures`` failures in a row.
         """
         self.running.difference_update(result.number for result in results)
+        results = [result for result in results if result.steps or result.status != "pruned"]  # others never began
         accepted = set(self.ledger.record(results))
         self.fresh += len(accepted)
         if self.work.save:

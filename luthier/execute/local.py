@@ -171,7 +171,7 @@ class Local:
 
     def _ask(self, reports: list[Report]) -> set[int]:
         try:
-            return self._on_reports(reports) if reports else set()
+            return self._on_reports(reports)
         except Exception as error:
             self._raised = error
             raise

@@ -260,7 +260,7 @@ def test_a_stack_is_split_over_the_workers_and_gives_the_same_numbers(start: Sta
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_error_of_the_study_is_not_the_jobs(start: Start, workers: int) -> None:
     def on_reports(reports: list[Report]) -> set[int]:
-        if reports[0].number == 1:
+        if reports and reports[0].number == 1:
             raise ValueError("the store is full")
         return set()
 
