@@ -160,7 +160,9 @@ class History:
         return len(self.jobs)
 
     def add(self, event: Event) -> None:
-        """Append a job, a report or a result. A report whose step is not past the job's last one counts as an event only.
+        """Append a job, a report or a result.
+
+        A report whose step is not past the job's last one is an event, but not a point of the job's curve.
 
         Raises:
             StudyError: If the job's number is not the next one, or the event is of an unknown or finished job.
@@ -226,7 +228,9 @@ class History:
 
     def objective_values(self, metrics: Mapping[str, float]) -> list[float]:
         """The objectives in ``metrics``, minimised; NaN where one is absent."""
-        return [sign * float(metrics.get(name, np.nan)) for name, sign in zip(self.objectives, self._signs, strict=True)]
+        return [
+            sign * float(metrics.get(name, np.nan)) for name, sign in zip(self.objectives, self._signs, strict=True)
+        ]
 
     def final(self, number: int) -> Config:
         """Hyperparameters at the end of job ``number``."""
@@ -271,7 +275,8 @@ class History:
         del self.pending[n]
         self.arrival.append(n)
         value = columns["values"][n, 0]
-        if result.status == "ok" and np.isfinite(value) and (self.best is None or value < columns["values"][self.best, 0]):
+        best = np.inf if self.best is None else columns["values"][self.best, 0]
+        if result.status == "ok" and value < best:  # never so of NaN
             self.best = n
 
     def _check_running(self, number: int, what: str) -> None:

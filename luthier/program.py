@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from torch.func import vmap
 from luthier.errors import TaskError
 from luthier.losses import stacked_loss
 from luthier.optim import SGD, Adam
-from luthier.optim.common import Tensors
+from luthier.optim.common import Tensors, read
 from luthier.stack import Noise, stack_module, unstack_into
 
 if TYPE_CHECKING:
@@ -61,7 +62,9 @@ class Program:
         self._penalty = None if task.penalty is None else vmap(task.penalty)
         self._check_readers(config)
 
-    def init(self, config: Config, key: int, parent: State | None = None, overwrite: Mapping[str, Any] | None = None) -> State:
+    def init(
+        self, config: Config, key: int, parent: State | None = None, overwrite: Mapping[str, Any] | None = None
+    ) -> State:
         """A stack of one: a fresh training, or the continuation of ``parent`` with some values overwritten.
 
         Args:
@@ -78,7 +81,10 @@ class Program:
         }
         if parent is not None:
             changed = config if overwrite is None else overwrite
-            kept = {name: parent["hyper"].get(name, value) if name not in changed else value for name, value in hyper.items()}
+            kept = {
+                name: parent["hyper"].get(name, value) if name not in changed else value
+                for name, value in hyper.items()
+            }
             noise_key = torch.tensor([key], device=self.device) if changed else parent["key"]
             return {**parent, "hyper": kept, "key": noise_key}
         model = self._model(config, key)
@@ -115,19 +121,15 @@ class Program:
         """
         params = {name: param.detach().requires_grad_() for name, param in state["params"].items()}
         losses, buffers = self.losses(params, state["buffers"], hyper, batch, Noise(state["key"], state["t"]))
-        gradients = torch.autograd.grad(
-            losses.sum(), list(params.values()), allow_unused=True, materialize_grads=True
-        )
+        gradients = torch.autograd.grad(losses.sum(), list(params.values()), allow_unused=True, materialize_grads=True)
         return losses.detach(), dict(zip(params, gradients, strict=True)), {n: b.detach() for n, b in buffers.items()}
 
     def apply(self, state: State, hyper: Tensors, gradients: Tensors, buffers: Tensors) -> State:
         """The state after the optimizer's update with ``gradients``."""
         if self.schedules:
             epoch = state["t"].to(self.task.dtype) / self.epoch_steps
-            lr = hyper.get("lr", self.optimizer.lr)
-            for schedule in self.schedules:
-                lr = lr * schedule.factor(epoch, hyper)
-            hyper = {**hyper, "lr": lr}
+            factors = [schedule.factor(epoch, hyper) for schedule in self.schedules]
+            hyper = {**hyper, "lr": math.prod(factors, start=read("lr", self.optimizer.lr, hyper))}  # type: ignore[dict-item]
         params, opt = self.optimizer.update(state["params"], gradients, state["opt"], hyper, state["t"])
         return {**state, "params": params, "opt": opt, "buffers": buffers, "t": state["t"] + 1}
 
@@ -141,9 +143,7 @@ class Program:
         totals: dict[str, Any] = dict.fromkeys(functions, 0.0)
         all_inputs, all_targets = self.task.tensors(split)
         rows = len(all_inputs)
-        for inputs, targets in zip(
-            all_inputs.split(EVALUATION_ROWS), all_targets.split(EVALUATION_ROWS), strict=True
-        ):
+        for inputs, targets in zip(all_inputs.split(EVALUATION_ROWS), all_targets.split(EVALUATION_ROWS), strict=True):
             outputs, _ = self._eval(state["params"], state["buffers"], inputs, state["hyper"], None)
             for name, function in functions.items():
                 totals[name] = totals[name] + function(outputs, targets, state["hyper"]).double() * len(inputs)
@@ -175,9 +175,8 @@ class Program:
             raise TaskError(
                 f"nothing reads the hyperparameter {unread[0]!r}",
                 where="TorchTask(space=…)",
-                remedy="The optimizer reads "
-                + ", ".join(self.optimizer.reads)
-                + "; other names are read by model(config), lt.nn.Dropout(name), the loss, penalty, augment or schedule.",
+                remedy=f"The optimizer reads {', '.join(self.optimizer.reads)}; other names are read by model(config), "
+                "lt.nn.Dropout(name), the loss, penalty, augment or schedule.",
             )
         if "lr" not in config and self.optimizer.lr is None:
             raise TaskError(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +78,9 @@ class TorchTask:
                 raise TaskError(f"{value!r} cannot be called", where=f"TorchTask({name}=…)", remedy="Give a function.")
         if not isinstance(self.space, Space):
             raise TaskError(
-                f"{self.space!r} is not a Space", where="TorchTask(space=…)", remedy="Write lt.Space(lr=lt.Float(…), …)."
+                f"{self.space!r} is not a Space",
+                where="TorchTask(space=…)",
+                remedy="Write lt.Space(lr=lt.Float(…), …).",
             )
         rows = len(self.data.train.inputs)
         if not 1 <= self.batch_size <= rows:
@@ -117,7 +118,7 @@ class TorchTask:
             if name is None:
                 return path
             path = (*path, (name, _hashable(config.get(name))))
-        recorder = Recorder(config)
+        recorder: Any = Recorder(config)  # not a Config by its type, to the user's functions all the same
         with torch.random.fork_rng(devices=[]):
             self.model(recorder)
         if not isinstance(self.optimizer, SGD | Adam):
@@ -167,11 +168,14 @@ class TorchTask:
         return len(self.data.train.inputs) // self.rows_in_batch(config)
 
 
-class Recorder(dict[str, Any]):
-    """A configuration that remembers, in order, which of its names were read."""
+class Recorder(Mapping[str, Any]):
+    """A configuration that remembers, in order, which of its names were read.
+
+    It is no dict: ``{**config}`` would copy a dict's values without asking for them.
+    """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__(config)
+        self._config = dict(config)
         self.seen: dict[str, None] = {}
 
     def note(self, name: str) -> None:
@@ -180,36 +184,20 @@ class Recorder(dict[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         self.note(name)
-        return super().__getitem__(name)
+        return self._config[name]
 
-    def get(self, name: str, default: Any = None) -> Any:
-        self.note(name)
-        return super().get(name, default)
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._config)
 
-    def __contains__(self, name: object) -> bool:
-        self.note(str(name))
-        return super().__contains__(name)
+    def __len__(self) -> int:
+        return len(self._config)
 
-    def __iter__(self):
-        for name in super().__iter__():
-            self.note(name)
-            yield name
+    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        return {**self, **other}
 
-    def items(self):
-        return [(name, self[name]) for name in self]
-
-    def values(self):
-        return [self[name] for name in self]
-
-
-def takes_hyper(function: Callable[..., Any], arguments: int) -> bool:
-    """Whether ``function`` takes one positional argument more than ``arguments``."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return False
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty]
-    return len(positional) > arguments
+    def copy(self) -> dict[str, Any]:
+        """All values, as a dict."""
+        return {**self}
 
 
 def _hashable(value: Any) -> Any:

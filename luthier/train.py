@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 OnReports = Callable[[list[Report]], set[int]]
 """Takes reports to the study and returns the numbers of jobs that are asked to stop; an empty list only asks."""
 
-MOST_STACKED = 64
+MOST_STACKED = 256
 """Members of one chunk under ``width="auto"``; the width trained at once is measured where they are trained."""
 
 

@@ -17,9 +17,11 @@ from luthier.batches import Batches
 from luthier.errors import CheckpointError
 from luthier.jobs import Job, Report, Result, Status
 from luthier.stack.run import make_runner, measured_width
+from luthier.torch_task import TorchTask
 
 if TYPE_CHECKING:
     from luthier.program import Program, State
+    from luthier.store.checkpoints import Checkpoints
     from luthier.train import Work
 
 PARTIAL = "partial-"  # how the file of a job in the middle of its training is called
@@ -41,7 +43,12 @@ class Member:
 
 def group_key(work: Work, job: Job, parents: Mapping[int, Result]) -> Hashable:
     """Jobs with equal keys may train as one stack (their ages are told apart later, from their checkpoints)."""
-    return (work.task.static(job.config), tuple(job.config), job.parent is None)
+    return (_task(work).static(job.config), tuple(job.config), job.parent is None)
+
+
+def _task(work: Work) -> TorchTask:
+    assert isinstance(work.task, TorchTask)
+    return work.task.on(work.device)
 
 
 def run_stack(
@@ -66,7 +73,7 @@ def run_stack(
 def _run(
     work: Work, jobs: list[Job], parents: Mapping[int, Result], on_reports: Callable[[list[Report]], set[int]]
 ) -> Iterator[Result]:
-    program = work.task.on(work.device).program(jobs[0].config)
+    program = _task(work).program(jobs[0].config)
     adapter = work.adapter or Plain()
     saved = _Saved(work, program, jobs, parents)
     for age in sorted({saved.age(job) for job in jobs}):
@@ -146,7 +153,7 @@ class _Data:
     """The batches that a stack of members sees."""
 
     def __init__(self, work: Work, program: Program, adapter: Any, members: list[Member]) -> None:
-        keys = torch.cat([member.state["key"] for member in members]) if work.task.own_batches else None
+        keys = torch.cat([member.state["key"] for member in members]) if program.task.own_batches else None
         self._window = adapter.window
         self._train = Batches(program, "train", work.seeds, keys)
         self._valid = Batches(program, "valid", work.seeds, keys) if adapter.needs_valid else None
@@ -162,7 +169,7 @@ def _train(
 ) -> Iterator[Result]:
     """Train members of equal age to their ends."""
     window = adapter.window
-    every = max(1, round(program.epoch_steps * work.task.evaluate_every))
+    every = max(1, round(program.epoch_steps * program.task.evaluate_every))
     state = _stack([member.state for member in members])
     rows = list(members)  # the member in each row of the stack; a row stays when its member has ended
     active = set(range(len(rows)))
@@ -194,13 +201,16 @@ def _train(
                 rows[i].reports.append(report)
                 rows[i].seconds += share
             stop = on_reports(list(reports.values()))
-            ended = {i: _status(rows[i], report, position, stop) for i, report in reports.items()}
-            ended = {i: status for i, status in ended.items() if status}
+            ended: dict[int, Status] = {}
+            for i, report in reports.items():
+                status = _status(rows[i], report, position, stop)
+                if status is not None:
+                    ended[i] = status
             if ended:
                 yield from _finish(work, adapter, state, rows, ended, position)
                 active -= set(ended)
             if active and time.monotonic() - saved > PARTIAL_SECONDS and work.checkpoints:
-                _save_partial(work, state, rows, active)
+                _save_partial(work.checkpoints, state, rows, active)
                 saved = time.monotonic()
         keep = sorted(active)  # compact: half of the stack has ended
         state, rows, active = _rows(state, keep), [rows[i] for i in keep], set(range(len(keep)))
@@ -254,14 +264,14 @@ def _finish(
             work.checkpoints.remove([member.partial])
 
 
-def _save_partial(work: Work, state: State, rows: list[Member], active: set[int]) -> None:
+def _save_partial(checkpoints: Checkpoints, state: State, rows: list[Member], active: set[int]) -> None:
     for i in active:
         member, old = rows[i], rows[i].partial
         reports = [[report.step, dict(report.metrics), dict(report.hyperparameters)] for report in member.reports]
         meta = {"start": member.start, "end": member.end, "seconds": member.seconds, "reports": reports}
-        member.partial = work.checkpoints.save(f"{PARTIAL}{member.job.number}", _rows(state, [i]), meta)
+        member.partial = checkpoints.save(f"{PARTIAL}{member.job.number}", _rows(state, [i]), meta)
         if old is not None:
-            work.checkpoints.remove([old])
+            checkpoints.remove([old])
 
 
 def _stack(states: list[State]) -> State:
@@ -299,5 +309,5 @@ def _restore(work: Work, job: Job, result: Result) -> tuple[Program, State]:
         )
     file, row = result.checkpoint
     state, _ = work.checkpoints.load(file)
-    program = work.task.on(work.device).program(job.config)
+    program = _task(work).program(job.config)
     return program, _to(_rows(state, [row]), program)

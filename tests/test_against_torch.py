@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import NETWORKS, SPACE, digits_task
 from torch import Tensor, nn
 
 import luthier as lt
@@ -16,7 +17,6 @@ from luthier.batches import Batches
 from luthier.seeds import Seeds
 from luthier.stack import Noise
 from luthier.train_stack import _rows, _stack
-from networks import NETWORKS, SPACE, digits_task
 
 STEPS, MEMBERS = 50, 3
 OPTIMIZERS: dict[str, tuple[Any, Callable[..., torch.optim.Optimizer]]] = {

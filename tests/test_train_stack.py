@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import NETWORKS, digits_task, equal
 from torch.utils import _pytree as pytree
 
 import luthier as lt
@@ -19,7 +20,6 @@ from luthier.seeds import Seeds
 from luthier.stack.trace import Eager, Traced, trace
 from luthier.store.checkpoints import Checkpoints
 from luthier.train import Work
-from networks import NETWORKS, digits_task, equal
 
 EPOCH = 33  # steps of one epoch: 1,077 rows of the digits in batches of 32
 
@@ -165,7 +165,7 @@ def test_a_job_cut_in_the_middle_goes_on_where_it_was(tmp_path: Path, monkeypatc
     whole = train(whole_work, jobs, on_reports=lambda reports: curves.extend(reports) or set())
 
     def interrupt(reports: list[Report]) -> set[int]:
-        if reports[0].step == 4 * EPOCH:
+        if reports and reports[0].step == 4 * EPOCH:
             raise KeyboardInterrupt
         return set()
 
@@ -187,7 +187,7 @@ def test_reports_come_once_an_epoch_and_pruning_stops_a_member(tmp_path: Path):
 
     def stop_one(reports: list[Report]) -> set[int]:
         seen.extend(reports)
-        return {1} if reports[0].step >= 2 * EPOCH else set()
+        return {1} if reports and reports[0].step >= 2 * EPOCH else set()
 
     results = train(work_on(task, tmp_path), jobs, on_reports=stop_one)
     assert results[1].status == "pruned" and results[1].steps == 2 * EPOCH

@@ -113,7 +113,7 @@ def test_use_out_of_order(start: Start) -> None:
 def test_capacity(start: Start) -> None:
     function, network = work_on(lambda config: 0.0), Work(digits_task(), Seeds(0))
     for settings, of_function, of_network in [
-        ({}, 1, 64),
+        ({}, 1, 256),
         ({"width": 8}, 1, 8),
         ({"workers": 2, "width": 8}, 2, 16),
     ]:
