@@ -276,7 +276,7 @@ class History:
         self.arrival.append(n)
         value = columns["values"][n, 0]
         best = np.inf if self.best is None else columns["values"][self.best, 0]
-        if result.status == "ok" and value < best:  # never so of NaN
+        if result.status == "ok" and -np.inf < value < best:  # never so of NaN
             self.best = n
 
     def _check_running(self, number: int, what: str) -> None:
