@@ -29,11 +29,8 @@ def _within(tensor: Tensor) -> tuple[int, ...]:
 
 
 def _shapes_error(outputs: Tensor, targets: Tensor, remedy: str) -> TaskError:
-    return TaskError(
-        f"an output of shape {tuple(outputs.shape[1:])} and a target of shape {tuple(targets.shape[1:])}",
-        where="loss(output, target)",
-        remedy=remedy,
-    )
+    what = f"an output of shape {tuple(outputs.shape[1:])} and a target of shape {tuple(targets.shape[1:])}"
+    return TaskError(what, where="loss(output, target)", remedy=remedy)
 
 
 def _like(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -320,10 +317,10 @@ def _takes_hyper(loss: Any, name: str) -> bool:
     """Whether the function has a third positional argument without a default, or one called hyper."""
     try:
         arguments = list(inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).parameters.values())
-    except (TypeError, ValueError):  # not callable, or built in
+    except (TypeError, ValueError) as error:  # not callable, or built in
         if callable(loss):
             return False
-        arguments = []
+        raise TaskError(f"{loss!r} cannot be called", where="loss", remedy="Give a function.") from error
     kinds = inspect.Parameter
     if any(argument.kind is kinds.VAR_POSITIONAL for argument in arguments):
         return False
@@ -341,14 +338,9 @@ def _takes_hyper(loss: Any, name: str) -> bool:
 
 def _are_own(outputs: Tensor, targets: Tensor) -> bool:
     """Whether targets have the members' axis, from the shapes."""
-    if targets.is_floating_point() and targets.shape == outputs.shape[1:]:
-        return False
     if targets.shape[:2] == outputs.shape[:2]:
-        return True
+        return not (targets.is_floating_point() and targets.shape == outputs.shape[1:])
     if targets.shape[:1] == outputs.shape[1:2]:
         return False
-    raise TaskError(
-        f"outputs of shape {tuple(outputs.shape)} and targets of shape {tuple(targets.shape)}",
-        where="stacked loss",
-        remedy="Give targets (batch, …) or (members, batch, …).",
-    )
+    what = f"outputs of shape {tuple(outputs.shape)} and targets of shape {tuple(targets.shape)}"
+    raise TaskError(what, where="stacked loss", remedy="Give targets (batch, …) or (members, batch, …).")

@@ -62,4 +62,6 @@ def equal(left: Any, right: Any) -> bool:
     from torch.utils import _pytree as pytree
 
     a, b = pytree.tree_leaves(left), pytree.tree_leaves(right)
-    return len(a) == len(b) and all(torch.equal(x.nan_to_num(0.5), y.nan_to_num(0.5)) for x, y in zip(a, b, strict=True))
+    return len(a) == len(b) and all(
+        torch.equal(x.nan_to_num(0.5), y.nan_to_num(0.5)) for x, y in zip(a, b, strict=True)
+    )

@@ -1,4 +1,4 @@
-"""Networks of many kinds, to be stacked: how each is made, the shape of its inputs, and the form that it should take."""
+"""Networks of many kinds to stack: how each is made, the shape of its inputs, and the form that it should take."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ MODELS: dict[str, Model] = {
     "unusual norms": Model(unusual_norms, (6,)),
     "conv 1d": Model(conv_1d, (3, 12), fallbacks=2),
     "embedding": Model(embedding, (3,), indices=11),
-    "padded embedding": Model(padded_embedding, (3,), fallbacks=1, indices=11),
+    "padded embedding": Model(padded_embedding, (3,), indices=11),
     "sigmoid family": Model(
         lambda: nn.Sequential(
             *(nn.Linear(4, 5), nn.GELU(), nn.Linear(5, 5), nn.SiLU(), nn.Linear(5, 5), nn.ELU(), nn.Linear(5, 7)),

@@ -64,24 +64,24 @@ def drop(site: Site, call: Call, x: Value) -> Value:
             where=f"model, {site.where}",
             remedy="Give noise=Noise(key, step).",
         )
-    rate = _rate(site, call)
     number, call.draws = call.draws, call.draws + 1
     batch_last = x.layout == "last"
     tensor = x.tensor if batch_last else plain(x, call.members)  # (members, …)
     shape = tensor.shape[1:][::-1] if batch_last else tensor.shape[1:]
     if site.channels:
         shape = (*shape[:2], *(1,) * (len(shape) - 2))
+    rate = _rate(site, call) if isinstance(site.rate, str) else site.rate
+    if isinstance(rate, Tensor):
+        scale = torch.where(rate < 1, 1 / (1 - rate), 0.0).to(tensor.dtype).view(-1, *(1,) * len(shape))
+    else:
+        scale = 1 / (1 - rate) if rate < 1 else 0.0
     keep = call.noise.keep(number, shape, rate, batch_last=batch_last)
-    scale = torch.where(rate < 1, 1 / (1 - rate), 0.0).to(tensor.dtype)
-    return Value(tensor * (keep * scale.view(-1, *(1,) * len(shape))), "last" if batch_last else "plain")
+    return Value(tensor * (keep.to(tensor.dtype) * scale), "last" if batch_last else "plain")
 
 
 def _rate(site: Site, call: Call) -> Tensor:
-    """The rate of each member, (members,); float64 where it is a constant, so that it keeps its bits."""
-    assert call.noise is not None
-    if not isinstance(site.rate, str):
-        return torch.full_like(call.noise.key, site.rate, dtype=torch.float64)
-    rate = call.hyper.get(site.rate)
+    """The rate of each member, (members,)."""
+    rate = call.hyper.get(str(site.rate))
     if rate is None:
         raise TaskError(
             f"there is no hyperparameter {site.rate!r}",

@@ -9,7 +9,6 @@ the rest, and MKL takes another path for a batch of one vector product. :func:`a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -23,6 +22,8 @@ Layout = Literal["shared", "plain", "last"]
 Rule = Callable[..., Any]  # rule(call, *args, **kwargs), with a Value for each tensor
 Names = Mapping[str, str]  # a module's own parameters and buffers: name inside the module -> name in the model
 LANES = 32  # two AVX-512 registers of float32: the unit of torch's vectorised loops, and a multiple of all smaller ones
+
+SMALL = 400  # multiplications of a product that torch computes without MKL
 
 
 class Unknown(Exception):  # noqa: N818
@@ -110,7 +111,7 @@ def aligned(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 def fills_registers(x: Tensor) -> bool:
     """Whether each member, (members, …), fills whole vector registers, or runs where there are none."""
-    return x.device.type != "cpu" or x.numel() % (LANES * max(len(x), 1)) == 0
+    return x.numel() % (LANES * x.shape[0]) == 0 or x.device.type != "cpu"
 
 
 def product(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -121,13 +122,14 @@ def product(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
         x: (members, in, batch).
         bias: (members, out) or None.
     """
-    sizes = (*weight.shape[1:], x.shape[2])
-    single = len(weight) == 1 and min(sizes) == 1 and math.prod(sizes) > 1 and x.device.type == "cpu"
-    if single:  # MKL computes one vector product otherwise than one of several
+    (members, out, inner), batch = weight.shape, x.shape[2]
+    vectors = 1 in (out, inner, batch) and out * inner * batch >= SMALL and x.device.type == "cpu"
+    if vectors and members == 1:  # MKL computes one vector product otherwise than one of several
         weight, x = weight.expand(2, -1, -1), x.expand(2, -1, -1)
         bias = None if bias is None else bias.expand(2, -1)
     result = torch.bmm(weight, x) if bias is None else torch.baddbmm(bias.unsqueeze(2), weight, x)
-    return result[:1] if single else result
+    # and by the strides of axes of length one: the gradient of a slice has those of a new tensor
+    return result[:members] if vectors else result
 
 
 def pointwise(function: Callable[..., Tensor], call: Call, *args: Any, exact: bool = True, **kwargs: Any) -> Any:

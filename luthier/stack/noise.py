@@ -17,7 +17,7 @@ from torch import Tensor
 BITS = 24  # of a number in [0, 1): all that a float32 holds
 _HALF = 1 << (BITS - 1)
 
-# Odd 64-bit constants, written as signed: the first two are the finaliser of MurmurHash3 (Appleby 2011, public domain),
+# Odd 64-bit constants, written as signed: the first two are of MurmurHash3's finaliser (Appleby 2011, public domain),
 # the third is 2^64 / golden ratio, and the others are the leading hexadecimal digits of pi.
 _FIRST, _SECOND = 0xFF51AFD7ED558CCD - (1 << 64), 0xC4CEB9FE1A85EC53 - (1 << 64)
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -65,13 +65,9 @@ class Noise:
         element = element.view(tuple(shape))
         if batch_last:
             element = element.permute(*reversed(range(element.ndim))).contiguous()
-        offset = ((self.site + site) * _SITE + _GOLDEN) % (1 << 64)
-        offset -= (offset >> 63) << 64  # as a signed integer
-        state = self.key * _KEY + self.step * _STEP + offset
-        multiplier = _mix(state)
-        increment = _mix(multiplier + _GOLDEN)
-        ones = (1,) * element.ndim
-        return torch.addcmul(increment.view(-1, *ones), (multiplier | 1).view(-1, *ones), element)
+        state = self.key * _KEY + self.step * _STEP + _signed((self.site + site + 1) * _SITE)
+        multiplier, increment = _mix(torch.stack((state, state + _GOLDEN))).view(2, -1, *(1,) * element.ndim).unbind(0)
+        return torch.addcmul(increment, multiplier, element)
 
     def uniform(self, site: int, shape: Sequence[int], *, dtype: torch.dtype = torch.float32) -> Tensor:
         """Uniform numbers in [0, 1), (members, \\*shape), multiples of 2^-24.
@@ -95,23 +91,29 @@ class Noise:
         number = (self.bits(site, shape) >> (64 - BITS)).to(dtype)
         return torch.erfinv((number + 0.5) * 2.0 ** (1 - BITS)) * math.sqrt(2)  # the half keeps it off -1 and 1
 
-    def keep(self, site: int, shape: Sequence[int], rate: Tensor, *, batch_last: bool = False) -> Tensor:
+    def keep(self, site: int, shape: Sequence[int], rate: Tensor | float, *, batch_last: bool = False) -> Tensor:
         """True with probability ``1 - rate``, (members, \\*shape) bool: where ``uniform(site, shape) >= rate``.
 
         Args:
             site: The place of the draw: draws of unequal sites are independent.
             shape: Of one member's draw.
-            rate: One probability a member, (members,), in [0, 1). At 1 the result is undefined.
+            rate: A probability, or one a member, (members,), in [0, 1). At 1 the result is undefined.
             batch_last: Return (members, \\*shape reversed), the same values transposed.
         """
         bits = self.bits(site, shape, batch_last=batch_last)
-        threshold = ((rate.detach() * 2.0**BITS).ceil().to(torch.int64) - _HALF) << (64 - BITS)
-        return bits >= threshold.view(-1, *(1,) * len(shape))
+        if isinstance(rate, Tensor):
+            number = (rate.detach() * 2.0**BITS).ceil().to(torch.int64)
+            return bits >= ((number - _HALF) << (64 - BITS)).view(-1, *(1,) * len(shape))
+        return bits >= (math.ceil(rate * 2.0**BITS) - _HALF) << (64 - BITS)
+
+
+def _signed(number: int) -> int:
+    """The 64-bit integer with the bits of ``number``."""
+    number %= 1 << 64
+    return number - (number >> 63 << 64)
 
 
 def _mix(state: Tensor) -> Tensor:
-    """A one-to-one scrambling of 64-bit integers (the masks make torch's arithmetic shifts logical)."""
-    low = (1 << 31) - 1
-    state = (state ^ ((state >> 33) & low)) * _FIRST
-    state = (state ^ ((state >> 33) & low)) * _SECOND
-    return state ^ ((state >> 33) & low)
+    """A scrambling of 64-bit integers, all but one-to-one: torch's shift keeps the sign, which costs a bit or two."""
+    state = (state ^ (state >> 33)) * _FIRST
+    return (state ^ (state >> 33)) * _SECOND

@@ -42,14 +42,14 @@ class Step:
 
     def run(self, call: Call, results: list[Any]) -> Any:
         """The step's result."""
-        args = tuple(fill(argument, results) for argument in self.args)
+        args = [results[a.index] if type(a) is Reference else fill(a, results) for a in self.args]
         kwargs = {name: fill(argument, results) for name, argument in self.kwargs.items()} if self.kwargs else {}
         if self.rule is not None:
             try:
                 return self.rule(call, *args, **kwargs)
             except Unknown:
                 self.fell_back = True
-        return self._fallback(self.lifted, call, args, kwargs)
+        return self._fallback(self.lifted, call, tuple(args), kwargs)
 
 
 class Plan:

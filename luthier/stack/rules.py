@@ -120,12 +120,14 @@ def embedding(
     sparse: bool = False,
 ) -> Value:
     """``F.embedding``: one table of all members' rows."""
-    if weight.layout == "shared" or max_norm is not None or scale_grad_by_freq or sparse or padding_idx is not None:
+    if weight.layout == "shared" or max_norm is not None or scale_grad_by_freq or sparse:
         raise Unknown
     table = plain(weight, call.members)  # (members, rows, width)
     index = plain(x, call.members)
     offset = torch.arange(call.members, device=index.device) * table.shape[1]
     rows = F.embedding(index + offset.view(-1, *(1,) * (index.ndim - 1)), table.flatten(0, 1))
+    if padding_idx is not None:  # read, but not trained
+        rows = torch.where((index == padding_idx % table.shape[1]).unsqueeze(-1), rows.detach(), rows)
     return Value(rows, "plain")
 
 

@@ -33,7 +33,7 @@ def convolve(
     """A convolution of each member.
 
     On a CPU one after the other: oneDNN's kernels for many groups of few channels are no faster, and give a member
-    other bits than it has alone. On an accelerator one grouped convolution, members folded into the channels.
+    other bits than it has alone. On an accelerator all at once.
 
     Args:
         function: ``F.conv1d`` or its like.
@@ -45,18 +45,46 @@ def convolve(
     """
     if x.rank != weight.ndim - 1:
         raise Unknown  # without a batch axis
-    biases = [None] * len(weight) if bias is None else bias.unbind(0)
-    if weight.device.type == "cpu":
-        inputs = [x.tensor] * len(weight) if x.layout == "shared" else plain(x, call.members).unbind(0)
-        pairs = zip(inputs, weight.unbind(0), biases, strict=True)
-        return Value(torch.stack([function(*pair, *settings) for pair in pairs]), "plain")
-    folded_bias = None if bias is None else bias.flatten()
+    form = in_turn if weight.device.type == "cpu" else grouped
+    return form(function, call, x, weight, bias, settings)
+
+
+def in_turn(
+    function: Callable[..., Tensor],
+    call: Call,
+    x: Value,
+    weight: Tensor,
+    bias: Tensor | None,
+    settings: tuple[Any, ...],
+) -> Value:
+    """:func:`convolve`, one member after the other."""
+    members = call.members
+    if members == 1:  # views, where a stack of one would copy
+        inputs = x.tensor if x.layout == "shared" else plain(x, 1).squeeze(0)
+        result = function(inputs, weight.squeeze(0), None if bias is None else bias.squeeze(0), *settings)
+        return Value(result.unsqueeze(0), "plain")
+    rows = [x.tensor] * members if x.layout == "shared" else plain(x, members).unbind(0)
+    biases = [None] * members if bias is None else bias.unbind(0)
+    triples = zip(rows, weight.unbind(0), biases, strict=True)
+    return Value(torch.stack([function(*triple, *settings) for triple in triples]), "plain")
+
+
+def grouped(
+    function: Callable[..., Tensor],
+    call: Call,
+    x: Value,
+    weight: Tensor,
+    bias: Tensor | None,
+    settings: tuple[Any, ...],
+) -> Value:
+    """:func:`convolve`, all members as the groups of one convolution."""
+    kernels, offsets = weight.flatten(0, 1), None if bias is None else bias.flatten()
     if x.layout == "shared" and settings[3] == 1:
-        folded = function(x.tensor, weight.flatten(0, 1), folded_bias, *settings)
+        folded = function(x.tensor, kernels, offsets, *settings)
     else:
-        groups = (*settings[:3], settings[3] * len(weight))
-        folded = function(_fold(plain(x, call.members)), weight.flatten(0, 1), folded_bias, *groups)
-    return Value(_unfold(folded, len(weight)), "plain")
+        inputs = _fold(plain(x, call.members))
+        folded = function(inputs, kernels, offsets, *settings[:3], settings[3] * call.members)
+    return Value(_unfold(folded, call.members), "plain")
 
 
 def convolution(module: Any, names: Names) -> Rule | None:
