@@ -14,7 +14,7 @@ from luthier.jobs import Budget, History, Job, Report, Status
 from luthier.ledger import MEMORY, Ledger, open_ledger, open_to_read
 from luthier.methods import resolve
 from luthier.seeds import Seeds
-from luthier.space import Space
+from luthier.space import Config, Space
 from luthier.store import Store
 from luthier.telling import held, told
 from luthier.trials import Best, TrialRecord, best, front, record, trials_of
@@ -282,6 +282,21 @@ class Study:
     def best(self) -> Best | None:
         """The best job by the first objective, among those that ended well; None while there is none."""
         return best(self.history, self._ledger.settings.get("test"))
+
+    def suggest(self) -> Config:
+        """The evaluated configuration that the method's model believes best, where results are noisy; see ``best``.
+
+        Raises:
+            MethodError: If the method has no model, or no result yet.
+        """
+        proposer = self._ledger.proposer
+        if not hasattr(proposer, "suggest"):
+            raise MethodError(
+                f"{type(proposer).__name__} has no model of the results",
+                where=f"study {self.name!r}, suggest()",
+                remedy="Use study.best, or a method with a model: gp.",
+            )
+        return proposer.suggest(self.history)
 
     @property
     def front(self) -> list[Best]:

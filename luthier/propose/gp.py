@@ -1,0 +1,192 @@
+"""Bayesian optimisation: a Gaussian process of the results so far, and the expected improvement on the best of them.
+
+The process and its settings are those that were best on real tuning problems; see docs/gp.md for figures and sources.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+
+from luthier.errors import MethodError
+from luthier.jobs import OK, Budget, History, Job
+from luthier.propose.gaussian_process.acquisition import log_expected_improvement
+from luthier.propose.gaussian_process.design import sobol
+from luthier.propose.gaussian_process.encoding import Encoding, Points, encoding_of, join, keys
+from luthier.propose.gaussian_process.memory import Model, model
+from luthier.propose.gaussian_process.search import maximise
+from luthier.propose.gaussian_process.threads import one_thread
+from luthier.seeds import Seeds
+from luthier.space import Config
+
+WIDEST = 128  # columns of a space
+WORLDS = 8  # fantasies of the results of running jobs
+LEADING = 5  # results around which the search for the next configuration begins
+
+
+@dataclass(frozen=True)
+class GaussianProcess:
+    """Bayesian optimisation with a Gaussian process.
+
+    The first configurations cover the space evenly. From then on a Gaussian process is fitted to all results, and the
+    next configuration is where the expected improvement is highest. Jobs that are running count: their results are
+    imagined from the model, several times over. A configuration is never proposed twice; a finite space that has been
+    visited whole ends the study.
+
+    Failed and diverged trainings count as the worst result, and are avoided. It takes one objective.
+
+    Args:
+        initial: Configurations before the model is asked.
+        batch: Jobs that may be running at once; more wait, since a model that is asked for many at once knows little of
+            each.
+        points: Results that the model takes at most: of more, the best half and the latest. Its cost grows with their
+            square and cube.
+        budget: Set by :meth:`bind`.
+
+    Example:
+        >>> from luthier.space import Float, Space
+        >>> from luthier.testing import simulate
+        >>> space = Space(x=Float(-5.0, 5.0), y=Float(-5.0, 5.0))
+        >>> history = simulate(
+        ...     GaussianProcess(), lambda c: (c["x"] - 1) ** 2 + (c["y"] + 2) ** 2, space, Budget(trials=30)
+        ... )
+        >>> bool(history.values.min() < 0.01)
+        True
+
+    References:
+        Jones, Schonlau and Welch, "Efficient global optimization of expensive black-box functions", 1998.
+        Snoek, Larochelle and Adams, "Practical Bayesian optimization of machine learning algorithms", NeurIPS 2012.
+    """
+
+    initial: int = 8
+    batch: int = 8
+    points: int = 400
+    budget: Budget | None = field(default=None, repr=False)
+    extendable: ClassVar[bool] = True
+
+    def bind(self, budget: Budget) -> GaussianProcess:
+        """The same search, ending after ``budget.trials`` configurations.
+
+        Raises:
+            MethodError: If a setting is not a whole number in its range.
+        """
+        for name, least in (("initial", 2), ("batch", 1), ("points", 10)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                remedy = f"Give a whole number of at least {least}."
+                raise MethodError(f"{name}={value!r} cannot be", where="method gp", remedy=remedy)
+        return replace(self, budget=budget)
+
+    def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
+        """Up to ``count`` new configurations, as long as at most ``batch`` jobs are running.
+
+        Raises:
+            MethodError: If the study has several objectives or too wide a space.
+        """
+        _check(history)
+        budget, first = self.budget or Budget(), len(history)
+        stop = first + min(count, self.batch - len(history.pending))
+        stop = stop if budget.trials is None else min(stop, budget.trials)
+        if stop <= first:
+            return []
+        with one_thread():
+            return self._propose(history, first, stop, budget, seeds)
+
+    def _propose(self, history: History, first: int, stop: int, budget: Budget, seeds: Seeds) -> list[Job]:
+        encoding = encoding_of(history.space)
+        seen = set(keys(history.codes))
+        pending = list(history.pending)
+        running = Points(history.codes[pending], history.mask[pending])
+        fitted = model(history, self.initial, self.points) if stop > self.initial else None
+        jobs = []
+        for number in range(first, stop):
+            code = None
+            if number >= self.initial and fitted is not None:
+                code = _improve(fitted, encoding, seen, running, seeds.rng(number, "propose"))
+            config = _settle(code, encoding, number, seen, seeds)
+            if config is None:
+                break
+            jobs.append(Job(number, config, budget.steps_for(config)))
+            point = encoding.points([config])
+            seen.update(keys(point.codes))
+            running = join(running, point)
+        return jobs
+
+    def suggest(self, history: History) -> Config:
+        """The evaluated configuration that the model believes best: its mean is lowest there.
+
+        Where results are noisy this is a better choice than the best result, which may have been lucky.
+
+        Raises:
+            MethodError: If no job has ended with a finite result yet.
+        """
+        _check(history)
+        if history.best is None:
+            remedy = "Wait for the first result that is finite."
+            raise MethodError("there is no result to judge by", where="method gp, suggest", remedy=remedy)
+        with one_thread():
+            fitted = model(history, self.initial, self.points)
+        number = history.best
+        if fitted is not None:
+            usable = (history.status[fitted.numbers] == OK) & np.isfinite(history.values[fitted.numbers, 0])
+            number = int(fitted.numbers[np.argmin(np.where(usable, fitted.posterior.means()[:, 0], np.inf))])
+        return dict(history.jobs[number].config)
+
+
+def _improve(
+    fitted: Model, encoding: Encoding, seen: set[bytes], running: Points, rng: np.random.Generator
+) -> np.ndarray | None:
+    """The code of the highest expected improvement, given the running jobs."""
+    process = fitted.posterior
+    order = np.argsort(process.means()[:, 0], kind="stable")[:LEADING]
+    if len(running.codes):
+        process = process.imagine(encoding.features(running), rng.normal(size=(len(running.codes), WORLDS)))
+    best = process.incumbents()
+
+    def acquisition(points: Points) -> np.ndarray:
+        mean, deviation = process.predict(encoding.features(points))
+        return log_expected_improvement(mean, deviation, best)
+
+    return maximise(acquisition, encoding, fitted.points.take(order), seen, running.codes, rng)
+
+
+def _settle(code: np.ndarray | None, encoding: Encoding, number: int, seen: set[bytes], seeds: Seeds) -> Config | None:
+    """The configuration at a code (without one: of the design), or a random one where it was seen; None if all were."""
+    space = encoding.space
+    if space.size is not None and len(seen) >= space.size:
+        return None
+    code = sobol(encoding.width, number, seeds) if code is None else code
+    for config in space.decode(code[None]):
+        if keys(encoding.points([config]).codes)[0] not in seen:
+            return config
+    rng = seeds.rng(number, "unseen")
+    for config in space.sample(rng, 100):
+        if keys(encoding.points([config]).codes)[0] not in seen:
+            return config
+    if space.size is None:
+        return space.sample(rng)
+    combinations = encoding.combinations()
+    begin = int(rng.integers(combinations.count))
+    for i in range(combinations.count):
+        config = combinations[(begin + i) % combinations.count]
+        if keys(encoding.points([config]).codes)[0] not in seen:
+            return config
+    return None
+
+
+def _check(history: History) -> None:
+    if len(history.objectives) > 1:
+        raise MethodError(
+            f"there are {len(history.objectives)} objectives, {', '.join(history.objectives)}",
+            where="method gp",
+            remedy="It models one objective: give one metric, or use another method.",
+        )
+    width = len(history.space.columns)
+    if not 1 <= width <= WIDEST:
+        raise MethodError(
+            f"the space has {width} columns",
+            where="method gp",
+            remedy=f"It models 1 to {WIDEST}; wide vectors are tuned during the training, by hypergradients.",
+        )
