@@ -48,6 +48,10 @@ class Work:
     save: bool = False
     device: str | None = None
 
+    def key(self, job: Job) -> int:
+        """Of all randomness inside a job: its own, or that of the job in another study that it repeats."""
+        return self.seeds.key(job.tag.get("repeats", job.number), "train")
+
 
 def chunks(
     work: Work, jobs: Sequence[Job], parents: Mapping[int, Result], width: int = MOST_STACKED
@@ -145,7 +149,7 @@ def _run_function(
     trial = Trial(
         job.number,
         config,
-        work.seeds.key(job.number, "train"),
+        work.key(job),
         job.steps,
         send=lambda step, metrics: job.number in on_reports([Report(job.number, step, metrics)]),
         asked=lambda: job.number in on_reports([]),
@@ -181,7 +185,7 @@ def _run_trainable(
     assert isinstance(task, TrainableTask)
     config = _copy(job.config)
     if job.parent is None:
-        state, age = task.trainable.init(config, work.seeds.key(job.number, "train")), 0
+        state, age = task.trainable.init(config, work.key(job)), 0
     else:
         state, age = _load(work, task, job, parents)
     every = task.report_steps(config) or job.steps

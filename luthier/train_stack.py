@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from luthier.adapt.plain import Plain
 from luthier.batches import Batches
-from luthier.errors import CheckpointError
+from luthier.errors import CheckpointError, TaskError
 from luthier.jobs import Job, Report, Result, Status
 from luthier.stack.run import make_runner, measured_width
 from luthier.torch_task import TorchTask
@@ -43,7 +43,9 @@ class Member:
 
 def group_key(work: Work, job: Job, parents: Mapping[int, Result]) -> Hashable:
     """Jobs with equal keys may train as one stack (their ages are told apart later, from their checkpoints)."""
-    return (_task(work).static(job.config), tuple(job.config), job.parent is None)
+    task = _task(work)
+    before = None if job.parent is None else task.static(dict(parents[job.parent].final))
+    return (task.static(job.config), tuple(job.config), before)
 
 
 def _task(work: Work) -> TorchTask:
@@ -76,8 +78,10 @@ def _run(
     program = _task(work).program(jobs[0].config)
     adapter = work.adapter or Plain()
     saved = _Saved(work, program, jobs, parents)
-    for age in sorted({saved.age(job) for job in jobs}):
-        group = [job for job in jobs if saved.age(job) == age]
+    ages: dict[int, list[Job]] = {}
+    for job in jobs:
+        ages.setdefault(saved.age(job), []).append(job)
+    for group in ages.values():
         first = [_begin(work, program, adapter, group[0], saved)]
         data = _Data(work, program, adapter, first)
         width = measured_width(program, adapter, first[0].state, data, len(group))
@@ -120,8 +124,14 @@ class _Saved:
 
     def age(self, job: Job) -> int:
         """Steps of the job's lineage at the moment from which it goes on."""
-        found = self.partial(job) or self.parent(job)
-        return int(found[0]["t"][0]) if found else 0
+        partial = self.partial(job)
+        if partial is not None:
+            return int(partial[0]["t"][0])
+        checkpoint = None if job.parent is None else self._parents[job.parent].checkpoint
+        if checkpoint is None:
+            return 0
+        file, row = checkpoint
+        return int(self._load(file)[0]["t"][row])
 
     def _load(self, file: str) -> tuple[State, dict[str, Any]]:
         if file not in self._files:
@@ -137,16 +147,36 @@ def _begin(work: Work, program: Program, adapter: Any, job: Job, saved: _Saved) 
         state, meta = partial
         reports = [Report(job.number, *report) for report in meta["reports"]]
         return Member(job, state, meta["start"], meta["end"], reports, meta["seconds"], saved.partials[job.number])
-    key = work.seeds.key(job.number, "train")
+    key = work.key(job)
     parent = saved.parent(job)
     if parent is None:
         state = adapter.init(program, job.config, key)
     else:
         before, final = parent
+        if program.task.static(dict(final)) != program.static:
+            _check_fits(job, before, adapter.init(program, job.config, key))
         overwrite = {name: value for name, value in job.config.items() if name not in final or final[name] != value}
         state = adapter.init(program, job.config, key, before, overwrite)
     start = int(state["t"][0])
     return Member(job, state, start, start + max(adapter.window, job.steps // adapter.window * adapter.window))
+
+
+def _check_fits(job: Job, before: State, fresh: State) -> None:
+    """Refuse to go on with the state of another network than the one that the job's configuration describes."""
+    for part in ("params", "buffers", "opt"):
+        there, here = (
+            {pytree.keystr(path): tuple(leaf.shape[1:]) for path, leaf in pytree.tree_flatten_with_path(state[part])[0]}
+            for state in (before, fresh)
+        )
+        for name in {**there, **here}:
+            if there.get(name) != here.get(name):
+                raise TaskError(
+                    f"the state of job {job.parent} does not fit its network: {part}{name} is {there.get(name)} there "
+                    f"and {here.get(name)} here",
+                    where=f"job {job.number}",
+                    remedy="A hyperparameter that shapes the network or its optimizer cannot change while weights"
+                    " go on: leave it out of the method's mutate=.",
+                )
 
 
 class _Data:

@@ -15,17 +15,34 @@ from luthier.jobs import Budget, History, Job
 from luthier.seeds import Seeds
 
 if TYPE_CHECKING:
+    from luthier.propose.asha import ASHA
+    from luthier.propose.genetic import Genetic
     from luthier.propose.gp import GaussianProcess
     from luthier.propose.grid import Grid
+    from luthier.propose.hyperband import Hyperband
+    from luthier.propose.median import Median
+    from luthier.propose.pbt import PBT
     from luthier.propose.random import Random
+    from luthier.propose.replay import Replay
 
-__all__ = ["GaussianProcess", "Grid", "Proposer", "Random"]
+__all__ = [
+    "ASHA",
+    "PBT",
+    "GaussianProcess",
+    "Genetic",
+    "Grid",
+    "Hyperband",
+    "Median",
+    "Proposer",
+    "Random",
+    "Replay",
+]
 
-_FILES = {"GaussianProcess": "gp", "Grid": "grid", "Random": "random"}  # imported at first use: some need SciPy
+_FILES = {name: name.lower() for name in __all__ if name != "Proposer"} | {"GaussianProcess": "gp"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _FILES:
+    if name not in _FILES:  # imported at first use: some need SciPy
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_FILES[name]}"), name)
 

@@ -1,0 +1,242 @@
+"""Genetic search: generations of configurations by selection, crossover and mutation.
+
+The paper is "Evolving hyperparameters" (2024, ``papers/genetic``); :meth:`Genetic.paper` on :data:`PAPER_SPACE` is its
+setting.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import insort
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from heapq import nsmallest
+from math import inf
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from luthier.errors import MethodError
+from luthier.jobs import OK, Budget, Event, History, Job, Report
+from luthier.propose.lineages import check_number, end_of, movable, usable
+from luthier.seeds import Seeds
+from luthier.space import Config, Float, Space
+
+PAPER_SPACE = Space(lr=Float(1e-4, 1.0), momentum=Float(0.0, 0.9), weight_decay=Float(0.0, 0.1))
+"""The ranges of the paper (its section 5), all uniform. On a log scale lr and weight_decay are found sooner."""
+
+Ranked = list[tuple[float, int]]  # (value, job number), best first
+
+
+@dataclass
+class _Memory:
+    """What has come of each generation."""
+
+    ranked: list[Ranked] = field(default_factory=list)
+    ended: list[int] = field(default_factory=list)  # jobs with any result
+    elites: list[Ranked] = field(default_factory=list)  # the best of all generations up to this one
+    seen: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Genetic:
+    """Genetic search.
+
+    The first generation is drawn from the space. Of each generation that has ended, the better half are parents; a
+    child takes each hyperparameter from one of two parents at random (uniform crossover), and with a small probability
+    draws it anew from its domain (mutation). Where fewer than two trainings ended well, the next generation is drawn
+    from the space again. ``trials`` are population x generations; a last, smaller generation takes what is left.
+
+    Weights can be inherited too: then a child continues the training of a parent, or of the best, for the whole
+    ``epochs`` of the budget, and the hyperparameters of one lineage form a schedule. Weights fit only the network they
+    were trained in. So an inheriting child takes all names outside ``mutate`` from the very job whose weights it
+    inherits, and crossover and mutation touch the names in ``mutate`` alone.
+
+    Args:
+        population: Configurations of a generation.
+        generations: Their number; by default as many as ``trials`` allow.
+        mutation: Probability of mutating each hyperparameter, which is to draw it anew.
+        nudge: Share of the mutations that move a value a little instead (a tenth of its range; to a neighbour, where
+            options are ordered). The paper has none; 0.5 finds the bottom of a smooth valley sooner.
+        elite: So many of the best survive. Without inheritance they stay among the parents, and nothing is trained
+            twice; with it they train on, unchanged, in the next generation. 0 can lose the best, as the paper does.
+        inherit: Weights of a child: ``"none"`` starts them afresh, ``"parent"`` goes on from its first parent,
+            ``"best"`` from the best of the last generation.
+        mutate: With inheritance, the names that may change under weights that go on; None is all Floats.
+        distinct: Without inheritance: a child that equals an earlier configuration draws one hyperparameter anew.
+        budget: Set by :meth:`bind`.
+
+    Example:
+        >>> from luthier.space import Int
+        >>> from luthier.testing import simulate
+        >>> space = Space(x=Float(-5.0, 5.0), n=Int(1, 9))
+        >>> history = simulate(Genetic(), lambda c: c["x"] ** 2 + abs(c["n"] - 4), space, Budget(trials=100))
+        >>> len(history), round(history.values.min().item(), 3)
+        (100, 0.048)
+
+    References:
+        "Evolving hyperparameters: genetic algorithms for dynamic neural network optimization", section 4.
+        Syswerda, "Uniform crossover in genetic algorithms", ICGA 1989.
+    """
+
+    population: int = 10
+    generations: int | None = None
+    mutation: float = 0.2
+    nudge: float = 0.0
+    elite: int = 2
+    inherit: Literal["none", "parent", "best"] = "none"
+    mutate: Sequence[str] | None = None
+    distinct: bool = True
+    budget: Budget | None = field(default=None, repr=False)
+    extendable: ClassVar[bool] = True
+
+    @staticmethod
+    def paper() -> Genetic:
+        """The paper's algorithm with the sizes of its run 1: 10 individuals, 3 generations, mutation 0.2, no elite."""
+        return Genetic(population=10, generations=3, mutation=0.2, elite=0, distinct=False)
+
+    def bind(self, budget: Budget) -> Genetic:
+        """The same search, ending after ``budget.trials`` configurations.
+
+        Raises:
+            MethodError: If a setting is out of range, or population x generations are not the trials.
+        """
+        where = "method genetic"
+        check_number("population", self.population, 2, inf, where, whole=True)
+        check_number("mutation", self.mutation, 0.0, 1.0, where)
+        check_number("nudge", self.nudge, 0.0, 1.0, where)
+        check_number("elite", self.elite, 0, self.population - 1, where, whole=True)
+        if self.inherit not in ("none", "parent", "best"):
+            remedy = "Use 'none', 'parent' or 'best'."
+            raise MethodError(f"inherit={self.inherit!r} is unknown", where=where, remedy=remedy)
+        if self.generations is not None:
+            check_number("generations", self.generations, 1, inf, where, whole=True)
+            trials = self.population * self.generations
+            if budget.trials not in (None, trials):
+                raise MethodError(
+                    f"trials={budget.trials} is not population x generations = {trials}",
+                    where=where,
+                    remedy="Give that number of trials, or leave generations out.",
+                )
+            budget = replace(budget, trials=trials)
+        return replace(self, budget=budget)
+
+    @property
+    def parents(self) -> Callable[[History], set[int]]:
+        """``parents(history)``: the jobs whose weights may still be inherited. Without inheritance there is no such
+        attribute, since the search can then tune what cannot be continued."""
+        if self.inherit == "none":
+            raise AttributeError("parents")
+        return self._inheritable
+
+    def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
+        """The next individuals of the first generation that is not full; none while the one before it is running.
+
+        Raises:
+            MethodError: If ``mutate`` does not fit the space.
+        """
+        budget, memory = self.budget or Budget(), self._memory(history)
+        moving = None if self.inherit == "none" else movable(history.space, self.mutate, "method genetic")
+        first = len(history)
+        stop = first + count if budget.trials is None else min(first + count, budget.trials)
+        jobs: list[Job] = []
+        for number in range(first, stop):
+            generation, place = divmod(number, self.population)
+            if generation and not self._complete(memory, generation - 1):
+                break
+            rng, tag = seeds.rng(number, "propose"), {"generation": generation}
+            last = memory.ranked[generation - 1] if generation else []
+            if moving is None:
+                config, source = self._child(history, memory, generation, jobs, rng), None
+            elif len(last) < 2:
+                config, source = history.space.sample(rng), None
+            elif place < self.elite and place < len(last):
+                source = last[place][1]
+                config = end_of(history, source)
+            else:
+                config, source = self._heir(history, last, moving, rng)
+            jobs.append(Job(number, config, budget.steps_for(config), source, tag))
+        return jobs
+
+    def _child(
+        self, history: History, memory: _Memory, generation: int, jobs: list[Job], rng: np.random.Generator
+    ) -> Config:
+        """A configuration with weights of its own."""
+        space = history.space
+        pool = self._pool(memory, generation)
+        if len(pool) < 2:
+            return space.sample(rng)
+        a, b = (end_of(history, pool[i]) for i in rng.choice(len(pool), 2, replace=False).tolist())
+        child = self._breed(space, space.names, a, b, {}, rng)
+        if self.distinct and (_text(child) in memory.seen or any(job.config == child for job in jobs)):
+            name = list(child)[int(rng.integers(len(child)))]
+            child = space.complete({n: v for n, v in child.items() if n != name}, rng)
+        return child
+
+    def _heir(self, history: History, last: Ranked, moving: list[str], rng: np.random.Generator) -> tuple[Config, int]:
+        """A configuration, and the job whose weights go on under it."""
+        pool = [number for _, number in last[: max(2, (len(last) + 1) // 2)]]
+        first, second = (pool[i] for i in rng.choice(len(pool), 2, replace=False).tolist())
+        source = first if self.inherit == "parent" else last[0][1]
+        a, b, kept = end_of(history, first), end_of(history, second), end_of(history, source)
+        static = {name: value for name, value in kept.items() if name not in moving}
+        return self._breed(history.space, moving, a, b, static, rng), source
+
+    def _breed(
+        self, space: Space, names: Sequence[str], a: Config, b: Config, static: Config, rng: np.random.Generator
+    ) -> Config:
+        """``static``, and each of ``names`` from ``a`` or ``b``, mutated by chance; what neither has is drawn."""
+        sides, mutated, nudged = rng.random((3, len(names))) < np.array([[0.5], [self.mutation], [self.nudge]])
+        genes = dict(static)
+        for name, side, drawn in zip(names, sides, mutated & ~nudged, strict=True):
+            near, far = (a, b) if side else (b, a)
+            if not drawn and (name in near or name in far):
+                genes[name] = near[name] if name in near else far[name]
+        child = space.complete(genes, rng)
+        to_nudge = [name for name, both in zip(names, mutated & nudged, strict=True) if both and name in child]
+        if to_nudge:
+            moved = space.perturb(child, rng)
+            child = space.complete({**child, **{n: moved[n] for n in to_nudge if n in moved}}, rng)
+        return child
+
+    def _pool(self, memory: _Memory, generation: int) -> list[int]:
+        """The parents of a generation: the better half of the one before, and the elite of those before that."""
+        if generation == 0:
+            return []
+        last = memory.ranked[generation - 1]
+        pool = [number for _, number in last[: max(2, (len(last) + 1) // 2)]]
+        older = memory.elites[generation - 2] if generation > 1 else []
+        return pool + [number for _, number in older]
+
+    def _complete(self, memory: _Memory, generation: int) -> bool:
+        return len(memory.ended) > generation and memory.ended[generation] == self.population
+
+    def _memory(self, history: History) -> _Memory:
+        def update(memory: _Memory, event: Event) -> _Memory:
+            if isinstance(event, Job):
+                if event.number % self.population == 0:
+                    memory.ranked.append([])
+                    memory.ended.append(0)
+                memory.seen.add(_text(event.config))
+            elif not isinstance(event, Report):
+                generation = event.number // self.population
+                memory.ended[generation] += 1
+                if history.status[event.number] == OK and usable(history, event.number):
+                    insort(memory.ranked[generation], (float(history.values[event.number, 0]), event.number))
+                if self._complete(memory, generation):
+                    before = memory.elites[-1] if memory.elites else []
+                    memory.elites.append(nsmallest(self.elite, [*before, *memory.ranked[generation]]))
+            return memory
+
+        return history.fold(("genetic", self.population, self.elite), _Memory, update)
+
+    def _inheritable(self, history: History) -> set[int]:
+        memory, trials = self._memory(history), (self.budget or Budget()).trials
+        now = len(history) // self.population  # the generation of the next job
+        if trials is not None and len(history) >= trials:
+            return set()
+        return {number for ranked in memory.ranked[max(0, now - 1) :] for _, number in ranked}
+
+
+def _text(config: Config) -> str:
+    return json.dumps(config, sort_keys=True)

@@ -1,0 +1,106 @@
+"""What proposers that continue trainings share: how far each job has come, and which names weights can go on under."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+import numpy as np
+
+from luthier.errors import MethodError
+from luthier.jobs import OK, PRUNED, Budget, Event, History, Job, Report
+from luthier.space import Config, Float, Space
+
+
+def progress(history: History, budget: Budget) -> list[float]:
+    """The fraction of a whole training that lies behind each job at its end (of a pending one: at its start).
+
+    It is counted in fractions, because the steps of an epoch change with the batch size.
+    """
+
+    def update(done: list[float], event: Event) -> list[float]:
+        if isinstance(event, Job):
+            done.append(0.0 if event.parent is None else done[event.parent])
+        elif not isinstance(event, Report):
+            done[event.number] += event.steps / budget.steps_for(history.jobs[event.number].config)
+        return done
+
+    return history.fold(("progress", budget.steps, budget.epochs), list, update)
+
+
+def steps_to(target: float, done: float, config: Config, budget: Budget) -> int:
+    """Steps from the fraction ``done`` of a whole training to the fraction ``target``, at least 1."""
+    whole = budget.steps_for(config)
+    return max(1, round(target * whole) - round(done * whole))
+
+
+def end_of(history: History, number: int) -> Config:
+    """Hyperparameters at the end of a job, inside the space (an adapter may have moved them out of it)."""
+    final, config = history.final(number), history.jobs[number].config
+    return history.space.clip({name: final[name] for name in config})
+
+
+def usable(history: History, number: int) -> bool:
+    """Whether an ended job has a finite value and has left a state."""
+    return history.status[number] in (OK, PRUNED) and bool(np.isfinite(history.values[number, 0]))
+
+
+def movable(space: Space, mutate: Sequence[str] | None, where: str) -> list[str]:
+    """The names that change under weights that go on: those given, or all Floats.
+
+    A proposer does not see the network. An Int or a Choice may be a width or a number of layers, under another value
+    of which the weights do not fit; a Float hardly ever is.
+
+    Raises:
+        MethodError: If a given name is not in the space, or there is none.
+    """
+    for name in mutate or ():
+        if name not in space:
+            near = get_close_matches(name, space, n=1)
+            remedy = f"Did you mean {near[0]!r}?" if near else f"The names are {', '.join(space)}."
+            raise MethodError(f"mutate={name!r} is not a hyperparameter of the space", where=where, remedy=remedy)
+    names = [name for name in space if name in mutate] if mutate is not None else _floats(space)
+    if not names:
+        raise MethodError(
+            "no hyperparameter may change during a training: there is no Float",
+            where=where,
+            remedy="Name those under which the weights can go on: mutate=['batch_size'].",
+        )
+    return names
+
+
+def _floats(space: Space) -> list[str]:
+    return [name for name, domain in space.domains.items() if isinstance(domain, Float)]
+
+
+def check_number(name: str, value: object, least: float, most: float, where: str, whole: bool = False) -> None:
+    """Refuse a setting that is not a number in its range.
+
+    Raises:
+        MethodError: Naming the setting.
+    """
+    kinds = (int,) if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
+        kind = "a whole number" if whole else "a number"
+        limits = f"of at least {least}" if most == float("inf") else f"from {least} to {most}"
+        raise MethodError(f"{name}={value!r} cannot be", where=where, remedy=f"Give {kind} {limits}.")
+
+
+def check_parts(budget: Budget, parts: int, where: str) -> None:
+    """Refuse a budget that does not say how long a training is, or one too short to be cut into so many parts.
+
+    Raises:
+        MethodError: If there are neither steps nor epochs, or fewer steps than parts.
+    """
+    if budget.steps is None and budget.epochs is None:
+        raise MethodError(
+            "it trains in parts, and neither steps nor epochs was given",
+            where=where,
+            remedy="Say how long a whole training is: epochs=10, or steps=1000.",
+        )
+    if budget.steps is not None and budget.steps < parts:
+        raise MethodError(
+            f"steps={budget.steps} cannot be cut into {parts} parts",
+            where=where,
+            remedy=f"Give at least {parts} steps, or a method with fewer parts.",
+        )

@@ -1,0 +1,178 @@
+"""The median stopping rule: against its definition, on functions and stacks, over several proposers."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import pytest
+
+import luthier as lt
+from luthier.errors import MethodError
+from luthier.jobs import PRUNED, Budget, History, Job, Report, Result
+from luthier.propose.genetic import Genetic
+from luthier.propose.median import Median
+from luthier.propose.pbt import PBT
+from luthier.propose.random import Random
+from luthier.space import Config, Float, Space
+from luthier.testing import simulate
+from luthier.testing.problems import decay
+from tests.networks import digits_task
+
+RATE = Space(lr=Float(1e-5, 1e2, log=True))
+
+
+def curve(history: History, number: int, until: int) -> list[float]:
+    return [report.metrics["loss"] for report in history.reports.get(number, ()) if report.step <= until]
+
+
+def by_definition(history: History, number: int, startup: int) -> bool:
+    """The rule, from the whole history each time."""
+    now = history.reports[number][-1].step
+    means = []
+    for other in range(len(history)):
+        reports = history.reports.get(other, ())
+        came_as_far = any(report.step == now for report in reports)
+        ended_before = bool(reports) and history.status[other] == PRUNED and reports[-1].step < now
+        if other != number and reports and (came_as_far or ended_before):
+            means.append(statistics.fmean(curve(history, other, now)))
+    best = min(curve(history, number, now))
+    return len(means) >= startup and sum(mean < best for mean in means) > 0.5 * len(means)
+
+
+def test_it_follows_its_definition() -> None:
+    asked: list[bool] = []
+
+    class Watched:
+        def bind(self, budget: Budget) -> Any:
+            self.inner = Median(startup=4).bind(budget)
+            self.propose = self.inner.propose
+            return self
+
+        def stop(self, history: History, number: int) -> bool:
+            said = self.inner.stop(history, number)
+            assert said == by_definition(history, number, 4)
+            asked.append(said)
+            return said
+
+    watched: Any = Watched()
+    for workers in (1, 4):
+        simulate(watched, decay, RATE, Budget(trials=40, steps=27), stateful=True, report_every=3, workers=workers)
+    assert 0.05 < statistics.fmean(asked) < 0.5
+
+
+def test_about_half_are_stopped_not_half_each_time() -> None:
+    history = simulate(Median(), decay, RATE, Budget(trials=200, steps=60), stateful=True, report_every=1)
+    pruned = int((history.status == PRUNED).sum())
+    assert 80 < pruned < 130
+    assert history.steps.sum() < 0.65 * 200 * 60
+    plain = simulate(Random(), decay, RATE, Budget(trials=200, steps=60), stateful=True)
+    assert history.best == plain.best, "the best one was not among them"
+
+
+def test_members_of_a_stack_report_together_and_the_better_half_survives() -> None:
+    history, bound = History(RATE), Median().bind(Budget(trials=64, steps=100))
+    running = list(range(64))
+    for number in running:
+        history.add(Job(number, {"lr": 0.1}, 100))
+    for step in range(1, 11):
+        for number in running:
+            history.add(Report(number, step, {"loss": float(number)}))
+        stopped = [number for number in running if bound.stop(history, number)]
+        for number in stopped:
+            history.add(Result(number, "pruned", {"loss": float(number)}, step))
+        running = [number for number in running if number not in stopped]
+    assert running == list(range(32)) or running == list(range(33))
+
+
+def test_startup_warmup_and_quantile_hold_it_back() -> None:
+    settings: dict[str, Any] = {"stateful": True, "report_every": 1}
+    budget = Budget(trials=60, steps=30)
+    all_ = {
+        name: simulate(method, decay, RATE, budget, **settings)
+        for name, method in {
+            "plain": Median(),
+            "startup": Median(startup=30),
+            "warmup": Median(warmup=10),
+            "quantile": Median(quantile=0.8),
+            "never": Median(quantile=1.0),
+        }.items()
+    }
+    counts = {name: int((history.status == PRUNED).sum()) for name, history in all_.items()}
+    assert counts["never"] == 0 < counts["quantile"] < counts["plain"]
+    assert not (all_["startup"].status[:30] == PRUNED).any() and (all_["startup"].status == PRUNED).any()
+    pruned = all_["warmup"].steps[all_["warmup"].status == PRUNED]
+    assert len(pruned) and pruned.min() >= 10
+
+
+def test_a_metric_that_rises_and_values_that_are_not_there() -> None:
+    def rising(config: Config, steps: int, state: Any) -> Any:
+        loss, state = decay(config, steps, state)
+        return {"accuracy": 1 - loss}, state
+
+    history = simulate(
+        Median(),
+        rising,
+        RATE,
+        Budget(trials=40, steps=27),
+        stateful=True,
+        report_every=3,
+        objectives={"accuracy": "max"},
+    )
+    same = simulate(Median(), decay, RATE, Budget(trials=40, steps=27), stateful=True, report_every=3)
+    assert history.status.tolist() == same.status.tolist()
+    bound, strange = Median(startup=1).bind(Budget()), History(RATE)
+    for number in range(3):
+        strange.add(Job(number, {"lr": 0.1}, 10))
+    strange.add(Report(0, 1, {"loss": 1.0}))
+    strange.add(Report(1, 1, {"loss": float("nan")}))
+    strange.add(Report(2, 1, {"accuracy": 0.5}))
+    assert not bound.stop(strange, 1) and not bound.stop(strange, 2)
+    strange.add(Report(2, 2, {"loss": 5.0}))
+    assert not bound.stop(strange, 2), "nobody else has come so far"
+
+
+def test_functions_are_pruned_through_their_reports() -> None:
+    def objective(config: Config, trial: lt.Trial) -> float:
+        loss = 1.0
+        for epoch in range(1, 21):
+            loss, _ = decay(config, 1, loss)
+            trial.report(epoch, loss=loss)
+        return loss
+
+    study = lt.tune(objective, Median(), space=RATE, trials=60, progress=False)
+    statuses = [record.status for record in study.trials]
+    assert statuses.count("pruned") > 15 and statuses.count("ok") > 15
+    assert study.best is not None and study.best.result.status == "ok"
+
+
+def test_other_proposers_choose_and_their_own_weights_are_kept() -> None:
+    assert Median().bind(Budget(trials=3)).extendable and not hasattr(Median(inner="genetic"), "parents")
+    inner = PBT(rounds=3)
+    assert hasattr(Median(inner=inner), "parents")
+    bound = Median(inner=inner).bind(Budget(trials=4, steps=9))
+    assert hasattr(bound, "parents") and not bound.extendable
+    method = Median(inner=Genetic(population=8))
+    history = simulate(method, decay, RATE, Budget(trials=40, steps=9), stateful=True, report_every=1)
+    assert [job.tag["generation"] for job in history.jobs] == [n // 8 for n in range(40)]
+
+
+def test_it_prunes_a_stack_of_networks() -> None:
+    study = lt.tune(digits_task(), Median(), trials=16, steps=5 * 33, seed=0, progress=False)
+    pruned = [result for result in study.history.results if result is not None and result.status == "pruned"]
+    assert pruned and all(result.steps in (33, 66, 99, 132) for result in pruned)
+    assert study.best is not None and study.best.metrics["accuracy"] > 0.8
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        (Median(startup=0), "startup=0"),
+        (Median(warmup=-1), "warmup=-1"),
+        (Median(quantile=2.0), "quantile=2.0"),
+        (Median(inner="median"), "inner='median'"),
+    ],
+)
+def test_impossible_settings_are_refused(method: Median, words: str) -> None:
+    with pytest.raises(MethodError, match=words):
+        method.bind(Budget(trials=4))
