@@ -1,6 +1,6 @@
 """Speed of a population trained through ``lt.tune`` beside a plain sequential PyTorch loop, one thread each.
 
-    python benchmarks/population.py [--repeats 5] [--cases toy32 toy128 ...] [--output benchmarks/results/population.json]
+    python benchmarks/population.py [--repeats 5] [--cases "2-3-1, 32" CNN ...] [--output FILE]
 
 Both train the same networks with the same optimizer on the same data for the same epochs, and both measure the
 validation split after every epoch. The plain loop trains one network after another; since all of them cost the same, a
@@ -83,9 +83,9 @@ def images(train: int, valid: int) -> Callable[[], lt.data.Splits]:
 binary = lt.losses.binary_cross_entropy
 crossed = lt.losses.cross_entropy
 CASES = {
-    "2-3-1, 32 members": Case(toy_network, toy_data, binary, 128, 32, 60, 2, 25),
-    "2-3-1, 128 members": Case(toy_network, toy_data, binary, 128, 128, 60, 2, 40),
-    "2-3-1, 128 members, compiled": Case(toy_network, toy_data, binary, 128, 128, 200, 2, 80, compiled=True),
+    "2-3-1, 32 members": Case(toy_network, toy_data, binary, 128, 32, 40, 2, 25),
+    "2-3-1, 128 members": Case(toy_network, toy_data, binary, 128, 128, 40, 2, 40),
+    "2-3-1, 128 members, compiled": Case(toy_network, toy_data, binary, 128, 128, 100, 1, 80, compiled=True),
     "784-128-10, 64 members": Case(mlp, images(9_600, 1_000), crossed, 64, 64, 2, 6, 1.8),
     "CNN, 4 members": Case(cnn, images(3_200, 500), crossed, 64, 4, 1, 4, 0.95),
 }

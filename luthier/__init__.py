@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         data,
         errors,
         execute,
+        interop,
         losses,
         metrics,
         nn,
@@ -75,6 +76,7 @@ __all__ = [
     "data",
     "errors",
     "execute",
+    "interop",
     "losses",
     "metrics",
     "nn",
@@ -90,7 +92,7 @@ __all__ = [
 
 _MODULES = frozenset(
     (
-        *("adapt", "data", "errors", "execute", "losses", "metrics", "nn", "optim"),
+        *("adapt", "data", "errors", "execute", "interop", "losses", "metrics", "nn", "optim"),
         *("propose", "report", "response", "store", "testing"),
     )
 )

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:  # these import torch, which the contract itself does without
     from torch import Tensor
 
+    from luthier.adapt.hypergradient import Hypergradient
     from luthier.program import Batch, Program, State
     from luthier.space import Config
 
-__all__ = ["Adapter"]
+__all__ = ["Adapter", "Hypergradient"]
+
+_PLACES = {"Hypergradient": "hypergradient"}  # the file of each method
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PLACES:
+        value = getattr(importlib.import_module(f"luthier.adapt.{_PLACES[name]}"), name)
+        globals()[name] = value  # the next use finds it without this function
+        return value
+    raise AttributeError(f"module 'luthier.adapt' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 @runtime_checkable

@@ -33,6 +33,7 @@ def read(name: str, default: float | None, hyper: Mapping[str, Tensor]) -> Scale
 
 def clip_by_norm(gradients: Tensors, limit: Scale) -> Tensors:
     """Each member's gradients scaled down to a global norm of at most ``limit``, as ``torch.nn.utils`` does it."""
-    squares = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients.values()])
-    factor = (limit / (squares.sum(0).sqrt() + 1e-6)).clamp(max=1.0)  # (members,)
+    squares = [gradient.reshape(len(gradient), -1).square().sum(1) for gradient in gradients.values()]
+    total = sum(squares[1:], squares[0])  # one after the other: the order must not depend on the members
+    factor = (limit / (total.sqrt() + 1e-6)).clamp(max=1.0)  # (members,)
     return {name: gradient * rows(factor, gradient) for name, gradient in gradients.items()}

@@ -38,7 +38,7 @@ def failures(known: Facts) -> Section | None:
     for message, count in counts.most_common(KINDS):
         result = known.history.results[first[message]]
         whole = result.error if result else ""
-        rows.append(f'<li><span class="times">{count:,}×</span> {_message(message, whole)} ')  # noqa: RUF001
+        rows.append(f'<li><span class="times">{count:,}×</span> {_message(message, whole)} ')
         rows.append(f'<span class="muted">first in {known.noun} {first[message]}</span></li>')
     left = len(counts) - KINDS
     more = f"<p>{plural(left, 'further message')} left out.</p>" if left > 0 else ""

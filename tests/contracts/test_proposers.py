@@ -11,10 +11,16 @@ import numpy as np
 import pytest
 
 from luthier.errors import LuthierError
+from luthier.interop.optuna import CMAES, NSGA2, TPE
 from luthier.jobs import OK, Budget, History, Job
-from luthier.propose import Grid, Proposer, Random
+from luthier.propose import GaussianProcess, Grid, Proposer, Random
+from luthier.propose.asha import ASHA
+from luthier.propose.genetic import Genetic
+from luthier.propose.hyperband import Hyperband
+from luthier.propose.median import Median
+from luthier.propose.pbt import PBT
 from luthier.seeds import Seeds
-from luthier.space import Float, Space
+from luthier.space import Config, Float, Space
 from luthier.testing import PROBLEMS, SPACES, Problem, ProposerContract
 from luthier.testing.problems import decay
 
@@ -42,6 +48,180 @@ class TestShuffledGrid(ProposerContract):
 
     def make(self) -> Proposer:
         return Grid(points=25, shuffle=True)
+
+
+class TestGaussianProcess(ProposerContract):
+    budget = Budget(trials=13, steps=9)
+    learns = True
+    learning_budget = Budget(trials=22)
+    learning_runs = 5
+
+    def make(self) -> Proposer:
+        return GaussianProcess()
+
+
+def drift(config: Config, steps: int, state: tuple[float, int] | None) -> tuple[float, tuple[float, int]]:
+    """A training whose best learning rate falls from 1 to 0.001 within 90 steps: no constant one goes far."""
+    loss, age = state or (1.0, 0)
+    for t in range(age, age + steps):
+        loss *= 1 - 0.1 * math.exp(-2 * (math.log10(config["lr"]) + 3 * min(t / 90, 1)) ** 2)
+    return loss, (loss, age + steps)
+
+
+def curves(config: Config, steps: int, state: int | None) -> tuple[float, int]:
+    """Learning curves that cross: the faster a training begins, the higher it ends."""
+    age = (state or 0) + steps
+    end = (config["width"] - 0.7) ** 2 + 0.3 * config["lr"] ** 2 + (config["decay"] - 0.2) ** 2
+    return end + math.exp(-(0.02 + 0.2 * config["lr"]) * age), age
+
+
+RATE = Space(lr=Float(1e-5, 1e2, log=True))
+DRIFT = Problem(RATE, drift, 0.0, stateful=True)
+DECAY = Problem(RATE, decay, 0.0, stateful=True)
+CURVES = Problem(Space(lr=Float(0, 1), width=Float(0, 1), decay=Float(0, 1)), curves, 0.0, stateful=True)
+
+
+class TestGenetic(ProposerContract):
+    batch_invariant = True
+    learns = True
+    problems: ClassVar[Mapping[str, Problem]] = {name: PROBLEMS[name] for name in ("bowl", "tree")}
+    learning_budget = Budget(trials=120)
+    milliseconds_per_job = 0.5
+
+    def make(self) -> Proposer:
+        return Genetic()
+
+
+class TestGeneticThatNudges(ProposerContract):
+    batch_invariant = True
+    learns = True
+    problems: ClassVar[Mapping[str, Problem]] = {name: PROBLEMS[name] for name in ("bowl", "tree")}
+    learning_budget = Budget(trials=60)
+
+    def make(self) -> Proposer:
+        return Genetic(nudge=0.5, mutation=0.3)
+
+
+class TestGeneticThatInherits(ProposerContract):
+    batch_invariant = True
+    learns = True
+    learning_budget = Budget(trials=60, steps=15)
+    problems: ClassVar[Mapping[str, Problem]] = {"drift": DRIFT}
+
+    def make(self) -> Proposer:
+        return Genetic(population=8, inherit="parent")
+
+
+class TestGeneticThatInheritsTheBest(ProposerContract):
+    batch_invariant = True
+    learns = True
+    learning_budget = Budget(trials=60, steps=15)
+    problems: ClassVar[Mapping[str, Problem]] = {"drift": DRIFT}
+
+    def make(self) -> Proposer:
+        return Genetic(population=8, inherit="best", elite=1)
+
+
+class TestPBT(ProposerContract):
+    budget = Budget(trials=6, steps=9)
+    batch_invariant = True
+    learns = True
+    learning_budget = Budget(trials=10, steps=90)
+    problems: ClassVar[Mapping[str, Problem]] = {"drift": DRIFT, "decay": DECAY}
+    milliseconds_per_job = 0.5
+    long_budget = Budget(trials=4_000, steps=9)
+
+    def make(self) -> Proposer:
+        return PBT(rounds=9)
+
+
+class TestTournamentPBT(ProposerContract):
+    budget = Budget(trials=6, steps=9)
+    batch_invariant = True
+    learns = True
+    learning_budget = Budget(trials=10, steps=90)
+    learning_wins = 0.7
+    problems: ClassVar[Mapping[str, Problem]] = {"drift": DRIFT, "decay": DECAY}
+
+    def make(self) -> Proposer:
+        return PBT(rounds=9, exploit="tournament", fresh=2)
+
+
+class TestAsynchronousPBT(ProposerContract):
+    budget = Budget(trials=6, steps=9)
+    learns = True
+    learning_budget = Budget(trials=10, steps=90)
+    problems: ClassVar[Mapping[str, Problem]] = {"drift": DRIFT, "decay": DECAY}
+    milliseconds_per_job = 0.5
+    long_budget = Budget(trials=1_500, steps=9)
+
+    def make(self) -> Proposer:
+        return PBT(rounds=9, asynchronous=True, fresh=1)
+
+
+class TestHyperband(ProposerContract):
+    learning_wins = 0.7
+    learns = True
+    learning_budget = Budget(trials=49, steps=27)
+    problems: ClassVar[Mapping[str, Problem]] = {"decay": DECAY, "curves": CURVES}
+    milliseconds_per_job = 0.5
+    long_budget = Budget(trials=9_000, steps=9)
+
+    def make(self) -> Proposer:
+        return Hyperband(rungs=3)
+
+
+class TestASHA(ProposerContract):
+    learning_wins = 0.7
+    learns = True
+    learning_budget = Budget(trials=49, steps=27)
+    problems: ClassVar[Mapping[str, Problem]] = {"decay": DECAY, "curves": CURVES}
+    milliseconds_per_job = 0.5
+    long_budget = Budget(trials=9_000, steps=9)
+
+    def make(self) -> Proposer:
+        return ASHA(rungs=3)
+
+
+class TestMedian(ProposerContract):
+    report_every = 1
+    learns = True
+    learning_budget = Budget(trials=49, steps=27)
+    learning_runs = 20
+    learning_wins = 0.6
+    problems: ClassVar[Mapping[str, Problem]] = {"decay": DECAY, "curves": CURVES}
+
+    def make(self) -> Proposer:
+        return Median()
+
+
+class TestTPE(ProposerContract):
+    budget = Budget(trials=14, steps=9)
+    learns = True
+    learning_budget = Budget(trials=40)
+    learning_runs = 6
+    problems: ClassVar[Mapping[str, Problem]] = {"bowl": PROBLEMS["bowl"]}
+
+    def make(self) -> Proposer:
+        return TPE(startup=5)
+
+
+class TestCMAES(ProposerContract):
+    budget = Budget(trials=14, steps=9)
+    learns = True
+    learning_runs = 6
+    problems: ClassVar[Mapping[str, Problem]] = {"bowl": PROBLEMS["bowl"]}
+
+    def make(self) -> Proposer:
+        return CMAES()
+
+
+class TestNSGA2(ProposerContract):
+    budget = Budget(trials=14, steps=9)
+    objectives: ClassVar[Mapping[str, str]] = {"loss": "min", "accuracy": "max"}
+
+    def make(self) -> Proposer:
+        return NSGA2(population=4)
 
 
 @dataclass(frozen=True)

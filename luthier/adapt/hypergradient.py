@@ -1,0 +1,174 @@
+"""Hypergradient descent on the learning rate of every member of a stack (Baydin et al. 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from luthier.errors import MethodError
+from luthier.optim.common import Tensors, add_scaled, clip_by_norm, read
+from luthier.optim.rate_rules import Rule, checked_bounds, checked_hyper_lr
+from luthier.program import Batch, Program, State
+from luthier.space import Config, Float
+
+
+@dataclass(frozen=True)
+class Hypergradient:
+    """Moves the learning rate of each member against its hypergradient, at every training step.
+
+    With g the gradient now and u the last update of the weights at rate α, the derivative of the training loss by that
+    rate is h = g · ∂u/∂α; the rate moves before the weights do, α ← α (1 - β h / (‖g‖ ‖∂u/∂α‖)), or α ← α - β h as
+    first published. The loss is that of the next minibatch, one step ahead, with the penalty of a coupled weight decay.
+    It tunes ``lr`` alone: where the training starts decides the rest, so any proposer may choose it.
+
+    The hypergradient is reported as the metric ``"hypergradient"``, of the last step before each measurement. A
+    learning-rate schedule of the task multiplies the rate that is tuned.
+
+    Args:
+        hyper_lr: β. By default 0.05 under the multiplicative rule, where it must be below 1; the additive rule has no
+            default, since its right size goes with 1/‖g‖².
+        rule: ``"multiplicative"``, which does not depend on the scale of loss or weights, or ``"additive"``.
+        bounds: Smallest and largest rate, above zero; by default those of ``lr`` in the space.
+
+    Raises:
+        MethodError: If a setting makes no sense.
+
+    Example:
+        >>> Hypergradient(0.05)
+        Hypergradient(hyper_lr=0.05, rule='multiplicative', bounds=None)
+
+    References:
+        Baydin, Cornish, Martínez Rubio, Schmidt and Wood (2018), Online learning rate adaptation with hypergradient
+        descent, algorithms 4 to 6 and the multiplicative rule.
+    """
+
+    hyper_lr: float | None = None
+    rule: Rule = "multiplicative"
+    bounds: tuple[float, float] | None = None
+
+    window: ClassVar[int] = 1
+    needs_valid: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hyper_lr", checked_hyper_lr(self.hyper_lr, self.rule, "Hypergradient"))
+        if self.bounds is not None:
+            object.__setattr__(self, "bounds", checked_bounds(self.bounds, "Hypergradient"))
+
+    def init(
+        self, task: Program, config: Config, key: int, parent: State | None = None, overwrite: Config | None = None
+    ) -> State:
+        """A fresh training, or the continuation of ``parent``, which any adapter may have trained.
+
+        Raises:
+            MethodError: If the task's learning rate cannot be moved.
+        """
+        self._limits(task, task.task.dtype)
+        state = task.init(config, key, parent, overwrite)
+        if "direction" not in state["own"]:
+            zeros = {name: torch.zeros_like(param) for name, param in state["params"].items()}
+            state = {**state, "own": {**state["own"], "direction": zeros}}
+        return state
+
+    def step(
+        self, task: Program, state: State, batches: Sequence[Batch], valid: Batch | None
+    ) -> tuple[State, Mapping[str, Tensor]]:
+        """One step; the metrics are the training loss and the hypergradient, each (members,)."""
+        (batch,) = batches
+        losses, gradients, buffers = task.gradient(state, state["hyper"], batch)
+        objective = objective_gradient(task.optimizer, state["params"], gradients, state["hyper"])
+        h, lr = self._moved(task, state, objective)
+        hyper = {**state["hyper"], "lr": lr}
+
+        # A step is proportional to its rate. Done at a rate of one it gives the direction, with the digits that a small
+        # rate's step loses when it is added to the weights; then the weights take the step of their own rate.
+        after = task.apply(state, {**hyper, "lr": torch.ones_like(lr)}, gradients, buffers)
+        direction = {name: param - after["params"][name] for name, param in state["params"].items()}
+        params = {name: add_scaled(param, direction[name], lr, -1.0) for name, param in state["params"].items()}
+        own = {**state["own"], "direction": direction}
+        return {**after, "params": params, "hyper": hyper, "own": own}, {"train_loss": losses, "hypergradient": h}
+
+    def hyperparameters(self, state: State) -> dict[str, Any]:
+        """The learning rates, (members,)."""
+        return {"lr": state["hyper"]["lr"]}
+
+    def _moved(self, task: Program, state: State, gradients: Tensors) -> tuple[Tensor, Tensor]:
+        """(h, the next learning rates), each (members,)."""
+        beta, lr, direction = self.hyper_lr, state["hyper"]["lr"], state["own"]["direction"]
+        assert beta is not None, "__post_init__ has put the default there"
+        descent = _dot(gradients, direction)  # -h: the direction is -∂u/∂α
+        if self.rule == "additive":
+            new = lr + beta * descent
+        else:
+            scale = _norm(gradients) * _norm(direction)
+            nonzero = scale > 0
+            new = lr * (1 + beta * torch.where(nonzero, descent / torch.where(nonzero, scale, 1.0), 0.0))
+        low, high = self._limits(task, lr.dtype)
+        return -descent, torch.where(new.isfinite(), new, lr).clamp(low, high)
+
+    def _limits(self, task: Program, dtype: torch.dtype) -> tuple[float, float]:
+        """The bounds of the learning rate, moved inward by what rounding to ``dtype`` might move them outward.
+
+        Raises:
+            MethodError: If the task has no learning rate that can be moved within them.
+        """
+        domain = movable_rate(task)
+        low, high = self.bounds or (domain.low, domain.high)
+        if not domain.low <= low < high <= domain.high:
+            raise MethodError(
+                f"bounds={self.bounds} reach beyond lr={domain!r} of the space",
+                where="Hypergradient",
+                remedy="Bounds lie within the domain; widen the domain, or leave them out.",
+            )
+        margin = torch.finfo(dtype).eps
+        return low * (1 + margin), high * (1 - margin)
+
+
+def movable_rate(task: Program) -> Float:
+    """The domain of ``lr``, where hypergradient descent can move it.
+
+    Raises:
+        MethodError: Where it cannot.
+    """
+    domain = task.task.space.domains.get("lr")
+    if domain is None:
+        fault, remedy = "there is no lr in the space", "Put lr=lt.Float(1e-5, 1.0, log=True) into the space."
+    elif not isinstance(domain, Float):
+        fault = f"lr={domain!r} has no derivative"
+        remedy = "Make it a Float, or choose among its values by a proposer such as lt.propose.Random()."
+    elif domain.shape or domain.low < 0:
+        fault, remedy = f"lr={domain!r} is not one positive rate", "Use lr=lt.Float(1e-5, 1.0, log=True)."
+    elif "lr" in dict(task.static):
+        fault = "lr is read by model(config) or optimizer(config), and so fixed for a whole training"
+        remedy = "Leave it to the optimizer, which reads lr by its name: optimizer=lt.optim.SGD(momentum=0.9)."
+    else:
+        return domain
+    raise MethodError(fault, where="Hypergradient", remedy=remedy)
+
+
+def objective_gradient(optimizer: Any, params: Tensors, gradients: Tensors, hyper: Mapping[str, Tensor]) -> Tensors:
+    """The gradient of what a stacked optimizer descends: clipped, and with the penalty of a coupled weight decay."""
+    if "clip_norm" in hyper or optimizer.clip_norm is not None:
+        gradients = clip_by_norm(gradients, read("clip_norm", optimizer.clip_norm, hyper))
+    if ("weight_decay" in hyper or optimizer.weight_decay != 0) and not getattr(optimizer, "decoupled", False):
+        decay = read("weight_decay", optimizer.weight_decay, hyper)
+        gradients = {name: add_scaled(gradient, params[name], decay) for name, gradient in gradients.items()}
+    return gradients
+
+
+def _dot(left: Tensors, right: Tensors) -> Tensor:
+    """The inner product of each member, (members,)."""
+    return _total([(x * right[name]).reshape(len(x), -1).sum(1) for name, x in left.items()])
+
+
+def _norm(tree: Tensors) -> Tensor:
+    """The Euclidean norm of each member, (members,)."""
+    return _total([torch.linalg.vector_norm(x.reshape(len(x), -1), dim=1).square() for x in tree.values()]).sqrt()
+
+
+def _total(parts: list[Tensor]) -> Tensor:
+    """Their sum, in one order whatever the number of members: torch.sum may choose another."""
+    return sum(parts[1:], start=parts[0])

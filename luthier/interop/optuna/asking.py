@@ -1,0 +1,185 @@
+"""How a sampler of Optuna's is asked for jobs: the mirror of a history, and one question to it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from luthier.errors import MethodError
+from luthier.interop.optuna.library import experimental, optuna, quiet
+from luthier.interop.optuna.mirror import FrozenTrial, Mirror, TrialState, frozen
+from luthier.interop.optuna.parameters import distributions, parameters, values
+from luthier.jobs import Budget, Event, History, Job, Result
+from luthier.seeds import Seeds
+from luthier.space import Config
+
+TAG = "optuna"  # what a job's tag keeps for the sampler
+
+# CmaEsSampler pickles its state into a trial. A tag comes from a database that others may write to: no pickle is kept
+# there or read from there: a job whose sampler made one is asked for once more when the mirror is built.
+_PICKLED = re.compile(r"(sep)?cma(wm)?:optimizer:")
+# TPE notes what it will suggest before it does; here a configuration is suggested at once, and is the job's own.
+_SUGGESTED = re.compile(r"tpe:relative_params:")
+
+
+@dataclass(frozen=True)
+class Asker:
+    """What asks a sampler.
+
+    Args:
+        method: The proposer's settings, to tell its cache from others.
+        factory: ``factory(seed=int)`` makes the sampler.
+        flat: Every name is drawn in every trial.
+    """
+
+    method: Any
+    factory: Callable[..., Any]
+    flat: bool
+
+    def propose(self, budget: Budget | None, history: History, count: int, seeds: Seeds) -> list[Job]:
+        """Up to ``count`` new configurations; none once the budget's trials have been started."""
+        budget, first = budget or Budget(), len(history)
+        stop = first + count if budget.trials is None else min(first + count, budget.trials)
+        if stop <= first:
+            return []
+
+        def start() -> _Reflection:
+            return _Reflection(self, history, seeds)
+
+        with quiet():
+            reflection = history.fold((TAG, self.method, seeds.study), start, _Reflection.see)
+            return reflection.propose(range(first, stop), budget)
+
+
+class _Reflection:
+    """A history as a study of Optuna's: a cache that events are folded into."""
+
+    def __init__(self, asker: Asker, history: History, seeds: Seeds) -> None:
+        self._asker, self._seeds = asker, seeds
+        self._space, self._signed, self._several = history.space, history.objective_values, len(history.objectives) > 1
+        self._parameters = parameters(history.space, True)
+        self._pending: dict[int, FrozenTrial] = {}
+        self._ended: set[int] = set()
+        self._mirror = Mirror()
+        directions = [optuna.study.StudyDirection.MINIMIZE] * len(history.objectives)
+        sampler = optuna.samplers.RandomSampler(seed=0)
+        self._study = optuna.create_study(storage=self._mirror, directions=directions, sampler=sampler)
+
+    def see(self, event: Event) -> _Reflection:
+        """Take in one more event; taking it in twice changes nothing."""
+        number = event.number
+        if number in self._ended:
+            return self
+        if isinstance(event, Job):
+            self._pending[number] = self._running(event)
+            self._mirror.keep(event.tag.get(TAG, {}).get("study", {}))
+        elif isinstance(event, Result):
+            self._mirror.end(self._finished(self._pending[number], event))
+            self._ended.add(number)
+            del self._pending[number]
+        elif not self._several:
+            [value] = self._signed(event.metrics)
+            if value == value:
+                self._pending[number].intermediate_values[event.step] = value
+        return self
+
+    def propose(self, numbers: range, budget: Budget) -> list[Job]:
+        """The jobs of these numbers; the mirror is left as it was."""
+        jobs = []
+        try:
+            self._show_pending()
+            for number in numbers:
+                config, tag = self._ask(number)
+                kept = {key: value for key, value in tag["trial"].items() if not _PICKLED.match(key)}
+                again = len(kept) < len(tag["trial"])
+                tag = {key: value for key, value in {**tag, "trial": kept, "again": again}.items() if value}
+                job = Job(number, config, budget.steps_for(config), tag={TAG: tag} if tag else {})
+                jobs.append(job)
+                self._mirror.replace_last(self._trial(job, {}))
+        finally:
+            self._mirror.forget()
+        return jobs
+
+    def _show_pending(self) -> None:
+        for trial in self._pending.values():
+            self._mirror.run(trial)
+
+    def _ask(self, number: int) -> tuple[Config, dict[str, Any]]:
+        """What the sampler draws for a job, as the last running trial of the mirror; and all that it notes."""
+        seed = int(self._seeds.rng(number, "propose").integers(2**31))
+        before = self._mirror.noted
+        config: Config = {}
+        silent: Config = {}
+        try:
+            with experimental():
+                self._study.sampler = self._asker.factory(seed=seed)
+            trial = self._study.ask()
+            for one in self._parameters:
+                active = one.active(config)
+                if active:
+                    one.put(config, one.suggest(trial))
+                elif self._asker.flat:
+                    silent[one.key] = one.suggest(trial)
+        except ValueError as error:
+            if not self._several:
+                raise
+            what = f"the sampler of {self._asker.method!r} does not take several objectives ({error})"
+            remedy = "Give one metric, or use tpe or nsga2."
+            raise MethodError(what, where="Optuna's sampler", remedy=remedy) from error
+        attributes = self._mirror.running[-1].system_attrs
+        noted = {key: value for key, value in self._mirror.noted.items() if before.get(key) != value}
+        own = {key: value for key, value in attributes.items() if not _SUGGESTED.match(key)}
+        tag = {"trial": own, "study": noted, "silent": silent}
+        return self._space.check(config), self._as_json(tag)
+
+    def _as_json(self, tag: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return json.loads(json.dumps(tag, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            what = f"the sampler notes something on a trial that is not JSON ({error})"
+            remedy = "luthier keeps these notes in a database: use a sampler whose system attributes are JSON."
+            raise MethodError(what, where="Optuna's sampler", remedy=remedy) from error
+
+    def _running(self, job: Job) -> FrozenTrial:
+        """The job as a trial, with the pickles that its sampler made."""
+        pickles: dict[str, Any] = {}
+        if job.tag.get(TAG, {}).get("again"):
+            try:
+                self._show_pending()
+                _, tag = self._ask(job.number)
+            finally:
+                self._mirror.forget()
+            pickles = {key: value for key, value in tag["trial"].items() if _PICKLED.match(key)}
+        return self._trial(job, pickles)
+
+    def _trial(self, job: Job, pickles: dict[str, Any]) -> FrozenTrial:
+        tag = job.tag.get(TAG, {})
+        params = values(job.config, self._parameters)
+        if self._asker.flat:
+            silent = tag.get("silent", {})
+            params = {one.key: params.get(one.key, silent.get(one.key, one.middle)) for one in self._parameters}
+        kept = {key: value for key, value in tag.get("trial", {}).items() if not _PICKLED.match(key)}
+        return frozen(TrialState.RUNNING, params, distributions(params, self._parameters), {**kept, **pickles})
+
+    def _finished(self, trial: FrozenTrial, result: Result) -> FrozenTrial:
+        """The trial as it ended.
+
+        A divergence says that a region is bad, which Optuna has no state for. As a pruned trial without a value it is
+        worse than all others for TPE, and left out by the samplers that read complete trials alone.
+        """
+        values = self._signed(result.metrics)
+        good = result.status == "ok" and bool(np.isfinite(values).all())
+        state = TrialState.COMPLETE if good else TrialState.FAIL if result.status == "failed" else TrialState.PRUNED
+        return frozen(
+            state,
+            trial.params,
+            trial.distributions,
+            trial.system_attrs,
+            values if good else None,
+            trial.intermediate_values if result.status in ("ok", "pruned") else None,
+        )

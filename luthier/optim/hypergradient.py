@@ -1,0 +1,334 @@
+"""Hypergradient descent (Baydin et al. 2018): a torch.optim optimizer whose learning rate follows its own gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+
+from luthier.errors import MethodError
+from luthier.optim.rate_rules import Rule, checked_bounds, checked_hyper_lr, moved
+
+Per = Literal["all", "group"]
+
+DIRECTION = "hypergradient_direction"  # in the state of a parameter: minus the derivative of its last step by the rate
+TUNED, REFERENCE = "tuned_lr", "reference_lr"  # in a parameter group
+
+# torch's optimizers whose weight decay is an L2 penalty within the gradient (unless they say that it is decoupled)
+PENALISED = tuple(
+    getattr(torch.optim, name) for name in ("SGD", "Adam", "Adagrad", "Adadelta", "Adamax", "NAdam", "RAdam", "RMSprop")
+)
+# those whose step is not proportional to the learning rate of that step, so that its derivative cannot be seen in it
+REFUSED = tuple(getattr(torch.optim, name) for name in ("LBFGS", "Rprop", "ASGD", "Adafactor"))
+
+
+class HypergradientDescent(torch.optim.Optimizer):
+    """Any ``torch.optim`` optimizer, with a learning rate that descends its own gradient at every step.
+
+    With g the gradient of the objective now and u the last update of the weights at rate α, the derivative of the
+    objective by that rate is h = g · ∂u/∂α. Before each step, the rate moves against it:
+
+    * multiplicative: α ← α (1 - β h / (‖g‖ ‖∂u/∂α‖)), which does not depend on the scale of loss or weights;
+    * additive: α ← α - β h, as first published.
+
+    ∂u/∂α is the difference that the optimizer made to the weights, divided by the rate; for ``torch.optim.SGD`` it is
+    taken from the gradient and the momentum, so that it stays exact where a small rate times it would round away.
+
+    ``group["lr"]`` is not changed: it stays what you, or a learning-rate scheduler, set. Its ratio to its first value
+    multiplies the tuned rate, which is in ``group["tuned_lr"]``; the product is what a step uses. Clip gradients, and
+    unscale those of mixed precision, before ``step``, as always: a step that a GradScaler skips changes nothing here.
+
+    Args:
+        optimizer: The optimizer. Its parameter groups and its state are shared, and hold all that is kept, so that
+            ``state_dict`` has the usual form and a resumed training goes on identically.
+        hyper_lr: β. By default 0.05 under the multiplicative rule, where it must be below 1; the additive rule has no
+            default, since its right size goes with 1/‖g‖².
+        rule: ``"multiplicative"`` or ``"additive"``.
+        per: ``"all"`` takes one hypergradient over all parameter groups and changes their rates alike, ``"group"``
+            one for each group.
+        bounds: Smallest and largest tuned rate, above zero.
+
+    Raises:
+        MethodError: If a setting makes no sense, a rate starts outside the bounds, or the optimizer's step is not
+            proportional to its learning rate (LBFGS, Rprop, ASGD, Adafactor).
+
+    Example:
+        >>> w = torch.nn.Parameter(torch.tensor([3.0, -2.0]))
+        >>> optimizer = HypergradientDescent(torch.optim.SGD([w], lr=1e-4))
+        >>> for _ in range(250):
+        ...     optimizer.zero_grad()
+        ...     (w**2).sum().backward()
+        ...     _ = optimizer.step()
+        >>> bool(w.norm() < 1e-3), optimizer.rates()[0] > 0.1
+        (True, True)
+
+    References:
+        Baydin, Cornish, Martínez Rubio, Schmidt and Wood (2018), Online learning rate adaptation with hypergradient
+        descent, algorithms 4 to 6 and the multiplicative rule.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        hyper_lr: float | None = None,
+        *,
+        rule: Rule = "multiplicative",
+        per: Per = "all",
+        bounds: tuple[float, float] = (1e-8, 100.0),
+    ) -> None:
+        _check_optimizer(optimizer)
+        self.hyper_lr = checked_hyper_lr(hyper_lr, rule, "HypergradientDescent")
+        self.bounds = checked_bounds(bounds, "HypergradientDescent")
+        if per not in ("all", "group"):
+            raise MethodError(f"per={per!r}", where="HypergradientDescent", remedy="Use per='all' or per='group'.")
+        super().__setstate__({"defaults": optimizer.defaults})  # hooks alone: the groups are the optimizer's
+        self.optimizer, self.per = optimizer, per
+        self.rule: Rule = rule
+        self.hypergradients = [0.0] * len(self.param_groups)  # h of each group at the last step
+        for group in self.param_groups:
+            self._adopt(group)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("param_groups", "state") and "optimizer" in self.__dict__:
+            return getattr(self.optimizer, name)  # loading a state replaces them there
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __reduce__(self) -> Any:
+        settings = {"rule": self.rule, "per": self.per, "bounds": self.bounds}
+        return _rebuild, (self.optimizer, self.hyper_lr, settings)
+
+    def __repr__(self) -> str:
+        return f"HypergradientDescent({self.optimizer!r}, hyper_lr={self.hyper_lr}, rule={self.rule!r})"
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Move the learning rates, then let the optimizer do its step with them.
+
+        Args:
+            closure: Evaluates the model and returns the loss, for a loop that works so; called once.
+
+        Returns:
+            The loss that ``closure`` gave.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            self._adopt(group)
+        gradients = [
+            {p: _objective_gradient(self.optimizer, group, p) for p in group["params"] if p.grad is not None}
+            for group in self.param_groups
+        ]
+        self._move(gradients)
+        analytic = type(self.optimizer) is torch.optim.SGD
+        # nothing is written to a state before the optimizer has made its own; buffers are used again
+        kept = [{p: self._buffer(p).copy_(g if analytic else p) for p, g in each.items()} for each in gradients]
+        scheduled = [group["lr"] for group in self.param_groups]
+        for group, lr, rate in zip(self.param_groups, scheduled, self.rates(), strict=True):
+            group["lr"] = torch.full_like(lr, rate) if isinstance(lr, Tensor) else rate
+        try:
+            self.optimizer.step()
+        finally:
+            for group, lr in zip(self.param_groups, scheduled, strict=True):
+                group["lr"] = lr
+        for group, directions in zip(self.param_groups, kept, strict=True):
+            for p, buffer in directions.items():
+                direction = _sgd_direction(group, self.state, p, buffer) if analytic else _measured(group, p, buffer)
+                self.state[p][DIRECTION] = direction
+        return loss
+
+    def rates(self) -> list[float]:
+        """The learning rate of each group at the next step, were there no further change: tuned, and scheduled."""
+        return [group[TUNED] * _schedule(group) for group in self.param_groups]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients."""
+        self.optimizer.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's state, with the last direction of each parameter and the tuned rate of each group in it."""
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`, or from that of the optimizer alone, whose rate is then the first."""
+        self.optimizer.load_state_dict(state_dict)
+        for group in self.param_groups:
+            self._adopt(group)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters, with a tuned rate of their own."""
+        self.optimizer.add_param_group(param_group)
+        self._adopt(self.param_groups[-1])
+
+    def _adopt(self, group: dict[str, Any]) -> None:
+        """Note, once, the rate that a group starts with, and what a schedule's factor is relative to."""
+        if TUNED in group:
+            return
+        rate = float(group.get("initial_lr", group["lr"]))  # a scheduler made earlier may have changed lr already
+        low, high = self.bounds
+        if not low <= rate <= high:
+            raise MethodError(
+                f"lr={rate} is outside [{low}, {high}]",
+                where="HypergradientDescent",
+                remedy="Give another lr, or bounds=(low, high) around it.",
+            )
+        group[REFERENCE] = group[TUNED] = rate
+
+    def _move(self, gradients: Sequence[dict[Tensor, Tensor]]) -> None:
+        every = range(len(gradients))
+        self.hypergradients = [0.0 for _ in every]
+        for members in [list(every)] if self.per == "all" else [[i] for i in every]:
+            pairs = [(g, self.state[p][DIRECTION]) for i in members for p, g in gradients[i].items() if self._seen(p)]
+            if not pairs:
+                continue
+            h, scale = _hypergradient(pairs)
+            for i in members:
+                self.hypergradients[i] = h
+                group = self.param_groups[i]
+                group[TUNED] = moved(group[TUNED], h, scale, self.hyper_lr, self.rule, self.bounds)
+
+    def _seen(self, p: Tensor) -> bool:
+        return DIRECTION in self.state.get(p, ())
+
+    def _buffer(self, p: Tensor) -> Tensor:
+        return self.state[p].pop(DIRECTION) if self._seen(p) else torch.empty_like(p, requires_grad=False)
+
+
+def SGDHD(
+    params: Iterable[Any],
+    lr: float,
+    *,
+    hyper_lr: float = 1e-6,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+    rule: Rule = "additive",
+    per: Per = "all",
+    bounds: tuple[float, float] = (1e-8, 100.0),
+) -> HypergradientDescent:
+    """Gradient descent with hypergradient descent as published (SGD-HD; with ``nesterov``, SGDN-HD).
+
+    The published code's defaults. ``hyper_lr`` must be tried: what is right goes with 1/‖g‖². Parameter groups, and
+    bounds on the rate, which stays positive, are additions.
+
+    Args:
+        params: Parameters, or parameter groups.
+        lr: The first learning rate.
+        hyper_lr: β.
+        momentum, dampening, weight_decay, nesterov: As of ``torch.optim.SGD``; the penalty of the weight decay is part
+            of the objective whose gradient the rate follows.
+        rule, per, bounds: As of :class:`HypergradientDescent`.
+
+    References:
+        Baydin et al. (2018), algorithms 4 and 5.
+    """
+    sgd = torch.optim.SGD(params, lr, momentum, dampening, weight_decay, nesterov)
+    return HypergradientDescent(sgd, hyper_lr, rule=rule, per=per, bounds=bounds)
+
+
+def AdamHD(
+    params: Iterable[Any],
+    lr: float = 1e-3,
+    *,
+    hyper_lr: float = 1e-8,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    rule: Rule = "additive",
+    per: Per = "all",
+    bounds: tuple[float, float] = (1e-8, 100.0),
+) -> HypergradientDescent:
+    """Adam with hypergradient descent as published (Adam-HD).
+
+    The published code's defaults, and the paper where the code differs from it: all parameters of a step get one
+    learning rate, and ε is added to the root of the corrected second moment.
+
+    Args:
+        params: Parameters, or parameter groups.
+        lr: The first learning rate.
+        hyper_lr: β.
+        betas, eps, weight_decay: As of ``torch.optim.Adam``.
+        rule, per, bounds: As of :class:`HypergradientDescent`.
+
+    References:
+        Baydin et al. (2018), algorithm 6.
+    """
+    adam = torch.optim.Adam(params, lr, betas, eps, weight_decay)
+    return HypergradientDescent(adam, hyper_lr, rule=rule, per=per, bounds=bounds)
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    name = type(optimizer).__name__
+    if not isinstance(optimizer, torch.optim.Optimizer) or isinstance(optimizer, HypergradientDescent):
+        raise MethodError(
+            f"the optimizer is {name}",
+            where="HypergradientDescent",
+            remedy="Give an optimizer such as torch.optim.SGD(model.parameters(), lr=0.01).",
+        )
+    if isinstance(optimizer, REFUSED):
+        raise MethodError(
+            f"a step of {name} is not proportional to its learning rate, so it has no hypergradient of this form",
+            where="HypergradientDescent",
+            remedy="Use SGD, Adam, AdamW, RMSprop or another optimizer that multiplies a direction by lr.",
+        )
+
+
+def _objective_gradient(optimizer: torch.optim.Optimizer, group: dict[str, Any], p: Tensor) -> Tensor:
+    """The gradient of what the optimizer minimises: the loss, or minus it, with the penalty of its weight decay."""
+    assert p.grad is not None
+    gradient = p.grad.to_dense() if p.grad.is_sparse else p.grad
+    if group.get("maximize", False):
+        gradient = -gradient
+    decay = group.get("weight_decay", 0.0)
+    if isinstance(optimizer, PENALISED) and decay != 0 and not group.get("decoupled_weight_decay", False):
+        gradient = gradient.add(p, alpha=decay)
+    return gradient
+
+
+def _hypergradient(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """(h, ‖g‖ ‖∂u/∂α‖) of pairs of gradient and direction; one transfer from the device."""
+    dtype = torch.float64 if any(g.dtype == torch.float64 for g, _ in pairs) else torch.float32
+    device = pairs[0][0].device
+    sums = torch.zeros(3, dtype=dtype, device=device)
+    for g, d in pairs:
+        g, d = (_flat(x, dtype) for x in (g, d))
+        sums += torch.stack([g.dot(d), g.dot(g), d.dot(d)]).to(device)
+    product, g_squared, d_squared = sums.tolist()
+    return -product, math.sqrt(g_squared) * math.sqrt(d_squared)
+
+
+def _flat(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return (torch.view_as_real(x) if x.is_complex() else x).reshape(-1).to(dtype)
+
+
+def _sgd_direction(group: dict[str, Any], state: Any, p: Tensor, gradient: Tensor) -> Tensor:
+    """The direction of the SGD step just done, -∂u/∂α, written over ``gradient``."""
+    if group["momentum"] != 0:
+        buffer = state[p]["momentum_buffer"]
+        gradient = gradient.add_(buffer, alpha=group["momentum"]) if group["nesterov"] else gradient.copy_(buffer)
+    return gradient.mul_(_schedule(group))
+
+
+def _measured(group: dict[str, Any], p: Tensor, before: Tensor) -> Tensor:
+    """The direction of the step just done, from the weights before it, which are written over."""
+    return before.sub_(p).div_(group[TUNED])
+
+
+def _schedule(group: dict[str, Any]) -> float:
+    """The factor that a scheduler has put on the rate of a group."""
+    return float(group["lr"]) / group[REFERENCE]
+
+
+def _rebuild(optimizer: torch.optim.Optimizer, hyper_lr: float, settings: dict[str, Any]) -> HypergradientDescent:
+    return HypergradientDescent(optimizer, hyper_lr, **settings)
