@@ -26,7 +26,7 @@ class Data(Protocol):
 
 
 def make_runner(program: Any, adapter: Any, state: Any, data: Data, position: int, ahead: int) -> Eager | Traced:
-    """Something that advances ``state``: traced where ``ahead`` steps repay the tracing, else eager.
+    """Something that advances ``state``: traced once stacks of its shape repay the tracing, else eager.
 
     Both give the same numbers, so the choice is free to depend on the clock.
     """
@@ -41,7 +41,9 @@ def make_runner(program: Any, adapter: Any, state: Any, data: Data, position: in
     if key not in program.traces:
         eager = _fastest(Eager(step, state), batches, valid)
         compiled = program.task.compile
-        if not compiled and eager * ahead * TRACE_GAIN < TRACE_SECONDS:
+        spent = ("eager seconds", key)  # of all stacks of this shape, this one included
+        program.traces[spent] = program.traces.get(spent, 0.0) + eager * ahead
+        if not compiled and program.traces[spent] * TRACE_GAIN < TRACE_SECONDS:
             return Eager(step, state)
         graph = trace(step, state, batches, valid, compiled=compiled)
         worth = graph is not None and _fastest(Traced(graph, state), batches, valid) < eager
@@ -68,7 +70,7 @@ def _fastest(runner: Eager | Traced, batches: list[Any], valid: Any) -> float:
 
 
 def measured_width(program: Any, adapter: Any, state: Any, data: Data, members: int) -> int:
-    """Members that a stack should have at most: the width with the least time a member and step.
+    """Members that a stack should have at most: the least width with, nearly, the least time a member and step.
 
     Measured once for a program and adapter with a few eager steps of ``state``, a stack of one, repeated.
     """
@@ -86,7 +88,8 @@ def measured_width(program: Any, adapter: Any, state: Any, data: Data, members: 
         if width not in known:
             known[width] = _seconds(program, adapter, state, batches, valid, width) / width
     usable = {width: seconds for width, seconds in known.items() if width <= members}
-    return min(usable, key=lambda width: usable[width], default=1)
+    enough = 1.05 * min(usable.values(), default=0.0)  # no wider than it pays: results come sooner, in less memory
+    return next((width for width, seconds in usable.items() if seconds <= enough), 1)
 
 
 def _seconds(program: Any, adapter: Any, state: Any, batches: Any, valid: Any, width: int) -> float:

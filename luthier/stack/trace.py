@@ -84,10 +84,10 @@ class Traced:
         leaves, self._spec = pytree.tree_flatten(state)
         changed = set(graph.changed)
         self._leaves = [leaf.clone() if i in changed else leaf for i, leaf in enumerate(leaves)]
-        with torch.no_grad():
+        with torch.inference_mode():
             self._hoisted = graph.hoist(*[self._leaves[i] for i in graph.invariant])
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def __call__(self, batches: Sequence[Any], valid: Any) -> dict[str, Tensor]:
         """Advance the state by one step; returns its metrics."""
         graph, leaves = self._graph, self._leaves
