@@ -10,7 +10,7 @@ import luthier as lt
 
 HERE = Path(__file__).resolve().parent
 FOLDER = Path("demo")
-TRIALS, EPOCHS = 32, 5
+TRIALS, EPOCHS = 64, 5
 
 
 def tune(name: str) -> lt.Study:
