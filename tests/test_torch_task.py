@@ -1,0 +1,142 @@
+"""TorchTask: what is static, what shapes the training beside the model, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from networks import digits_task
+from torch import nn
+
+import luthier as lt
+from luthier.errors import TaskError
+
+SPACE = lt.Space(lr=lt.Float(0.01, 0.5, log=True))
+
+
+def settings(**given: Any) -> dict[str, Any]:
+    base: dict[str, Any] = {
+        "space": SPACE,
+        "model": lambda config: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)),
+        "data": lt.data.digits(),
+        "loss": lt.losses.cross_entropy,
+    }
+    return {**base, **given}
+
+
+def test_what_the_model_reads_is_static_and_nothing_else() -> None:
+    space = lt.Space(lr=lt.Float(0.01, 0.5), width=lt.Choice([8, 16]), deep=lt.Choice([False, True]))
+    built = []
+
+    def model(config: dict[str, Any]) -> nn.Module:
+        built.append(1)
+        layers = [nn.Flatten(), nn.Linear(64, config["width"])]
+        if config["width"] == 16 and config["deep"]:
+            layers.append(nn.ReLU())
+        return nn.Sequential(*layers, nn.Linear(config["width"], 10))
+
+    task = lt.TorchTask(**settings(space=space, model=model))
+    narrow = {"lr": 0.1, "width": 8, "deep": True}
+    assert [name for name, _ in task.static(narrow)] == ["width"]
+    assert [name for name, _ in task.static({**narrow, "width": 16})] == ["width", "deep"]
+    count = len(built)
+    assert task.static({**narrow, "lr": 0.2}) == task.static({**narrow, "deep": False})
+    assert len(built) == count, "a reading that is known should not build the model again"
+
+
+def test_a_batch_size_from_the_space_changes_the_steps_of_an_epoch() -> None:
+    space = lt.Space(lr=lt.Float(0.01, 0.5), batch_size=lt.Int(16, 128, log=True))
+    task = lt.TorchTask(**settings(space=space))
+    study = lt.tune(task, trials=6, epochs=2, seed=1, progress=False)
+    for trial in study.trials:
+        assert trial.steps == 2 * (1077 // int(trial.config["batch_size"]))
+
+
+def test_the_optimizer_may_depend_on_the_configuration() -> None:
+    space = lt.Space(lr=lt.Float(0.001, 0.01), family=lt.Choice(["sgd", "adam"]))
+    families = {"sgd": lt.optim.sgd, "adam": lt.optim.adam}
+    task = lt.TorchTask(**settings(space=space, optimizer=lambda config: families[config["family"]]))
+    losses = {}
+    for family in families:
+        tuned = lt.tune(task, lt.propose.Grid(points={"lr": [0.005], "family": [family]}), steps=40, progress=False)
+        assert tuned.best is not None
+        losses[family] = tuned.best.metrics["loss"]
+    assert losses["adam"] < losses["sgd"]  # forty steps at this rate are nothing for plain descent
+
+
+def trained(task: lt.TorchTask, steps: int = 60, **config: float) -> tuple[lt.Study, nn.Module]:
+    points = {name: [value] for name, value in config.items()}
+    study = lt.tune(task, lt.propose.Grid(points=points), steps=steps, progress=False)
+    return study, study.model()
+
+
+def test_a_penalty_equals_the_optimizers_weight_decay() -> None:
+    def penalty(params: dict[str, torch.Tensor], hyper: dict[str, torch.Tensor]) -> torch.Tensor:
+        return hyper["strength"] * sum(p.square().sum() for p in params.values()) / 2
+
+    space = lt.Space(lr=lt.Float(0.01, 0.5), strength=lt.Float(0.0, 0.2))
+    decay = lt.Space(lr=lt.Float(0.01, 0.5), weight_decay=lt.Float(0.0, 0.2))
+    double = {"dtype": torch.float64}
+    _, left = trained(lt.TorchTask(**settings(space=space, penalty=penalty, **double)), lr=0.1, strength=0.05)
+    _, right = trained(lt.TorchTask(**settings(space=decay, **double)), lr=0.1, weight_decay=0.05)
+    for a, b in zip(left.parameters(), right.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_augmentation_reaches_the_training_alone_and_each_member_for_itself() -> None:
+    def augment(inputs: torch.Tensor, hyper: dict[str, torch.Tensor], noise: Any) -> torch.Tensor:
+        scale = hyper["strength"].view(-1, 1, 1, 1, 1)
+        return inputs + scale * noise.normal(0, inputs.shape[1:])
+
+    space = lt.Space(lr=lt.Float(0.01, 0.5), strength=lt.Float(0.0, 3.0))
+    noisy = lt.TorchTask(**settings(space=space, augment=augment))
+    study = lt.tune(noisy, lt.propose.Grid(points={"lr": [0.2], "strength": [0.0, 3.0]}), steps=60, progress=False)
+    clean, blurred = (trial.metrics for trial in study.trials)
+    assert clean["train_loss"] < blurred["train_loss"]
+    plain, _ = trained(lt.TorchTask(**settings()), lr=0.2)
+    assert plain.best is not None and clean["loss"] == pytest.approx(plain.best.metrics["loss"], rel=1e-6)
+
+
+def test_a_schedules_factor_may_be_tuned() -> None:
+    space = lt.Space(lr=lt.Float(0.01, 0.5), gamma=lt.Float(0.0, 1.0))
+    task = lt.TorchTask(**settings(space=space, schedule=lt.optim.StepDecay("gamma")))
+    study = lt.tune(task, lt.propose.Grid(points={"lr": [0.1], "gamma": [0.0, 1.0]}), epochs=3, progress=False)
+    stopped, constant = (study.history.reports[n] for n in (0, 1))
+    assert stopped[0].metrics["loss"] == stopped[2].metrics["loss"], "a rate of zero moves nothing after one epoch"
+    assert constant[2].metrics["loss"] < constant[0].metrics["loss"]
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        ({"loss": 3}, "3"),
+        ({"space": {"lr": 1}}, "{'lr': 1}"),
+        ({"batch_size": 5000}, "5000"),
+        ({"evaluate_every": 0}, "0"),
+        ({"metrics": {"loss": lt.metrics.accuracy}}, "'loss'"),
+    ],
+)
+def test_a_task_that_cannot_be_meant_is_refused(given: dict[str, Any], value: str) -> None:
+    with pytest.raises(TaskError) as caught:
+        lt.TorchTask(**settings(**given))
+    assert value in caught.value.what and caught.value.where and caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"space": lt.Space(lr=lt.Float(0.01, 0.5), typo=lt.Float(0, 1))}, "nothing reads the hyperparameter 'typo'"),
+        ({"space": lt.Space(momentum=lt.Float(0, 0.9))}, "there is no learning rate"),
+        ({"model": lambda config: "a network"}, "model(config) returned str"),
+    ],
+)
+def test_what_only_the_first_configuration_shows_is_a_named_error(given: dict[str, Any], text: str) -> None:
+    task = lt.TorchTask(**settings(**given))
+    with pytest.raises(TaskError, match=text.replace("(", r"\(").replace(")", r"\)")):
+        task.program({name: 0.1 for name in task.space})
+
+
+def test_another_device_gets_a_task_of_its_own() -> None:
+    task = digits_task()
+    assert task.on(None) is task and task.on("cpu") is task.on("cpu")
