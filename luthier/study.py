@@ -291,10 +291,9 @@ class Study:
         """
         proposer = self._ledger.proposer
         if not hasattr(proposer, "suggest"):
+            what = f"{type(proposer).__name__} has no model of the results"
             raise MethodError(
-                f"{type(proposer).__name__} has no model of the results",
-                where=f"study {self.name!r}, suggest()",
-                remedy="Use study.best, or a method with a model: gp.",
+                what, where=f"study {self.name!r}", remedy="Use study.best, or a method with a model: gp."
             )
         return proposer.suggest(self.history)
 

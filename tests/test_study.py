@@ -18,6 +18,7 @@ from luthier.seeds import Seeds
 from luthier.space import Float, Int, Space
 from luthier.store import open_store
 from luthier.study import Study
+from luthier.tuning import tune
 
 SPACE = Space(x=Float(-1.0, 1.0), lr=Float(1e-4, 1.0, log=True), layers=Int(1, 4))
 
@@ -346,3 +347,12 @@ def test_time_ends_asking() -> None:
     assert study.ask()
     time.sleep(0.06)
     assert study.ask() == []
+
+
+def test_suggest_asks_the_methods_model_and_says_who_has_one() -> None:
+    space = Space(x=Float(-1.0, 1.0))
+    study = tune(lambda config: config["x"] ** 2, "gp", space=space, trials=12, progress=False)
+    assert abs(study.suggest()["x"]) < 0.3
+    plain = tune(lambda config: config["x"] ** 2, space=space, trials=2, progress=False)
+    with pytest.raises(MethodError, match="Random has no model"):
+        plain.suggest()
