@@ -23,6 +23,7 @@ test-all: lint  ## Style, types and every test, the slow proofs included
 	$(BIN)/python -m pytest
 
 bench: $(INSTALLED)  ## Every benchmark, beside the peers it is measured against
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script; done
 
 postgres:  ## Start a throw-away PostgreSQL server, installed by apt-get if need be, and print its address
