@@ -15,6 +15,7 @@ Made = TypeVar("Made")
 
 
 def job_row(job: Job) -> dict[str, Any]:
+    """A job as the values of its row in the table of jobs."""
     config, vectors = codec.pack(job.config)
     return {
         "b_number": job.number,
@@ -27,6 +28,7 @@ def job_row(job: Job) -> dict[str, Any]:
 
 
 def result_row(result: Result) -> dict[str, Any]:
+    """A result as the values that end its job's row."""
     final, vectors = codec.pack(result.final) if result.final else (None, None)
     file, row = result.checkpoint or (None, None)
     return {
@@ -44,6 +46,7 @@ def result_row(result: Result) -> dict[str, Any]:
 
 
 def report_row(report: Report) -> dict[str, Any]:
+    """A report as the values of its row; long vectors in float32."""
     hyper, vectors = codec.pack(report.hyperparameters, "f4") if report.hyperparameters else (None, None)
     return {
         "b_number": report.number,
@@ -56,6 +59,7 @@ def report_row(report: Report) -> dict[str, Any]:
 
 
 def job(row: Any) -> Job:
+    """The job of a row; ValueError where a column makes no sense."""
     config = mapping("config", row.config, row.config_vectors)
     number, parent = _whole("number", row.number), row.parent
     if parent is not None and not 0 <= _whole("parent", parent) < number:
@@ -64,6 +68,7 @@ def job(row: Any) -> Job:
 
 
 def result(row: Any) -> Result:
+    """The result of a row of an ended job; ValueError where a column makes no sense."""
     if row.status not in STATUS_CODES:
         raise ValueError(f"the column status is {row.status!r}")
     checkpoint = None
@@ -82,6 +87,7 @@ def result(row: Any) -> Result:
 
 
 def report(row: Any) -> Report:
+    """The report of a row; ValueError where a column makes no sense."""
     hyper = mapping("hyperparameters", row.hyperparameters, row.vectors) if row.hyperparameters else {}
     return Report(_whole("number", row.number), _whole("step", row.step), _metrics(row.metrics), hyper)
 
@@ -107,6 +113,7 @@ def _json(column: str, text: Any, blob: bytes | None = None) -> Any:
 
 
 def mapping(column: str, text: Any, blob: bytes | None = None) -> dict[str, Any]:
+    """The dict that a JSON column holds, with its long vectors; ValueError where it is none."""
     value = _json(column, text, blob)
     if type(value) is not dict:
         raise ValueError(f"the column {column} holds {value!r}, not a mapping")

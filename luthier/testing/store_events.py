@@ -46,25 +46,30 @@ REPORTS = [
 
 
 def fresh() -> History:
+    """An empty history over one number."""
     return History(Space(x=Float(0, 1)), {"loss": "min"})
 
 
 def synced(study: StudyStore) -> History:
+    """A history with all that the study holds."""
     history = fresh()
     study.sync(history)
     return history
 
 
 def new_study(store: Store, name: str = "study", settings: Any = SETTINGS) -> StudyStore:
+    """A study that did not exist, attached."""
     store.create(name, settings)
     return store.attach(name, "one")
 
 
 def jobs(start: int, stop: int) -> list[Job]:
+    """The jobs ``start`` to ``stop - 1``, each with a value of its own."""
     return [Job(number, {"x": number / 64}, number + 1) for number in range(start, stop)]
 
 
 def ok(number: int, loss: float = 0.5) -> Result:
+    """A good result of a job."""
     return Result(number, "ok", {"loss": loss}, number + 1)
 
 
