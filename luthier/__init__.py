@@ -32,19 +32,19 @@ if TYPE_CHECKING:
         store,
         testing,
     )
-    from luthier.call import Pruned, Trial
     from luthier.data import Split, Splits
     from luthier.errors import LuthierError
     from luthier.jobs import Budget, History, Job, Report, Result
-    from luthier.methods import METHODS, Method
     from luthier.seeds import Seeds
     from luthier.space import Choice, Config, Float, Int, Space
     from luthier.store import open_store
-    from luthier.study import Study
+    from luthier.study.methods import METHODS, Method
+    from luthier.study.study import Study
+    from luthier.study.tuning import tune
     from luthier.task import Trainable
-    from luthier.torch_task import TorchTask
+    from luthier.task.call import Pruned, Trial
+    from luthier.task.torch_task import TorchTask
     from luthier.trials import Best, TrialRecord
-    from luthier.tuning import tune
 
 __version__ = "0.1.0"
 
@@ -97,7 +97,7 @@ _MODULES = frozenset(
     )
 )
 _PLACES = {
-    "METHODS": "methods",
+    "METHODS": "study.methods",
     "Best": "trials",
     "Budget": "jobs",
     "Choice": "space",
@@ -107,21 +107,21 @@ _PLACES = {
     "Int": "space",
     "Job": "jobs",
     "LuthierError": "errors",
-    "Method": "methods",
-    "Pruned": "call",
+    "Method": "study.methods",
+    "Pruned": "task.call",
     "Report": "jobs",
     "Result": "jobs",
     "Seeds": "seeds",
     "Space": "space",
     "Split": "data",
     "Splits": "data",
-    "Study": "study",
-    "TorchTask": "torch_task",
+    "Study": "study.study",
+    "TorchTask": "task.torch_task",
     "Trainable": "task",
-    "Trial": "call",
+    "Trial": "task.call",
     "TrialRecord": "trials",
     "open_store": "store",
-    "tune": "tuning",  # a module named tune would take the place of the function here
+    "tune": "study.tuning",
 }
 
 

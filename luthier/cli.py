@@ -65,14 +65,23 @@ def version(
 @app.command()
 def tune(
     file: Annotated[Path, typer.Argument(help="A Python file that defines [bold]task[/bold].", show_default=False)],
-    method: Annotated[str, typer.Option("--method", "-m", help="A name of [bold]luthier methods[/bold].")] = "random",
+    method: Annotated[
+        str | None,
+        typer.Option("--method", "-m", help="A name of [bold]luthier methods[/bold]. \\[default: random]"),
+    ] = None,
+    schedule: Annotated[
+        Path | None,
+        typer.Option(help="Instead of a method: train once under this file of [bold]export --format schedule[/bold]."),
+    ] = None,
     trials: Annotated[int | None, typer.Option("--trials", "-n", min=1, help="Configurations to start.")] = None,
     epochs: Annotated[float | None, typer.Option("--epochs", "-e", help="Passes over the data of each trial.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps of each trial, instead of epochs.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Wall time of this call.")] = None,
     store: StoreOption = DEFAULT_STORE,
     name: Annotated[str | None, typer.Option(help="Name of the study. \\[default: FILE-METHOD]")] = None,
-    seed: Annotated[int, typer.Option(help="Of everything that is random.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Of everything that is random. \\[default: 0, or that of the schedule]")
+    ] = None,
     workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="Processes that train at once.")] = 1,
     metric: Annotated[str | None, typer.Option(help="The objective. \\[default: loss]")] = None,
     mode: Annotated[Mode | None, typer.Option(help="Which direction is better. \\[default: min]")] = None,
@@ -92,11 +101,12 @@ def tune(
     luthier tune mine.py --seconds 600 --store sqlite:///studies/mine.db
     """
     with _told():
-        from luthier import execute, tuning
-        from luthier.methods import resolve
+        from luthier import execute
+        from luthier.study.methods import resolve
+        from luthier.study.tuning import tune as run
 
         study_name = name or f"{file.stem}-{method}"
-        study = tuning.tune(
+        study = run(
             file,
             resolve(method, _options(set_ or [])),
             trials=trials,
@@ -124,7 +134,7 @@ def tune(
 @app.command()
 def methods() -> None:
     """List the methods: what [bold]tune --method[/bold] takes."""
-    from luthier.methods import METHODS
+    from luthier.study.methods import METHODS
 
     table = Table(title="Methods", title_justify="left")
     for heading in ("method", "changes hyperparameters", "what it is", "source", "file", "example"):
@@ -170,8 +180,8 @@ def show(
     """
     from collections import Counter
 
-    from luthier.settings import method_name
-    from luthier.study import Study
+    from luthier.study.settings import method_name
+    from luthier.study.study import Study
 
     with _told(), _existing(store) as opened:
         study = Study.load(name, opened)
@@ -206,7 +216,7 @@ def report(
 
     luthier report fashion_mnist-random --store fashion.db --output fashion.html
     """
-    from luthier.study import Study
+    from luthier.study.study import Study
 
     with _told(), _existing(store) as opened:
         typer.echo(Study.load(name, opened).report(output or Path(f"{name.replace('/', '-')}.html")))
@@ -227,8 +237,8 @@ def export(
 
     luthier export fashion_mnist-random --store fashion.db --format json | jq '.[0]'
     """
-    from luthier.export import to_csv, to_json
-    from luthier.study import Study
+    from luthier.study.export import to_csv, to_json
+    from luthier.study.study import Study
 
     with _told(), _existing(store) as opened:
         history = Study.load(name, opened).history
@@ -262,8 +272,8 @@ def _told() -> Iterator[None]:
 @contextlib.contextmanager
 def _existing(store: str) -> Iterator[Any]:
     """A store that is there already."""
-    from luthier.settings import check_exists
     from luthier.store import open_store
+    from luthier.study.settings import check_exists
 
     try:
         check_exists(store)
@@ -306,7 +316,7 @@ def _console() -> Console:
 
 
 def _shown(store: str) -> str:
-    from luthier.settings import public_url
+    from luthier.study.settings import public_url
 
     return public_url(store)
 

@@ -99,6 +99,7 @@ class Budget:
         epochs: Passes over the training data of each trial, or None; steps and epochs exclude each other.
         seconds: Wall time for the whole call, or None; only the loop looks at it.
         epoch_steps: Steps of one epoch under a configuration (its batch size may be a hyperparameter).
+        total: Training steps of all jobs together, or None; only the loop looks at it.
     """
 
     trials: int | None = None
@@ -106,6 +107,7 @@ class Budget:
     epochs: float | None = None
     seconds: float | None = None
     epoch_steps: Callable[[Config], int] = one_step
+    total: int | None = None
 
     def steps_for(self, config: Config, part: float = 1.0) -> int:
         """Steps of a whole trial under ``config`` (or of a ``part`` of it), at least 1."""

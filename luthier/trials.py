@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from luthier.jobs import OK, Event, History, Job, Result
+from luthier.schedule import Schedule
 from luthier.space import Config
 
 
@@ -22,7 +24,8 @@ class Best:
         metrics: Measured values at its end, in the user's own units and direction (validation, never test).
         final: Hyperparameters at its end; they differ from ``config`` where the method moves them.
         result: The whole result.
-        schedule: Hyperparameters over the training, from the first ancestor on: (step, values in force from there).
+        schedule: Hyperparameters over the training, from the first ancestor on: (step, values in force from there);
+            ``tune(task, schedule=…)`` replays it.
         test: Metrics on the test split, where the task has one and the study has ended.
     """
 
@@ -31,7 +34,7 @@ class Best:
     metrics: Mapping[str, float]
     final: Config
     result: Result
-    schedule: list[tuple[int, Config]]
+    schedule: Schedule
     test: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -62,17 +65,18 @@ class TrialRecord:
     parent: int | None = None
 
 
-def best(history: History, test: Mapping[str, Any] | None = None) -> Best | None:
+def best(history: History, test: Mapping[str, Any] | None = None, seed: int | None = None) -> Best | None:
     """The best job by the first objective, or None while none has ended well.
 
     Args:
         history: The study.
         test: ``{"number": job, "metrics": {...}}`` as kept in the settings; used where it is of this very job.
+        seed: The study's seed, by which the schedule replays to the same weights.
     """
-    return None if history.best is None else record(history, history.best, test)
+    return None if history.best is None else record(history, history.best, test, seed)
 
 
-def record(history: History, number: int, test: Mapping[str, Any] | None = None) -> Best:
+def record(history: History, number: int, test: Mapping[str, Any] | None = None, seed: int | None = None) -> Best:
     """Any finished job in the shape of the best."""
     result = history.results[number]
     assert result is not None
@@ -82,7 +86,7 @@ def record(history: History, number: int, test: Mapping[str, Any] | None = None)
         metrics=dict(result.metrics),
         final=history.final(number),
         result=result,
-        schedule=schedule(history, number),
+        schedule=schedule(history, number, seed),
         test=dict(test["metrics"]) if test and test["number"] == number else {},
     )
 
@@ -95,25 +99,35 @@ def lineage(history: History, number: int) -> list[int]:
     return chain[::-1]
 
 
-def schedule(history: History, number: int) -> list[tuple[int, Config]]:
-    """Hyperparameters along the lineage of a job: (step, values from there on), a row for every change."""
-    points: list[tuple[int, Config]] = []
+def schedule(history: History, number: int, seed: int | None = None) -> Schedule:
+    """Hyperparameters along the lineage of a finished job.
+
+    What an adapter moves during a job is known where the job reported: the values of a report stand until the next one.
+
+    Args:
+        history: The study.
+        number: The job.
+        seed: The study's seed; None does not ask for the same weights in a replay.
+    """
+    parts: list[dict[str, Any]] = []
+    noise, before = number, None
     for link in lineage(history, number):
-        job = history.jobs[link]
-        age = int(history.age[link])
-        values = dict(job.config)
-        points.append((0 if job.parent is None else int(history.age[job.parent]), values))
-        moved = [report for report in history.reports.get(link, ()) if report.hyperparameters]
-        points += [(report.step, {**values, **report.hyperparameters}) for report in moved]
-        points.append((age, history.final(link)))
-    kept = points[:1]
-    for step, values in points[1:]:
-        if values == kept[-1][1]:
-            continue
-        if step == kept[-1][0]:
-            kept.pop()  # a continued job starts with other values than its parent ended with
-        kept.append((step, values))
-    return kept
+        job, end = history.jobs[link], int(history.age[link])
+        begin = 0 if job.parent is None else int(history.age[job.parent])
+        if dict(job.config) != before:  # a job that changes nothing goes on with the noise of its parent
+            noise = job.tag.get("repeats", link)
+        points = [(begin, dict(job.config))]
+        for report in history.reports.get(link, ()):
+            values = {**job.config, **report.hyperparameters}
+            if begin < report.step < end and values != points[-1][1]:
+                points.append((report.step, values))
+        before = history.final(link)
+        for (step, values), (stop, _) in pairwise([*points, (end, before)]):
+            if stop > step:
+                parts.append({"job": noise, "steps": stop - step, "config": values})
+    if not parts or parts[-1]["config"] != before:
+        parts.append({"job": noise, "steps": 0, "config": before})
+    return Schedule(parts, seed)
 
 
 def front(history: History) -> list[int]:

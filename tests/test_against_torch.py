@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 import luthier as lt
 from luthier.adapt.plain import Plain
-from luthier.batches import Batches
 from luthier.seeds import Seeds
 from luthier.stack import Noise
-from luthier.train_stack import _rows, _stack
+from luthier.task.batches import Batches
+from luthier.train.stack import _rows, _stack
 
 STEPS, MEMBERS = 50, 3
 OPTIMIZERS: dict[str, tuple[Any, Callable[..., torch.optim.Optimizer]]] = {

@@ -14,8 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from luthier.cli import app
-from luthier.methods import METHODS
-from luthier.study import Study
+from luthier.study.methods import METHODS
+from luthier.study.study import Study
 
 ROOT = Path(__file__).parents[1]
 TASK = """

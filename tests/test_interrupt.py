@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from luthier.interrupt import Interrupts
+from luthier.study.interrupt import Interrupts
 
 
 def ctrl_c() -> str:

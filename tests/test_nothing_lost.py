@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from luthier.jobs import Result
-from luthier.study import Study
+from luthier.study.study import Study
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import luthier as lt
-from luthier.progress import Live, Plain, Tick, duration
+from luthier.study.progress import Live, Plain, Tick, duration
 
 SPACE = lt.Space(x=lt.Float(-1.0, 1.0))
 

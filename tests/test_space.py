@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from spaces import GOOD, SPACE, choices, rng, spaces
 
-from luthier.combinations import Combinations
 from luthier.space import Choice, Column, Config, Domain, Float, Int, Space
+from luthier.space.combinations import Combinations
 
 
 @given(spaces())

@@ -144,7 +144,7 @@ IMPOSSIBLE: list[tuple[Callable[[], Any], str]] = [
     (lambda: Space(n=[1, 8]), r"n: \[1, 8\] is not a domain. Write n=Int\(1, 8\)"),  # pyright: ignore
     (lambda: Space(c=["a", "b", "c"]), r"Write c=Choice\(\['a', 'b', 'c'\]\)"),  # pyright: ignore[reportArgumentType]
     (lambda: Space(x=0.1), "x: 0.1 is not a domain. Use Float"),  # pyright: ignore[reportArgumentType]
-    (lambda: Space(x=Float), "x: <class 'luthier.domains.Float'> is not a domain"),  # pyright: ignore
+    (lambda: Space(x=Float), "x: <class 'luthier.space.domains.Float'> is not a domain"),  # pyright: ignore
     (lambda: Space({"learning rate": Float(0, 1)}), "'learning rate' cannot be the name"),
     (lambda: Space({"": Float(0, 1)}), "'' cannot be the name"),
     (lambda: Space({1: Float(0, 1)}), "1 cannot be the name"),  # pyright: ignore[reportArgumentType]

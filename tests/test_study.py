@@ -17,8 +17,8 @@ from luthier.propose import Grid, Random
 from luthier.seeds import Seeds
 from luthier.space import Float, Int, Space
 from luthier.store import open_store
-from luthier.study import Study
-from luthier.tuning import tune
+from luthier.study.study import Study
+from luthier.study.tuning import tune
 
 SPACE = Space(x=Float(-1.0, 1.0), lr=Float(1e-4, 1.0, log=True), layers=Int(1, 4))
 

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 
-from luthier.call import as_metrics, as_objectives, describe
 from luthier.errors import LuthierError, MethodError, TaskError
 from luthier.space import Float, Space
 from luthier.task import (
@@ -31,6 +30,7 @@ from luthier.task import (
     require_level,
     source_of,
 )
+from luthier.task.call import as_metrics, as_objectives, describe
 
 SPACE = Space(x=Float(0.0, 1.0), y=Float(0.0, 1.0))
 

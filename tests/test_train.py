@@ -11,7 +11,6 @@ import pytest
 import torch
 
 import luthier as lt
-from luthier.blob import pack, unpack
 from luthier.errors import CheckpointError
 from luthier.jobs import Job, Report, Result
 from luthier.seeds import Seeds
@@ -19,6 +18,7 @@ from luthier.space import Float, Space
 from luthier.store.checkpoints import Checkpoints
 from luthier.task import as_task
 from luthier.train import Work, chunks, run
+from luthier.train.blob import pack, unpack
 
 SPACE = Space(x=Float(-1.0, 1.0))
 
@@ -64,7 +64,7 @@ def test_a_function_becomes_a_result() -> None:
 def test_an_exception_is_a_failed_result(error: BaseException, said: str) -> None:
     result = run_one(raising(error))
     assert result.status == "failed" and result.steps == 0 and result.metrics == {}
-    assert said in result.error and "in function" in result.error and "luthier/train.py" not in result.error
+    assert said in result.error and "in function" in result.error and "luthier/train/__init__.py" not in result.error
 
 
 def test_ctrl_c_passes_through() -> None:

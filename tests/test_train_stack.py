@@ -12,14 +12,14 @@ from networks import NETWORKS, digits_task, equal
 from torch.utils import _pytree as pytree
 
 import luthier as lt
-from luthier import train_stack
 from luthier.adapt.plain import Plain
-from luthier.batches import Batches
 from luthier.jobs import Job, Report, Result
 from luthier.seeds import Seeds
 from luthier.stack.trace import Eager, Traced, trace
 from luthier.store.checkpoints import Checkpoints
+from luthier.task.batches import Batches
 from luthier.train import Work
+from luthier.train import stack as train_stack
 
 EPOCH = 33  # steps of one epoch: 1,077 rows of the digits in batches of 32
 

@@ -9,11 +9,11 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from luthier.export import to_csv, to_json
 from luthier.jobs import Budget, History, Job
 from luthier.seeds import Seeds
 from luthier.space import Choice, Float, Int, Space
-from luthier.study import Study
+from luthier.study.export import to_csv, to_json
+from luthier.study.study import Study
 
 SPACE = Space(x=Float(-1.0, 1.0), lr=Float(1e-4, 1.0, log=True), layers=Int(1, 4))
 

@@ -19,7 +19,7 @@ from luthier.errors import ConfigError, MethodError, StudyError, TaskError
 from luthier.execute import Local
 from luthier.jobs import Budget, History, Job
 from luthier.seeds import Seeds
-from luthier.study import Study
+from luthier.study.study import Study
 
 ROOT = Path(__file__).parents[1]
 SPACE = lt.Space(x=lt.Float(-1.0, 1.0), layers=lt.Int(1, 4))
@@ -252,8 +252,8 @@ def test_a_finished_torch_task_reads_its_test_split_once(tmp_path: Path, monkeyp
     import torch
     from torch import nn
 
-    from luthier import train_stack
     from luthier.data import Split, Splits
+    from luthier.train import stack as train_stack
 
     noise = torch.Generator().manual_seed(0)
     splits = []

@@ -10,8 +10,8 @@ if TYPE_CHECKING:  # these import torch, which the contract itself does without
     from torch import Tensor
 
     from luthier.adapt.hypergradient import Hypergradient
-    from luthier.program import Batch, Program, State
     from luthier.space import Config
+    from luthier.task.program import Batch, Program, State
 
 __all__ = ["Adapter", "Hypergradient"]
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from luthier.errors import MethodError
 from luthier.optim.common import Tensors, add_scaled, clip_by_norm, read
 from luthier.optim.rate_rules import Rule, checked_bounds, checked_hyper_lr
-from luthier.program import Batch, Program, State
 from luthier.space import Config, Float
+from luthier.task.program import Batch, Program, State
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from luthier.program import Batch, Program, State
 from luthier.space import Config
+from luthier.task.program import Batch, Program, State
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from typing import Any
 
 import cloudpickle
 
-from luthier.call import describe
 from luthier.errors import TaskError
 from luthier.jobs import Job, Report, Result
 from luthier.task import FunctionTask, load_task, source_of
-from luthier.task_file import FILES, load_file
+from luthier.task.call import describe
+from luthier.task.file import FILES, load_file
 from luthier.train import Work, run
 
 

@@ -56,6 +56,9 @@ class Proposer(Protocol):
     - ``parents(history) -> set[int]``: the jobs that a later job may still continue from; the checkpoints of all
       others may be removed.
 
+    Optional attribute: ``stops_early``, true where most trials end before their steps are spent, so that a budget of
+    trials says little of the training that it costs.
+
     Attributes:
         extendable: A finished study may go on under a larger budget, and ends as if it had had that budget at first.
     """

@@ -113,6 +113,7 @@ class ASHA:
     budget: Budget | None = field(default=None, repr=False)
     chooser: Any = field(default=None, repr=False)
     extendable: ClassVar[bool] = False
+    stops_early: ClassVar[bool] = True
 
     def bind(self, budget: Budget) -> ASHA:
         """The same method for ``budget.trials`` configurations, the best trained for ``budget.epochs`` or ``steps``.

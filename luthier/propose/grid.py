@@ -9,12 +9,12 @@ from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, ClassVar
 
-from luthier.combinations import Combinations
-from luthier.domain_checks import plain
 from luthier.errors import ConfigError, MethodError
 from luthier.jobs import Budget, History, Job
 from luthier.seeds import Seeds
 from luthier.space import Choice, Config, Domain, Float, Option, Space
+from luthier.space.combinations import Combinations
+from luthier.space.domain_checks import plain
 
 POINTS = 5
 LARGEST_VECTOR = 16

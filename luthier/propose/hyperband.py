@@ -88,6 +88,7 @@ class Hyperband:
     budget: Budget | None = field(default=None, repr=False)
     chooser: Any = field(default=None, repr=False)
     extendable: ClassVar[bool] = False
+    stops_early: ClassVar[bool] = True
 
     def bind(self, budget: Budget) -> Hyperband:
         """The same method for ``budget.trials`` configurations, the best trained for ``budget.epochs`` or ``steps``.

@@ -6,7 +6,7 @@ from bisect import bisect_left, insort
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import inf, isfinite
-from typing import Any
+from typing import Any, ClassVar
 
 from luthier.jobs import PRUNED, Budget, Event, History, Job, Report
 from luthier.propose.inner import bind_inner
@@ -79,6 +79,7 @@ class Median:
     quantile: float = 0.5
     budget: Budget | None = field(default=None, repr=False)
     chooser: Any = field(default=None, repr=False)
+    stops_early: ClassVar[bool] = True
 
     def bind(self, budget: Budget) -> Median:
         """The same rule, its inner proposer under the budget.

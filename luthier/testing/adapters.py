@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import luthier.nn
-from luthier import train_stack
 from luthier.adapt import Adapter
-from luthier.batches import Batches
 from luthier.data import digits
 from luthier.errors import LuthierError
 from luthier.jobs import Job, Report, Result
@@ -26,8 +24,10 @@ from luthier.seeds import Seeds
 from luthier.space import Config, Float, Space
 from luthier.stack.trace import Eager, Traced, trace
 from luthier.store.checkpoints import Checkpoints
-from luthier.torch_task import TorchTask
+from luthier.task.batches import Batches
+from luthier.task.torch_task import TorchTask
 from luthier.train import Work
+from luthier.train import stack as train_stack
 
 SPACE = Space(
     lr=Float(1e-3, 0.3, log=True),

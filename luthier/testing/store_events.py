@@ -138,7 +138,7 @@ class StoredEvents:
             Job(0, {}, steps=1.5),  # type: ignore[arg-type]
             Report(0, 0, {"loss": "low"}),  # type: ignore[dict-item]
             Report(0, 2**70, {}),
-            Report(0, 0, {}, {"v": object()}),
+            Report(0, 0, {}, {"v": {1}}),
             Result(0, "good", {}),  # type: ignore[arg-type]
             Result(0, "ok", {"loss": None}),  # type: ignore[dict-item]
             Result(0, "ok", {"loss": 10**400}),

@@ -17,10 +17,10 @@ from torch.utils import _pytree as pytree
 import luthier as lt
 from luthier.adapt.hypergradient import Hypergradient, _dot, _norm
 from luthier.adapt.plain import Plain
-from luthier.batches import Batches
 from luthier.errors import MethodError
-from luthier.program import Program
 from luthier.seeds import Seeds
+from luthier.task.batches import Batches
+from luthier.task.program import Program
 
 STEPS = 50
 RATE = lt.Float(1e-5, 1.0, log=True)

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import luthier as lt
-from luthier import train_stack
 from luthier.adapt import Adapter, Hypergradient
 from luthier.adapt.plain import Plain
 from luthier.errors import LuthierError
 from luthier.testing.adapters import AdapterContract, digits_task, network
+from luthier.train import stack as train_stack
 
 
 class TestPlain(AdapterContract):

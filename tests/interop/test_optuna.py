@@ -26,9 +26,9 @@ from luthier.jobs import Budget, History, Job, Report, Result
 from luthier.propose import Random
 from luthier.seeds import Seeds
 from luthier.space import Choice, Config, Float, Int, Space
-from luthier.study import Study
+from luthier.study.study import Study
+from luthier.study.tuning import tune
 from luthier.testing import rebuild, simulate
-from luthier.tuning import tune
 
 NUMBERS = Space(lr=Float(1e-5, 1.0, log=True), momentum=Float(0.0, 0.99), width=Int(8, 512, log=True), depth=Int(1, 9))
 MIXED = Space(

@@ -16,8 +16,8 @@ from luthier.jobs import Budget, History, Job, Report, Result
 from luthier.propose import GaussianProcess, Random
 from luthier.seeds import Seeds
 from luthier.space import Choice, Config, Float, Int, Space
+from luthier.study.tuning import tune
 from luthier.testing import SPACES, simulate
-from luthier.tuning import tune
 
 SPACE = Space(lr=Float(1e-5, 1.0, log=True), depth=Int(1, 9), activation=Choice(["relu", "tanh", None]))
 

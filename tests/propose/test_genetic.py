@@ -14,7 +14,7 @@ from luthier.propose.genetic import PAPER_SPACE, Genetic
 from luthier.propose.random import Random
 from luthier.seeds import Seeds
 from luthier.space import Choice, Config, Float, Int, Space
-from luthier.study import Study
+from luthier.study.study import Study
 from luthier.testing import simulate
 from tests.networks import digits_task
 

@@ -22,7 +22,7 @@ from luthier.propose.pbt import PBT
 from luthier.propose.random import Random
 from luthier.seeds import Seeds
 from luthier.space import Config, Float, Int, Space
-from luthier.study import Study
+from luthier.study.study import Study
 from luthier.testing import rebuild, simulate
 from luthier.testing.problems import decay
 from tests.networks import digits_task

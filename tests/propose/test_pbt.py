@@ -17,7 +17,7 @@ from luthier.propose.pbt import PBT, explore
 from luthier.propose.replay import Replay
 from luthier.seeds import Seeds
 from luthier.space import Choice, Config, Float, Int, Space
-from luthier.study import Study
+from luthier.study.study import Study
 from luthier.testing import simulate
 from luthier.testing.problems import decay
 

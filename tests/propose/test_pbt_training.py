@@ -11,15 +11,15 @@ import torch
 from torch import nn
 
 import luthier as lt
-from luthier import train_stack
-from luthier.batches import Batches
 from luthier.jobs import Budget, History, Job
 from luthier.propose.pbt import PBT
 from luthier.propose.replay import Replay
 from luthier.seeds import Seeds
 from luthier.space import Config
 from luthier.store.checkpoints import Checkpoints
+from luthier.task.batches import Batches
 from luthier.train import Work
+from luthier.train import stack as train_stack
 from tests.networks import digits_task
 
 EPOCH = 33  # steps of one epoch of the digits

@@ -118,7 +118,9 @@ class Evil:
 
 
 @pytest.mark.parametrize(
-    "content", [{"w": torch.ones(1)}, [1], Evil(), {"format": "other", "state": 1, "meta": 2}], ids=str
+    "content",
+    [{"w": torch.ones(1)}, [1], Evil(), {"format": "other", "state": 1, "meta": 2}],
+    ids=["tensors", "list", "code", "another format"],
 )
 def test_a_foreign_file_is_named_and_its_code_never_runs(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "x.ckpt")

@@ -71,7 +71,7 @@ def test_values_become_plain(value: object, expected: object) -> None:
     assert repr(codec.loads(codec.dumps(codec.plain(value)))) == repr(expected)
 
 
-@pytest.mark.parametrize("value", [print, {1: 2}, {"a": {None: 1}}, {1.5, 2.5}, b"bytes", [object()]], ids=str)
+@pytest.mark.parametrize("value", [print, {1: 2}, {"a": {None: 1}}, {1.5, 2.5}, b"bytes", [{1.5}]], ids=str)
 def test_what_is_not_json_is_refused(value: object) -> None:
     with pytest.raises(TypeError):
         codec.plain(value)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from luthier.codec import Conditions, holds
 from luthier.interop.optuna.library import optuna
 from luthier.space import Config, Domain, Float, Int, Space
+from luthier.space.codec import Conditions, holds
 
 Distribution = optuna.distributions.BaseDistribution
 

@@ -11,9 +11,9 @@ from luthier.interop.optuna.library import optuna
 from luthier.interop.optuna.parameters import Distribution
 from luthier.interop.optuna.timeline import result_of, starts_and_ends
 from luthier.jobs import Budget, History, Job
-from luthier.methods import resolve
 from luthier.seeds import Seeds
 from luthier.space import Choice, Config, Domain, Float, Int, Space
+from luthier.study.methods import resolve
 
 FrozenTrial = optuna.trial.FrozenTrial
 

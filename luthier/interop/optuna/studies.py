@@ -14,7 +14,7 @@ from luthier.interop.optuna.parameters import Parameter, distributions, paramete
 from luthier.interop.optuna.timeline import NOTE, FrozenTrial, TrialState, reports_of, result_of, starts_and_ends
 from luthier.jobs import History, Job, Result
 from luthier.space import Config, Space
-from luthier.study import Study
+from luthier.study.study import Study
 
 SPACE = "luthier:space"  # attribute of an exported study
 _STATES = {"ok": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "diverged": TrialState.FAIL}

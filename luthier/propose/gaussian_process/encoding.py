@@ -13,8 +13,8 @@ from typing import NamedTuple, final
 
 import numpy as np
 
-from luthier.combinations import Combinations
 from luthier.space import Choice, Config, Float, Int, Space
+from luthier.space.combinations import Combinations
 
 SAME = 1e-7  # codes nearer than this in every column count as one configuration
 

@@ -18,7 +18,7 @@ from luthier.stack import Noise, stack_module, unstack_into
 
 if TYPE_CHECKING:
     from luthier.space import Config
-    from luthier.torch_task import TorchTask
+    from luthier.task.torch_task import TorchTask
 
 State = dict[str, Any]
 """A stack of trainings: every tensor has the members first.
@@ -33,7 +33,7 @@ EVALUATION_ROWS = 1000
 
 
 class Program:
-    """A :class:`~luthier.torch_task.TorchTask` bound to static values: what an adapter steps with.
+    """A :class:`~luthier.task.torch_task.TorchTask` bound to static values: what an adapter steps with.
 
     Args:
         task: The task.

@@ -17,7 +17,7 @@ from luthier.space import Config, Space
 
 if TYPE_CHECKING:
     from luthier.data import Splits
-    from luthier.program import Program
+    from luthier.task.program import Program
 
 Optimizer = SGD | Adam
 
@@ -134,7 +134,7 @@ class TorchTask:
 
     def program(self, config: Config) -> Program:
         """The step for the static values of ``config``, made once for each set of them."""
-        from luthier.program import Program  # a program reads its task
+        from luthier.task.program import Program  # a program reads its task
 
         key = self.static(config)
         if key not in self._programs:

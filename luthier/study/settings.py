@@ -65,7 +65,7 @@ def _check_direction(names: Sequence[str]) -> None:
             )
 
 
-def check_budget(trials: Any, epochs: Any, steps: Any, seconds: Any, seed: Any) -> None:
+def check_budget(trials: Any, epochs: Any, steps: Any, seconds: Any, seed: Any, total_steps: Any = None) -> None:
     """Refuse a budget or a seed that cannot be meant.
 
     Raises:
@@ -74,6 +74,7 @@ def check_budget(trials: Any, epochs: Any, steps: Any, seconds: Any, seed: Any) 
     for name, value, kinds in (
         ("trials", trials, (int,)),
         ("steps", steps, (int,)),
+        ("total_steps", total_steps, (int,)),
         ("epochs", epochs, (int, float)),
         ("seconds", seconds, (int, float)),
     ):
@@ -105,6 +106,7 @@ def build(
             "trials": budget.trials,
             "steps": budget.steps,
             "epochs": None if budget.epochs is None else float(budget.epochs),  # 5 and 5.0 are the same study
+            **({} if budget.total is None else {"total_steps": budget.total}),
         },
         "task": task,
     }

@@ -11,11 +11,11 @@ from typing import Any, overload
 
 import numpy as np
 
-from luthier import moves
-from luthier.codec import Codec, Column, Conditions, Config, Slot, holds
-from luthier.combinations import Combinations
-from luthier.domains import Choice, Domain, Float, Int, Option, When, expect_domain, from_record, to_record
 from luthier.errors import ConfigError, SpaceError
+from luthier.space import moves
+from luthier.space.codec import Codec, Column, Conditions, Config, Slot, holds
+from luthier.space.combinations import Combinations
+from luthier.space.domains import Choice, Domain, Float, Int, Option, When, expect_domain, from_record, to_record
 
 __all__ = ["Choice", "Column", "Conditions", "Config", "Domain", "Float", "Int", "Option", "Space", "When"]
 

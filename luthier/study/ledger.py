@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -12,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from luthier import settings as study_settings
 from luthier.errors import StudyError
 from luthier.jobs import Budget, History, Job, Report, Result
-from luthier.methods import Resolved
 from luthier.seeds import Seeds
 from luthier.space import Config, Space
 from luthier.store import Store, StudyStore, open_store
+from luthier.study import settings as study_settings
+from luthier.study.methods import Resolved
 from luthier.trials import best_of_each
 
 MEMORY = ":memory:"  # the URL of a store in memory
@@ -67,7 +68,7 @@ def open_ledger(
         if stored["budget"] != given["budget"]:
             stored = {**stored, "budget": given["budget"]}
             opened.update_settings(name, stored)
-        return Ledger(opened, name, stored, History(space, goals), bound, Seeds(seed))
+        return Ledger(opened, name, stored, History(space, goals), bound, Seeds(seed), budget.total)
     except BaseException:
         if own:
             opened.close()
@@ -94,13 +95,22 @@ class Ledger:
         history: An empty history; the store fills it.
         proposer: The method, bound to the budget; None to read only.
         seeds: The study's seeds.
+        total: Training steps that all jobs together may spend, or None.
     """
 
     def __init__(
-        self, store: Store, name: str, settings: dict[str, Any], history: History, proposer: Any, seeds: Seeds
+        self,
+        store: Store,
+        name: str,
+        settings: dict[str, Any],
+        history: History,
+        proposer: Any,
+        seeds: Seeds,
+        total: int | None = None,
     ) -> None:
         self.store, self.name, self.settings, self.history = store, name, settings, history
-        self.proposer, self.seeds = proposer, seeds
+        self.proposer, self.seeds, self.total = proposer, seeds, total
+        self.proposing = 0.0  # seconds of this thread's CPU time spent in the method
         self.busy = False  # somebody else is proposing: nothing was given, more may come
         self.mine: dict[int, float] = {}  # unfinished jobs that this process holds, and since when
         self._waiting: deque[Job] = deque()  # the user's own configurations: held, not yet given out
@@ -145,7 +155,7 @@ class Ledger:
     def over(self) -> bool:
         """Whether nothing is pending and the method has nothing more."""
         self.sync()
-        return not self.history.pending and not self.proposer.propose(self.history, 1, self.seeds)
+        return not self.history.pending and not self._proposed(1)
 
     def enqueue(self, config: Config) -> Job:
         """Put a configuration of the user's in the place of the next fresh one that the method proposes."""
@@ -262,8 +272,9 @@ class Ledger:
                 self.sync()
             try:
                 start = time.thread_time()  # of a busy machine's pauses the method is not to blame
-                jobs = self.proposer.propose(self.history, count, self.seeds)
+                jobs = self._proposed(count)
                 self._slow = time.thread_time() - start
+                self.proposing += self._slow
                 if not jobs:
                     return []
                 if self._study.append(jobs, self.history):
@@ -272,6 +283,15 @@ class Ledger:
                 if turn:
                     self._study.end_turn()
             self.sync()
+
+    def _proposed(self, count: int) -> list[Job]:
+        """What the method proposes, up to the first job that the steps of the study are not enough for."""
+        jobs = self.proposer.propose(self.history, count, self.seeds)
+        if self.total is None:
+            return jobs
+        left = self.total - int(self.history.steps.sum())
+        spent = itertools.accumulate(job.steps for job in jobs)
+        return [job for job, steps in zip(jobs, spent, strict=True) if steps <= left]
 
     def _hold(self, jobs: Sequence[Job]) -> list[Job]:
         self.sync()

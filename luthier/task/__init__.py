@@ -9,13 +9,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, final, runtime_checkable
 
-from luthier.call import Pruned, Trial, short
 from luthier.errors import MethodError, TaskError
 from luthier.space import Config, Space
-from luthier.task_file import FILES, load_file
+from luthier.task.call import Pruned, Trial, short
+from luthier.task.file import FILES, load_file
 
 if TYPE_CHECKING:
-    from luthier.torch_task import TorchTask  # imports torch, which functions do without
+    from luthier.task.torch_task import TorchTask  # imports torch, which functions do without
 
 __all__ = [
     "FunctionTask",
@@ -219,7 +219,7 @@ def _candidates(module: ModuleType) -> str:
         name
         for name, value in vars(module).items()
         if not name.startswith("_")
-        and getattr(value, "__module__", module.__name__) in (module.__name__, "luthier.torch_task")
+        and getattr(value, "__module__", module.__name__) in (module.__name__, "luthier.task.torch_task")
         and (
             is_torch(value) or isinstance(value, Trainable | FunctionTask | TrainableTask) or inspect.isfunction(value)
         )

@@ -6,10 +6,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from luthier.call import as_metrics, as_objectives, is_finite
 from luthier.errors import StudyError
 from luthier.jobs import STATUS_CODES, Job, Result, Status
-from luthier.ledger import Ledger
+from luthier.study.ledger import Ledger
+from luthier.task.call import as_metrics, as_objectives, is_finite
 
 
 def held(ledger: Ledger, job: Job | int, verb: str) -> int:
@@ -42,7 +42,7 @@ def told(
     steps: int | None = None,
     final: Mapping[str, Any] | None = None,
 ) -> Result:
-    """The result of a job in a user's words: see :meth:`luthier.study.Study.tell`.
+    """The result of a job in a user's words: see :meth:`luthier.study.study.Study.tell`.
 
     Raises:
         StudyError: If this process has no such job, or the status is unknown.

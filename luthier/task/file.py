@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from luthier.call import describe
 from luthier.errors import TaskError
+from luthier.task.call import describe
 
 FILES: dict[str, Path] = {}  # module name -> file, for the files loaded in this process
 

@@ -7,16 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, final, overload
 
-from luthier import export, settings
-from luthier.call import as_metrics
 from luthier.errors import MethodError, StudyError
 from luthier.jobs import Budget, History, Job, Report, Status
-from luthier.ledger import MEMORY, Ledger, open_ledger, open_to_read
-from luthier.methods import resolve
 from luthier.seeds import Seeds
 from luthier.space import Config, Space
 from luthier.store import Store
-from luthier.telling import held, told
+from luthier.study import export, settings
+from luthier.study.ledger import MEMORY, Ledger, open_ledger, open_to_read
+from luthier.study.methods import resolve
+from luthier.study.telling import held, told
+from luthier.task.call import as_metrics
 from luthier.trials import Best, TrialRecord, best, front, record, trials_of
 
 
@@ -281,7 +281,8 @@ class Study:
     @property
     def best(self) -> Best | None:
         """The best job by the first objective, among those that ended well; None while there is none."""
-        return best(self.history, self._ledger.settings.get("test"))
+        stored = self._ledger.settings
+        return best(self.history, stored.get("test"), stored["seed"])
 
     def suggest(self) -> Config:
         """The evaluated configuration that the method's model believes best, where results are noisy; see ``best``.
@@ -300,8 +301,8 @@ class Study:
     @property
     def front(self) -> list[Best]:
         """The jobs that no other beats in every objective (of one objective: the best)."""
-        history = self.history
-        return [record(history, number, self._ledger.settings.get("test")) for number in front(history)]
+        history, stored = self.history, self._ledger.settings
+        return [record(history, number, stored.get("test"), stored["seed"]) for number in front(history)]
 
     @property
     def trials(self) -> list[TrialRecord]:
@@ -324,12 +325,12 @@ class Study:
                 where=f"study {self.name!r}",
                 remedy="Call lt.tune with a TorchTask (again, if the study is stored: it resumes), then study.model().",
             )
-        from luthier.train_stack import load_model  # imports torch
+        from luthier.train.stack import load_model  # imports torch
 
         return load_model(self._work, history.jobs[number], result)
 
     def to_records(self) -> list[dict[str, Any]]:
-        """One dict a job: see :func:`luthier.export.records`."""
+        """One dict a job: see :func:`luthier.study.export.records`."""
         return export.records(self.history)
 
     def to_pandas(self) -> Any:

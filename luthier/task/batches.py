@@ -10,7 +10,7 @@ import torch
 from luthier.seeds import Seeds
 
 if TYPE_CHECKING:
-    from luthier.program import Batch, Program
+    from luthier.task.program import Batch, Program
 
 
 class Batches:

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from luthier.adapt.plain import Plain
-from luthier.batches import Batches
 from luthier.errors import CheckpointError, TaskError
 from luthier.jobs import Job, Report, Result, Status
 from luthier.stack.run import make_runner, measured_width
-from luthier.torch_task import TorchTask
+from luthier.task.batches import Batches
+from luthier.task.torch_task import TorchTask
 
 if TYPE_CHECKING:
-    from luthier.program import Program, State
     from luthier.store.checkpoints import Checkpoints
+    from luthier.task.program import Program, State
     from luthier.train import Work
 
 PARTIAL = "partial-"  # how the file of a job in the middle of its training is called

@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from luthier.domains import Domain, Float, Option
 from luthier.errors import ConfigError
+from luthier.space.domains import Domain, Float, Option
 
 Config = dict[str, Any]
 """The values of one configuration: float, int, str, bool, None or a list of floats; inactive names are absent."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from luthier.domains import Choice, Domain, Float, Int
+from luthier.space.domains import Choice, Domain, Float, Int
 
 
 def clip(domain: Domain, value: Any) -> Any:

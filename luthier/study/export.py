@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.errors import StudyError
 from luthier.jobs import History
-from luthier.settings import method_name, public_url
+from luthier.study.settings import method_name, public_url
 from luthier.trials import trials_of
 
 if TYPE_CHECKING:
-    from luthier.ledger import Ledger
+    from luthier.study.ledger import Ledger
 
 
 def records(history: History) -> list[dict[str, Any]]:
@@ -114,7 +114,7 @@ def to_html(ledger: Ledger, path: str | Path) -> Path:
     ledger.sync()
     history, settings, name = ledger.history, ledger.settings, ledger.name
     test = settings.get("test")
-    shown = {key: value for key, value in settings.items() if key not in ("test", "wall_seconds")}
+    shown = {key: value for key, value in settings.items() if key not in ("test", "wall_seconds", "method_seconds")}
     info = report.StudyInfo(
         name,
         {**shown, "method": method_name(settings)},

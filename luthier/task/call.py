@@ -13,7 +13,7 @@ from typing import Any, final
 from luthier.errors import LuthierError, TaskError
 from luthier.space import Config
 
-_OURS = str(Path(__file__).parent)
+_OURS = str(Path(__file__).parents[1])
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
@@ -38,7 +38,7 @@ class Trial:
         >>> trial.report(1, loss=0.5)
         >>> trial.report(2, loss=0.6)
         Traceback (most recent call last):
-        luthier.call.Pruned: trial 0 was asked to stop at step 2
+        luthier.task.call.Pruned: trial 0 was asked to stop at step 2
     """
 
     def __init__(

@@ -9,17 +9,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from luthier import settings
 from luthier.errors import MethodError, StudyError
 from luthier.execute import Executor, Local
-from luthier.interrupt import Interrupts
 from luthier.jobs import DIVERGED, FAILED, Budget, Job, Report, Result
-from luthier.ledger import FLUSH, MEMORY, Ledger, open_ledger
-from luthier.methods import Resolved, resolve
-from luthier.progress import Tick, choose
+from luthier.propose import Replay
+from luthier.schedule import as_schedule
 from luthier.space import Space
 from luthier.store import Store
-from luthier.study import Study
+from luthier.study import settings
+from luthier.study.interrupt import Interrupts
+from luthier.study.ledger import FLUSH, MEMORY, Ledger, open_ledger
+from luthier.study.methods import Resolved, resolve
+from luthier.study.progress import Tick, choose
+from luthier.study.study import Study
 from luthier.task import Task, as_task, epoch_steps, is_torch, level, load_task, require_level
 from luthier.train import Work
 
@@ -28,18 +30,20 @@ WAIT = 0.1  # seconds between two looks at jobs that other processes are running
 
 def tune(
     task: Any,
-    method: Any = "random",
+    method: Any = None,
     *,
+    schedule: Any = None,
     space: Space | None = None,
     trials: int | None = None,
     epochs: float | None = None,
     steps: int | None = None,
     seconds: float | None = None,
+    total_steps: int | None = None,
     metric: str | Sequence[str] | None = None,
     mode: str | Sequence[str] | None = None,
     store: str | Path | Store | None = None,
     name: str | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     executor: Executor | None = None,
     progress: bool | None = None,
     checkpoints: bool | None = None,
@@ -54,17 +58,22 @@ def tune(
     Args:
         task: A TorchTask, a Trainable, a function ``f(config)`` or ``f(config, trial)``, or the path of a Python file
             that defines ``task``.
-        method: A name (``luthier methods`` lists them), a proposer, an adapter, or a pair (proposer, adapter).
+        method: A name (``luthier methods`` lists them), a proposer, an adapter, or a pair (proposer, adapter);
+            ``"random"`` by default.
+        schedule: Instead of a method: train once under these values over time, ``study.best.schedule`` of another study
+            (it replays to the same weights, see :class:`luthier.propose.Replay`), the file or JSON that it was saved
+            as, or rows (step, {name: value}) with ``steps``. It brings its own trials, steps and seed.
         space: The search space, where the task does not carry it.
         trials: Configurations to start.
         epochs: Passes over the training data of each trial.
         steps: Training steps of each trial; excludes ``epochs``.
         seconds: Wall time of this call. At its end what is running is stopped and recorded as pruned.
+        total_steps: Training steps of all trials together: no job is begun that would go beyond it.
         metric: The objective by name, ``"loss"`` by default, or several.
         mode: ``"min"`` or ``"max"``, for all of them or one for each.
         store: A path (SQLite), a URL (``postgresql://…``) or a store; None keeps the study in memory.
         name: The study's name in the store; by default task and method.
-        seed: Of everything that is random.
+        seed: Of everything that is random; 0 by default, or that of the schedule.
         executor: Where to train; ``lt.execute.Local()``, this process, by default.
         progress: False is silent; otherwise a live line on a terminal and plain lines elsewhere.
         checkpoints: Whether to keep the state of the best training. By default of a TorchTask, and where the method
@@ -84,17 +93,21 @@ def tune(
         >>> len(study.trials), study.best.metrics["loss"] < 0.05
         (50, True)
     """
-    settings.check_budget(trials, epochs, steps, seconds, seed)
+    settings.check_budget(trials, epochs, steps, seconds, 0 if seed is None else seed, total_steps)
     _check_limit(max_failures)
     goals = settings.objectives(metric, mode)
     given = load_task(task) if isinstance(task, str | Path) else as_task(task, space)
+    if schedule is not None:
+        method, trials, steps, seed = _replay(schedule, method, trials, epochs, steps, seed)
+    method, seed = "random" if method is None else method, seed or 0
     resolved = resolve(method)
     if trials is None and seconds is None and resolved.alone:
         trials = 1  # an adapter alone tunes one training while it runs
-    _check_fit(given, resolved, goals, trials, epochs, steps, seconds, checkpoints)
-    budget = Budget(trials, steps, epochs, seconds, lambda config: epoch_steps(given, config))
-    name = name if name is not None else f"{_task_name(task)}-{_method_name(method, resolved)}"
-    ledger = open_ledger(name, given.space, goals, resolved, budget, seed, store, _task_name(task))
+    endless = trials is None and seconds is None and total_steps is None
+    _check_fit(given, resolved, goals, endless, epochs, steps, checkpoints)
+    budget = Budget(trials, steps, epochs, seconds, lambda config: epoch_steps(given, config), total_steps)
+    name = name if name is not None else f"{task_name(task)}-{label_of(method, resolved)}"
+    ledger = open_ledger(name, given.space, goals, resolved, budget, seed, store, task_name(task))
     save = checkpoints if checkpoints is not None else is_torch(given) or hasattr(ledger.proposer, "parents")
     keep = ledger.checkpoints if save or is_torch(given) else None
     work = Work(given, ledger.seeds, resolved.adapter, keep, goals, save)
@@ -237,9 +250,8 @@ class _Loop:
                 self.shown.close(self.state())
             if done:
                 self.finish()
-            spent = self.ledger.settings.get("wall_seconds", 0.0) + time.monotonic() - self.begun
             if self.fresh:
-                self.ledger.update_settings(wall_seconds=round(spent, 3))
+                self.book()
 
     def finish(self) -> None:
         """Measure the best configuration on the test split, once, and clear away what nobody needs."""
@@ -251,10 +263,16 @@ class _Loop:
         if not is_torch(self.work.task) or best is None or result is None or result.checkpoint is None:
             return
         if (ledger.settings.get("test") or {}).get("number") != best:
-            from luthier.train_stack import final_test  # imports torch
+            from luthier.train.stack import final_test  # imports torch
 
             measured = final_test(self.work, history.jobs[best], result)
             ledger.update_settings(test={"number": best, "metrics": measured})
+
+    def book(self) -> None:
+        """Add what this call took to the study's settings."""
+        took = {"wall_seconds": time.monotonic() - self.begun, "method_seconds": self.ledger.proposing}
+        before = self.ledger.settings
+        self.ledger.update_settings(**{key: round(before.get(key, 0.0) + value, 3) for key, value in took.items()})
 
     def say_how_to_resume(self) -> None:
         if self.loud:
@@ -262,6 +280,25 @@ class _Loop:
             kept = f"are recorded in {settings.public_url(url)}; the same call again goes on from there"
             kept = "were only in memory; give store= to be able to go on" if url == MEMORY else kept
             print(f"{self.ledger.name}: interrupted; {done} finished jobs {kept}", file=sys.stderr, flush=True)
+
+
+def _replay(
+    schedule: Any, method: Any, trials: int | None, epochs: float | None, steps: int | None, seed: int | None
+) -> tuple[Replay, int, int | None, int | None]:
+    """The method, trials, steps and seed that train under a schedule; what is given beside it is checked by Replay.
+
+    Raises:
+        MethodError: If there is a method too, or the schedule cannot be read.
+    """
+    if method is not None:
+        raise MethodError(
+            f"method={method!r} and a schedule were both given",
+            where="method, schedule",
+            remedy="A schedule says all that a method would decide: leave method out to replay it, or schedule to tune.",
+        )
+    replay = Replay(as_schedule(schedule, steps))
+    seed = replay.schedule.seed if seed is None else seed
+    return replay, 1 if trials is None else trials, steps if steps or epochs else replay.steps, seed
 
 
 def _check_limit(max_failures: int) -> None:
@@ -277,14 +314,13 @@ def _check_fit(
     task: Task,
     method: Resolved,
     goals: Mapping[str, str],
-    trials: int | None,
+    endless: bool,
     epochs: float | None,
     steps: int | None,
-    seconds: float | None,
     checkpoints: bool | None,
 ) -> None:
     """Refuse what cannot work before anything is trained."""
-    if trials is None and seconds is None and not hasattr(method.proposer, "size"):
+    if endless and not hasattr(method.proposer, "size"):
         raise MethodError(
             f"{method.proposer!r} has no end: trials=None and seconds=None",
             where="trials",
@@ -324,14 +360,16 @@ def _expected(ledger: Ledger, trials: int | None) -> int | None:
     return None if hasattr(ledger.proposer, "parents") else trials
 
 
-def _task_name(task: Any) -> str:
+def task_name(task: Any) -> str:
+    """What a study of ``task`` is called where the user gives no name."""
     if isinstance(task, str | Path):
         return Path(task).stem
     inner = getattr(task, "function", getattr(task, "trainable", task))
     return str(getattr(inner, "__name__", type(inner).__name__)).strip("<>").lower()
 
 
-def _method_name(method: Any, resolved: Resolved) -> str:
+def label_of(method: Any, resolved: Resolved) -> str:
+    """What ``method`` is called there: its own name, or those of its parts."""
     if isinstance(method, str):
         return method
     parts = (resolved.adapter,) if resolved.alone else (resolved.proposer, resolved.adapter)

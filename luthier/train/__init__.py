@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from luthier.adapt import Adapter
-from luthier.blob import pack, unpack
-from luthier.call import Pruned, Trial, as_metrics, as_objectives, describe, is_finite, short
 from luthier.errors import CheckpointError, MethodError, TaskError
 from luthier.jobs import Job, Report, Result, Status
 from luthier.seeds import Seeds
 from luthier.space import Config
 from luthier.task import FunctionTask, Task, TrainableTask, is_torch
+from luthier.task.call import Pruned, Trial, as_metrics, as_objectives, describe, is_finite, short
+from luthier.train.blob import pack, unpack
 
 if TYPE_CHECKING:
     from luthier.store.checkpoints import Checkpoints  # imports torch, which functions do without
@@ -64,7 +64,7 @@ def chunks(
     """
     if not is_torch(work.task):
         return [[job] for job in jobs]
-    from luthier.train_stack import group_key  # imports torch
+    from luthier.train.stack import group_key  # imports torch
 
     groups: dict[Hashable, list[Job]] = {}
     for job in jobs:
@@ -95,7 +95,7 @@ def run(work: Work, jobs: Sequence[Job], parents: Mapping[int, Result], on_repor
         for job in jobs:
             yield _run_alone(work, job, parents, on_reports)
         return
-    from luthier.train_stack import run_stack  # imports torch
+    from luthier.train.stack import run_stack  # imports torch
 
     begun, left = time.perf_counter(), {job.number for job in jobs}
     try:

@@ -16,9 +16,9 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
-from luthier import domain_checks as checks
-from luthier.domain_checks import plain
 from luthier.errors import ConfigError, SpaceError
+from luthier.space import domain_checks as checks
+from luthier.space.domain_checks import plain
 
 Option = str | int | float | bool | None
 When = Mapping[str, Any] | None

@@ -1,0 +1,12 @@
+"""The search space: named domains with conditions, sampling, a codec to the unit cube, checks, moves and JSON."""
+
+from luthier.space.codec import Column as Column
+from luthier.space.codec import Conditions as Conditions
+from luthier.space.codec import Config as Config
+from luthier.space.domains import Choice as Choice
+from luthier.space.domains import Domain as Domain
+from luthier.space.domains import Float as Float
+from luthier.space.domains import Int as Int
+from luthier.space.domains import Option as Option
+from luthier.space.domains import When as When
+from luthier.space.space import Space as Space

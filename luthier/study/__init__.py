@@ -1,0 +1,1 @@
+"""A study at work: the loop of tune(), Study for those who own their loop, and what both stand on."""
