@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from luthier.seeds import Seeds
     from luthier.space import Choice, Config, Float, Int, Space
     from luthier.store import open_store
+    from luthier.study.compare import Comparison, compare
     from luthier.study.methods import METHODS, Method
     from luthier.study.study import Study
     from luthier.study.tuning import tune
@@ -53,6 +54,7 @@ __all__ = [
     "Best",
     "Budget",
     "Choice",
+    "Comparison",
     "Config",
     "Float",
     "History",
@@ -73,6 +75,7 @@ __all__ = [
     "Trial",
     "TrialRecord",
     "adapt",
+    "compare",
     "data",
     "errors",
     "execute",
@@ -101,6 +104,7 @@ _PLACES = {
     "Best": "trials",
     "Budget": "jobs",
     "Choice": "space",
+    "Comparison": "study.compare",
     "Config": "space",
     "Float": "space",
     "History": "jobs",
@@ -120,6 +124,7 @@ _PLACES = {
     "Trainable": "task",
     "Trial": "task.call",
     "TrialRecord": "trials",
+    "compare": "study.compare",
     "open_store": "store",
     "tune": "study.tuning",
 }

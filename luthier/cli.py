@@ -17,7 +17,7 @@ from rich.text import Text
 
 from luthier import __version__
 from luthier.errors import ConfigError, DataError, LuthierError, MethodError, SpaceError, TaskError
-from luthier.tables import best_table, trials_table
+from luthier.tables import best_table, standings_table, trials_table
 
 WRONG_USE = (MethodError, TaskError, SpaceError, ConfigError, DataError)
 
@@ -44,6 +44,7 @@ class Format(enum.StrEnum):
 
     csv = "csv"
     json = "json"
+    schedule = "schedule"
 
 
 StoreOption = Annotated[
@@ -99,16 +100,20 @@ def tune(
     luthier tune mine.py --method grid --set points=3 --metric accuracy --mode max --workers 2
 
     luthier tune mine.py --seconds 600 --store sqlite:///studies/mine.db
+
+    luthier tune mine.py --schedule schedule.json
     """
     with _told():
         from luthier import execute
         from luthier.study.methods import resolve
         from luthier.study.tuning import tune as run
 
-        study_name = name or f"{file.stem}-{method}"
+        settings = _options(set_ or [])
+        study_name = name or f"{file.stem}-{method or ('random' if schedule is None else 'replay')}"
         study = run(
             file,
-            resolve(method, _options(set_ or [])),
+            resolve(method or "random", settings) if settings else method,
+            schedule=schedule,
             trials=trials,
             epochs=epochs,
             steps=steps,
@@ -129,6 +134,54 @@ def tune(
         if not quiet and study.in_store:
             asked = f"{_quoted(study.name)} --store {_quoted(store)}"
             console.print(f"luthier report {asked}", style="dim", soft_wrap=True, highlight=False, markup=False)
+
+
+@app.command()
+def compare(
+    file: Annotated[Path, typer.Argument(help="A Python file that defines [bold]task[/bold].", show_default=False)],
+    methods: Annotated[str, typer.Option("--methods", "-m", help="Names, with commas between.")] = "random,gp,genetic",
+    trials: Annotated[int, typer.Option("--trials", "-n", min=1, help="Whole trainings that each may spend.")] = 20,
+    epochs: Annotated[float | None, typer.Option("--epochs", "-e", help="Passes over the data of each.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps of each, instead of epochs.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Studies of each method.")] = 3,
+    store: StoreOption = DEFAULT_STORE,
+    name: Annotated[str | None, typer.Option(help="Name of the comparison. \\[default: FILE-compare]")] = None,
+    workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="Processes that train at once.")] = 1,
+    metric: Annotated[str | None, typer.Option(help="The objective. \\[default: loss]")] = None,
+    mode: Annotated[Mode | None, typer.Option(help="Which direction is better. \\[default: min]")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The page. \\[default: NAME.html]")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the table only.")] = False,
+) -> None:
+    """Tune a task by several methods, each with the same total of training; the same command again resumes.
+
+    [bold]Example[/bold]
+
+    luthier compare examples/fashion_mnist.py --methods random,gp,pbt --trials 16 --epochs 3 --seeds 3
+    """
+    with _told():
+        from luthier import execute
+        from luthier.study.compare import compare as run
+
+        found = run(
+            file,
+            [part.strip() for part in methods.split(",") if part.strip()],
+            trials=trials,
+            epochs=epochs,
+            steps=steps,
+            seeds=seeds,
+            metric=metric,
+            mode=mode and mode.value,
+            store=store,
+            name=name,
+            executor=execute.Local(workers=workers),
+            progress=False if quiet else None,
+        )
+        console = _console()
+        title = f"{found.name}: {found.total:,} training steps for each method and seed"
+        console.print(standings_table(found.table(), found.objective, title))
+        page = found.report(output or Path(f"{found.name.replace('/', '-')}.html"))
+        if not quiet:
+            console.print(str(page), style="dim", soft_wrap=True, highlight=False, markup=False)
 
 
 @app.command()
@@ -229,20 +282,28 @@ def export(
     format_: Annotated[Format, typer.Option("--format", "-f", help="What to write.")] = Format.csv,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A file; else standard output.")] = None,
 ) -> None:
-    """Write every job of a study, one row each.
+    """Write every job of a study, one row each; or, as [bold]schedule[/bold], the best training's hyperparameters over
+    its steps, which [bold]tune --schedule[/bold] replays.
 
     [bold]Examples[/bold]
 
     luthier export fashion_mnist-random --store fashion.db --output trials.csv
 
     luthier export fashion_mnist-random --store fashion.db --format json | jq '.[0]'
+
+    luthier export digits-pbt --store digits.db --format schedule --output schedule.json
     """
     from luthier.study.export import to_csv, to_json
     from luthier.study.study import Study
 
     with _told(), _existing(store) as opened:
-        history = Study.load(name, opened).history
-        text = to_csv(history) if format_ is Format.csv else to_json(history)
+        study = Study.load(name, opened)
+        if format_ is Format.schedule:
+            if study.best is None:
+                raise _failure(study)
+            text = json.dumps(study.best.schedule.to_json(), indent=1) + "\n"
+        else:
+            text = to_csv(study.history) if format_ is Format.csv else to_json(study.history)
         if output is None:
             sys.stdout.write(text)
             return

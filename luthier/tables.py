@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
+from luthier.report.standings import Standing, spread
 from luthier.trials import Best, TrialRecord
 
 
@@ -36,6 +38,18 @@ def trials_table(records: list[TrialRecord], metrics: list[str]) -> Table:
         table.add_row(
             str(row.number), row.status, *values, str(row.steps), f"{row.seconds:.3g}", text + failure, style=style
         )
+    return table
+
+
+def standings_table(rows: Sequence[Standing], objective: str, title: str) -> Table:
+    """One line a method, best mean rank first."""
+    table = Table(title=Text(title), title_justify="left")
+    headings = ("method", "mean rank", f"validation {objective}", f"test {objective}", "trials", "steps", "seconds")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "method" else "right")
+    for row in rows:
+        values = (f"{row.rank:.2f}", spread(row.valid), spread(row.test), f"{row.trials:g}", f"{row.steps:,.0f}")
+        table.add_row(row.label, *values, f"{row.wall_seconds:.1f}")
     return table
 
 

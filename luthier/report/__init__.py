@@ -50,8 +50,16 @@ def write(history: History, info: StudyInfo, path: str | Path) -> Path:
     Raises:
         StudyError: If the file cannot be written.
     """
+    return save(render(history, info), path)
+
+
+def save(text: str, path: str | Path) -> Path:
+    """Write a page to a file, whole or not at all; its absolute path.
+
+    Raises:
+        StudyError: If the file cannot be written.
+    """
     target = Path(path).expanduser().absolute()
-    text = render(history, info)
     partial = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

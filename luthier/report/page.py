@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.resources import files
 
 from luthier.jobs import History
@@ -44,16 +45,28 @@ def sections(history: History, info: StudyInfo) -> list[Section]:
 
 
 def page(history: History, info: StudyInfo) -> str:
-    """The whole page as HTML."""
+    """The whole page of a study as HTML."""
+    every = f"Every trial as a file: <code>{escape(export_command(info))}</code>" if len(history) else ""
+    footer = f"{settings_section(info)}<p>{every}</p>"
+    return document(info.name, header(facts(history), info), sections(history, info), footer)
+
+
+def document(title: str, top: str, parts: Sequence[Section], footer: str) -> str:
+    """One HTML file that needs nothing else.
+
+    Args:
+        title: Of the window.
+        top: The page's header, HTML.
+        parts: Its sections.
+        footer: HTML.
+    """
     from plotly.offline import get_plotlyjs
 
-    parts = sections(history, info)
     drawn: list[Figure] = []
     main = "".join(_section(section, drawn) for section in parts)
     links = "".join(f'<a href="#{section.anchor}">{escape(section.title)}</a>' for section in parts)
     figures = [{"kind": figure.kind, "spec": figure.spec} for figure in drawn]
     plotly = f"<script>{get_plotlyjs()}</script>" if any(figure.kind == "plotly" for figure in drawn) else ""
-    every = f"Every trial as a file: <code>{escape(export_command(info))}</code>" if len(history) else ""
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -61,7 +74,7 @@ def page(history: History, info: StudyInfo) -> str:
 <meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>{escape(info.name)} · luthier</title>
+<title>{escape(title)} · luthier</title>
 <style>
 {_asset("report.css")}</style>
 <script>
@@ -69,11 +82,11 @@ def page(history: History, info: StudyInfo) -> str:
 </head>
 <body>
 <div class="sheet">
-{header(facts(history), info)}
+{top}
 {f'<nav aria-label="Sections">{links}</nav>' if len(parts) > 2 else ""}
 <noscript><p class="notice">The figures are drawn by scripts inside this file, which are switched off.</p></noscript>
 <main>{main}</main>
-<footer>{settings_section(info)}<p>{every}</p></footer>
+<footer>{footer}</footer>
 </div>
 <script type="application/json" id="figures">{script_json(figures)}</script>
 {plotly}

@@ -11,11 +11,11 @@ import numpy as np
 
 from luthier.errors import MethodError, StudyError
 from luthier.execute import Executor
+from luthier.report.standings import Run, Standing, standings
 from luthier.space import Space
 from luthier.store import Store, open_store
 from luthier.study import settings
 from luthier.study.methods import Resolved, resolve
-from luthier.study.standings import Run, Standing, standings
 from luthier.study.study import Study
 from luthier.study.tuning import label_of, task_name, tune
 from luthier.task import Task, as_task, epoch_steps, level, load_task
@@ -45,26 +45,22 @@ class Comparison:
         """One row a method, best mean rank first; ``level`` is what "until" columns count to."""
         return standings(self.runs, level)
 
-    def to_pandas(self) -> Any:
-        """A ``pandas.DataFrame``, one row for each method and seed."""
-        from luthier.study.export import frame
-
-        rows = [standing for run in self.runs for standing in standings([run])]
-        return frame(
-            [
-                {
-                    "method": run.label,
-                    "seed": run.seed,
-                    self.objective: float(row.valid[0]),
-                    f"test_{self.objective}": float(row.test[0]),
-                    "steps": row.steps,
-                    "trials": row.trials,
-                    "wall_seconds": run.wall_seconds,
-                    "method_seconds": run.method_seconds,
-                }
-                for run, row in zip(self.runs, rows, strict=True)
-            ]
-        )
+    def records(self) -> list[dict[str, Any]]:
+        """One plain row for each method and seed, for ``pandas.DataFrame`` or a CSV file."""
+        return [
+            {
+                "method": run.label,
+                "seed": run.seed,
+                self.objective: float(row.valid[0]),
+                f"test_{self.objective}": float(row.test[0]),
+                "steps": int(row.steps),
+                "trials": int(row.trials),
+                "wall_seconds": run.wall_seconds,
+                "method_seconds": run.method_seconds,
+            }
+            for run in self.runs
+            for row in standings([run])
+        ]
 
     def report(self, path: str | Path, level: float | None = None) -> Path:
         """Write the comparison as one HTML page that needs no network; returns its absolute path.
@@ -74,7 +70,7 @@ class Comparison:
         """
         from luthier.report.comparison import write  # here, for it loads Plotly
 
-        return write(self, path, level)
+        return write(self.name, self.runs, self.total, path, level)
 
 
 def compare(

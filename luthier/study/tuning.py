@@ -294,7 +294,7 @@ def _replay(
         raise MethodError(
             f"method={method!r} and a schedule were both given",
             where="method, schedule",
-            remedy="A schedule says all that a method would decide: leave method out to replay it, or schedule to tune.",
+            remedy="A schedule says all that a method decides: leave method out to replay it, or schedule to tune.",
         )
     replay = Replay(as_schedule(schedule, steps))
     seed = replay.schedule.seed if seed is None else seed
@@ -328,7 +328,7 @@ def _check_fit(
         )
     if level(task) != "function" and epochs is None and steps is None:
         raise MethodError(
-            f"{task!r} trains step by step, and neither epochs nor steps was given",
+            "the task trains step by step, and neither epochs nor steps was given",
             where="epochs",
             remedy="Say how long each trial trains: epochs=5, or steps=1000.",
         )

@@ -12,7 +12,8 @@
       if (value[0] !== "@" || !/color$|colorscale$/.test(key)) return value;
       if (value === "@scale") return [0, 1, 2, 3, 4].map((i) => [i / 4, colour("scale" + i)]);
       if (value === "@heat") return [0, 1, 2, 3, 4].map((i) => [i / 4, i ? colour("scale" + i) : colour("heat0")]);
-      return colour(value.slice(1));
+      const [name, alpha] = value.slice(1).split("/"); // "@best/29": the colour, at two hexadecimal digits of opacity
+      return colour(name) + (alpha || "");
     }
     if (Array.isArray(value)) {
       return typeof value[0] === "number" ? value : value.map((item) => resolve(item, key));

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from luthier.jobs import History
-from luthier.trials import trials_of
+from luthier.report.text import number
 
 
 class Curve(NamedTuple):
@@ -19,7 +19,7 @@ class Curve(NamedTuple):
         steps: Training steps spent by then, of all trials together, (results,) int64.
         seconds: Seconds of training spent by then, (results,).
         best: The best objective so far, minimised, (results,); NaN before the first that ended well.
-        trials: Trials started by then, (results,) int64.
+        trials: Configurations started by then, (results,) int64; a copy of a running member starts none.
     """
 
     steps: np.ndarray
@@ -91,13 +91,12 @@ def curve(history: History) -> Curve:
     good = np.array([result is not None and result.status == "ok" for result in ended], dtype=bool)
     values = np.where(good, history.values[arrival, 0], np.nan) if len(arrival) else np.empty(0)
     seconds = np.array([0.0 if result is None else result.seconds for result in ended])
-    first = {job: row for row, trial in enumerate(trials_of(history)) for job in trial.jobs}
-    started = np.array([first[number] + 1 for number in history.arrival], dtype=np.int64)
+    fresh = np.cumsum(history.parent < 0)  # jobs that continue nothing, up to each number
     return Curve(
         np.cumsum(history.steps[arrival]),
         np.cumsum(seconds),
         np.fmin.accumulate(values),
-        np.maximum.accumulate(started) if len(started) else started,
+        np.maximum.accumulate(fresh[arrival]),
     )
 
 
@@ -205,3 +204,12 @@ def band(curves: Sequence[Curve], points: int = 200) -> tuple[np.ndarray, np.nda
             rows.append(np.where(at >= 0, line.best[np.maximum(at, 0)], np.nan))
     values = np.array(rows)
     return grid, values.mean(axis=0), values.min(axis=0), values.max(axis=0)
+
+
+def spread(values: np.ndarray) -> str:
+    """``0.4012 ± 0.0031`` of what is finite; one seed has no spread."""
+    finite = values[np.isfinite(values)]
+    if len(finite) == 0:
+        return "·"
+    mean = number(float(finite.mean()))
+    return mean if len(finite) == 1 else f"{mean} ± {number(float(finite.std(ddof=1)), 2)}"
