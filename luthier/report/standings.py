@@ -194,7 +194,7 @@ def band(curves: Sequence[Curve], points: int = 200) -> tuple[np.ndarray, np.nda
     """
     ends = [line.steps[-1] for line in curves if len(line.steps)]
     if not ends:
-        return (np.empty(0),) * 4
+        return np.empty(0), np.empty(0), np.empty(0), np.empty(0)
     start = max(int(line.steps[0]) for line in curves if len(line.steps))
     grid = np.unique(np.linspace(start, max(ends), points).round())
     rows = []

@@ -346,3 +346,16 @@ def test_logging_is_left_as_it_is(caplog: pytest.LogCaptureFixture, capfd: pytes
     logger.warning("afterwards")
     logger.removeHandler(handler)
     assert records == ["theirs", "an error", "afterwards"]
+
+
+@pytest.mark.parametrize(("method", "batch"), [(TPE(), 8), (TPE(batch=3), 3), (CMAES(), 6), (NSGA2(population=5), 5)])
+def test_a_sampler_that_is_offered_a_whole_stack_waits_for_results(method: Any, batch: int) -> None:
+    space = Space(x=Float(0.0, 1.0), y=Float(0.0, 1.0))
+    history, seeds, bound = History(space), Seeds(0), method.bind(Budget(trials=100))
+    jobs = bound.propose(history, 256, seeds)
+    assert len(jobs) == batch
+    for job in jobs:
+        history.add(job)
+    assert bound.propose(history, 256, seeds) == []
+    history.add(Result(0, "ok", {"loss": 1.0}))
+    assert [job.number for job in bound.propose(history, 256, seeds)] == [batch]

@@ -35,16 +35,23 @@ class Asker:
         method: The proposer's settings, to tell its cache from others.
         factory: ``factory(seed=int)`` makes the sampler.
         flat: Every name is drawn in every trial.
+        batch: Jobs that may be running at once.
     """
 
     method: Any
     factory: Callable[..., Any]
     flat: bool
+    batch: int
 
     def propose(self, budget: Budget | None, history: History, count: int, seeds: Seeds) -> list[Job]:
-        """Up to ``count`` new configurations; none once the budget's trials have been started."""
+        """Up to ``count`` new configurations; none once the budget's trials have been started.
+
+        A stack takes hundreds of jobs at once, of which a sampler that has seen no results would know nothing: beyond
+        ``batch`` running ones, it waits.
+        """
         budget, first = budget or Budget(), len(history)
-        stop = first + count if budget.trials is None else min(first + count, budget.trials)
+        stop = first + min(count, self.batch - len(history.pending))
+        stop = stop if budget.trials is None else min(stop, budget.trials)
         if stop <= first:
             return []
 

@@ -7,6 +7,7 @@ in order of arrival, then what is running. So it keeps nothing that a resumed st
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -32,6 +33,7 @@ class Sampler:
             the whole sequence must always have the same: ``lambda seed: optuna.samplers.QMCSampler(seed=0)``.
         flat: Let the sampler draw every name in every trial, inactive ones too, for a sampler that needs equal names
             in all trials; what was drawn for inactive names is kept in the job's tag and never used.
+        batch: Jobs that may be running at once; more wait for results to learn from.
         budget: Set by :meth:`bind`.
 
     Example:
@@ -46,6 +48,7 @@ class Sampler:
 
     factory: Factory
     flat: bool = False
+    batch: int = 8
     budget: Budget | None = field(default=None, repr=False)
     extendable: ClassVar[bool] = True
 
@@ -55,6 +58,7 @@ class Sampler:
         Raises:
             MethodError: If the factory cannot be called with a seed, or makes no sampler.
         """
+        _check_whole("sampler", batch=(self.batch, 1))
         try:
             made = self.factory(seed=0)  # once with Optuna's own warnings, if it has any
         except TypeError as error:
@@ -72,7 +76,7 @@ class Sampler:
         Raises:
             MethodError: If the sampler cannot handle several objectives.
         """
-        return Asker(self, self.factory, self.flat).propose(self.budget, history, count, seeds)
+        return Asker(self, self.factory, self.flat, self.batch).propose(self.budget, history, count, seeds)
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ class TPE:
         candidates: Configurations that are drawn and compared for each job.
         multivariate: Model all names together, or each by itself; by default together unless there are several
             objectives.
+        batch: Jobs that may be running at once; more wait for results to learn from.
         budget: Set by :meth:`bind`.
 
     Example:
@@ -105,6 +110,7 @@ class TPE:
     startup: int = 10
     candidates: int = 24
     multivariate: bool | None = None
+    batch: int = 8
     budget: Budget | None = field(default=None, repr=False)
     extendable: ClassVar[bool] = True
 
@@ -114,7 +120,7 @@ class TPE:
         Raises:
             MethodError: If a setting cannot be.
         """
-        _check_whole("tpe", startup=(self.startup, 1), candidates=(self.candidates, 1))
+        _check_whole("tpe", startup=(self.startup, 1), candidates=(self.candidates, 1), batch=(self.batch, 1))
         return replace(self, budget=budget)
 
     def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
@@ -132,7 +138,7 @@ class TPE:
                 seed=seed,
             )
 
-        return Asker(self, factory, False).propose(self.budget, history, count, seeds)
+        return Asker(self, factory, False, self.batch).propose(self.budget, history, count, seeds)
 
 
 @dataclass(frozen=True)
@@ -186,10 +192,12 @@ class CMAES:
             remedy = "Use another method, such as tpe."
             raise MethodError("the space has no numbers that vary", where="method cmaes", remedy=remedy)
 
+        population = self.population or 4 + int(3 * math.log(len(history.space.columns)))
+
         def factory(seed: int) -> Any:
             return optuna.samplers.CmaEsSampler(popsize=self.population, warn_independent_sampling=False, seed=seed)
 
-        return Asker(self, factory, True).propose(self.budget, history, count, seeds)
+        return Asker(self, factory, True, population).propose(self.budget, history, count, seeds)
 
 
 @dataclass(frozen=True)
@@ -248,7 +256,7 @@ class NSGA2:
                 population_size=self.population, crossover_prob=self.crossover, mutation_prob=self.mutation, seed=seed
             )
 
-        return Asker(self, factory, True).propose(self.budget, history, count, seeds)
+        return Asker(self, factory, True, self.population).propose(self.budget, history, count, seeds)
 
 
 def _check_whole(method: str, **settings: tuple[Any, int]) -> None:
