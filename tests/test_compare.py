@@ -9,7 +9,7 @@ import pytest
 
 import luthier as lt
 from luthier.errors import LuthierError, MethodError, StudyError
-from luthier.report.standings import Run, band, common_level, curve, mean_ranks, spread, standings, tuned
+from luthier.report.standings import Run, bands, common_level, curve, mean_ranks, spread, standings, tuned
 from luthier.testing.adapters import digits_task
 
 SPACE = lt.Space(x=lt.Float(-1.0, 1.0), y=lt.Float(-1.0, 1.0))
@@ -133,9 +133,11 @@ def test_ranks_share_ties_and_leave_out_seeds_that_not_all_have() -> None:
 
 
 def test_a_band_is_the_seeds_mean_lowest_and_highest() -> None:
-    steps, mean, low, high = band([curve(history([1.0, 0.5])), curve(history([3.0, 2.0]))], points=2)
-    assert steps.tolist() == [10.0, 20.0]
-    assert mean.tolist() == [2.0, 1.25] and low.tolist() == [1.0, 0.5] and high.tolist() == [3.0, 2.0]
+    found = bands([run("a", 0, [1.0, 0.5]), run("a", 1, [3.0, 2.0]), run("b", 0, [])], points=2)
+    assert list(found) == ["a"] and found["a"].steps.tolist() == [10.0, 20.0]
+    assert [part.tolist() for part in found["a"][1:]] == [[2.0, 1.25], [1.0, 0.5], [3.0, 2.0]]
+    (best,) = bands([run("a", 0, [0.5, 0.75], "max")], points=2).values()
+    assert best.mean.tolist() == [0.5, 0.75]
 
 
 def test_a_spread() -> None:

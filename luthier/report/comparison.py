@@ -10,7 +10,7 @@ import numpy as np
 from luthier.report import save
 from luthier.report.figures import Figure, Html, Section, axis, layout, step_axis, value_axis
 from luthier.report.page import document
-from luthier.report.standings import Run, Standing, band, common_level, curve, spread, standings
+from luthier.report.standings import Band, Run, Standing, bands, common_level, spread, standings
 from luthier.report.text import duration, escape, label, number, plural
 
 COLOURS = 8  # that the style sheet cycles through
@@ -53,8 +53,8 @@ def _table(rows: Sequence[Standing], objective: str, mode: str, level: float) ->
         "medians over the seeds of what was spent until it was reached, · where most seeds did not. The test split is "
         "read once, for the best configuration of each seed. In the method: CPU time of its own proposals."
     )
-    table = f'<div class="scroll"><table class="standings"><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'
-    return Section("table", "The methods", [Html(table), caption])
+    table = f'<table class="standings"><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>'
+    return Section("table", "The methods", [Html(f'<div class="scroll">{table}</div>'), caption])
 
 
 def _cells(row: Standing) -> list[str]:
@@ -80,41 +80,34 @@ def _median(values: np.ndarray) -> str:
 
 
 def _curves(runs: Sequence[Run], rows: Sequence[Standing], objective: str, mode: str) -> Section:
-    sign = -1.0 if mode == "max" else 1.0
-    data: list[dict] = []
-    drawn = []
-    highest = 0.0
-    for index, row in enumerate(rows):
-        steps, mean, low, high = band([curve(run.history) for run in runs if run.label == row.label])
-        if not len(steps):
-            continue
-        colour = f"@cycle{index % COLOURS}"
-        mean, low, high = sign * mean, sign * low, sign * high
-        highest = max(highest, float(steps[-1]))
-        drawn.append(mean)
-        edge = {"type": "scatter", "mode": "lines", "x": steps, "hoverinfo": "skip", "showlegend": False}
-        edge |= {"legendgroup": row.label, "line": {"width": 0, "shape": "hv", "color": colour}}
-        data.append(edge | {"y": low})
-        data.append(edge | {"y": high, "fill": "tonexty", "fillcolor": f"{colour}/1c"})
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": label(row.label),
-                "legendgroup": row.label,
-                "x": steps,
-                "y": mean,
-                "line": {"width": 2.2, "shape": "hv", "color": colour},
-                "hovertemplate": f"{label(row.label)}<br>%{{x:,}} steps: %{{y:.5g}}<extra></extra>",
-            }
-        )
-    y, _ = value_axis(f"best {objective} so far", np.concatenate(drawn) if drawn else np.empty(0), mode)
-    spec = {"data": data, "layout": layout(step_axis(highest, "training steps spent"), y, showlegend=True)}
+    found = bands(runs)
+    ranked = [(f"@cycle{i % COLOURS}", row.label, found[row.label]) for i, row in enumerate(rows) if row.label in found]
+    data = [trace for colour, name, line in ranked for trace in _line(colour, name, line)]
+    y, _ = value_axis(f"best {objective} so far", np.concatenate([[], *(line.mean for _, _, line in ranked)]), mode)
+    x = step_axis(max((float(line.steps[-1]) for _, _, line in ranked), default=1.0), "training steps spent")
     caption = (
         "The mean over the seeds of the best so far, counted when a trial or one of its parts ends; the band reaches "
         "from the lowest to the highest seed. A line begins where every seed has a first result."
     )
+    spec = {"data": data, "layout": layout(x, y, showlegend=True)}
     return Section("curves", "Best so far", [Figure(spec, 460, caption, alt="Best so far of every method")])
+
+
+def _line(colour: str, name: str, line: Band) -> list[dict]:
+    """A mean in its band: the lower edge, the upper one filled down to it, and the line itself."""
+    shown = {"type": "scatter", "mode": "lines", "x": line.steps, "legendgroup": name}
+    edge = shown | {"hoverinfo": "skip", "showlegend": False, "line": {"width": 0, "shape": "hv", "color": colour}}
+    return [
+        edge | {"y": line.low},
+        edge | {"y": line.high, "fill": "tonexty", "fillcolor": f"{colour}/1c"},
+        shown
+        | {
+            "y": line.mean,
+            "name": label(name),
+            "line": {"width": 2.2, "shape": "hv", "color": colour},
+            "hovertemplate": f"{label(name)}<br>%{{x:,}} steps: %{{y:.5g}}<extra></extra>",
+        },
+    ]
 
 
 def _seeds(rows: Sequence[Standing], objective: str, mode: str) -> Section:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from luthier.jobs import DIVERGED, FAILED, OK, PENDING, PRUNED, History
+from luthier.trials import front
 
 STATUS_NAMES = {OK: "finished", PRUNED: "pruned", DIVERGED: "diverged", FAILED: "failed", PENDING: "running"}
 
@@ -24,6 +25,7 @@ class Facts:
         status: Status code of each job, (jobs,).
         finished: Numbers of the jobs that ended well with a finite objective, in order of arrival.
         best: Number of the best of them, or None.
+        front: Of several objectives, the jobs that no other dominates, best by the first objective first; else ().
         continued: True where some job continues another.
         noun: What one row is called: "trial", or "job" where a trial is a chain of them.
     """
@@ -35,6 +37,7 @@ class Facts:
     status: np.ndarray
     finished: np.ndarray
     best: int | None
+    front: tuple[int, ...]
     continued: bool
     noun: str
 
@@ -77,7 +80,10 @@ def facts(history: History) -> Facts:
     finished = arrival[(history.status[arrival] == OK) & np.isfinite(values[arrival])]
     continued = bool((history.parent >= 0).any())
     noun = "job" if continued else "trial"
-    return Facts(history, objective, mode, values, history.status, finished, history.best, continued, noun)
+    beaten_by_none = tuple(front(history)) if len(history.objectives) > 1 else ()
+    return Facts(
+        history, objective, mode, values, history.status, finished, history.best, beaten_by_none, continued, noun
+    )
 
 
 @dataclass(frozen=True)
@@ -108,21 +114,6 @@ def progress(known: Facts) -> Progress:
     extreme = np.maximum if known.mode == "max" else np.minimum
     best = extreme.accumulate(value) if len(value) else value
     return Progress(np.flatnonzero(keep) + 1, spent[keep], arrival[keep], value, best)
-
-
-def pareto(values: np.ndarray) -> np.ndarray:
-    """Rows of ``values`` (n, 2), both minimised, that no other row beats in one and equals in the other: (n,) bool."""
-    order = np.lexsort((values[:, 1], values[:, 0]))
-    first, second = values[order, 0], values[order, 1]
-    lowest_before = np.concatenate([[np.inf], np.minimum.accumulate(second)[:-1]]) if len(order) else second
-    keep = second < lowest_before
-    # an exact copy of a Pareto point is one too
-    for i in range(1, len(order)):
-        if keep[i - 1] and first[i] == first[i - 1] and second[i] == second[i - 1]:
-            keep[i] = True
-    chosen = np.zeros(len(order), dtype=bool)
-    chosen[order[keep]] = True
-    return chosen
 
 
 def metric_names(known: Facts) -> list[str]:

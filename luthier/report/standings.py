@@ -1,4 +1,4 @@
-"""What several studies of one task say beside each other: final values, ranks, curves, and what reaching a level took."""
+"""What several studies of one task say beside each other: final values, ranks, curves, the way to a level."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def standings(runs: Sequence[Run], level: float | None = None) -> list[Standing]
     """
     if not runs:
         return []
-    sign = -1.0 if next(iter(runs[0].history.objectives.values())) == "max" else 1.0
+    sign = direction(runs)
     name = next(iter(runs[0].history.objectives))
     aim = sign * (common_level(runs) if level is None else level)
     ranks = mean_ranks(runs)
@@ -144,8 +144,8 @@ def _standing(runs: Sequence[Run], name: str, sign: float, aim: float, rank: flo
 
 
 def common_level(runs: Sequence[Run]) -> float:
-    """The level that every method reached on average: the worst of the methods' median bests, in the user's direction."""
-    sign = -1.0 if next(iter(runs[0].history.objectives.values())) == "max" else 1.0
+    """The worst of the methods' median bests, in the user's direction: every method reaches it on half of its seeds."""
+    sign = direction(runs)
     finals: dict[str, list[float]] = {}
     for run in runs:
         best = run.history.best
@@ -181,29 +181,42 @@ def tuned(history: History) -> tuple[str, ...]:
     return tuple(name for name in history.space.names if name in moved or len(seen.get(name, ())) > 1)
 
 
-def band(curves: Sequence[Curve], points: int = 200) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Several curves of one method as a mean with a band.
+class Band(NamedTuple):
+    """Best so far of one method over its seeds, in the user's own units and direction.
 
     Args:
-        curves: One a seed.
-        points: Steps at which they are read.
-
-    Returns:
-        Steps (points,), and at them the mean, the lowest and the highest best so far, minimised; NaN where a seed
-        has no result yet.
+        steps: Training steps spent, (points,).
+        mean: Over the seeds, (points,); NaN where one has no result yet.
+        low: The lowest seed, (points,).
+        high: The highest seed, (points,).
     """
-    ends = [line.steps[-1] for line in curves if len(line.steps)]
-    if not ends:
-        return np.empty(0), np.empty(0), np.empty(0), np.empty(0)
-    start = max(int(line.steps[0]) for line in curves if len(line.steps))
-    grid = np.unique(np.linspace(start, max(ends), points).round())
-    rows = []
-    for line in curves:
-        if len(line.steps):
-            at = np.searchsorted(line.steps, grid, side="right") - 1
-            rows.append(np.where(at >= 0, line.best[np.maximum(at, 0)], np.nan))
-    values = np.array(rows)
-    return grid, values.mean(axis=0), values.min(axis=0), values.max(axis=0)
+
+    steps: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def bands(runs: Sequence[Run], points: int = 200) -> dict[str, Band]:
+    """Best so far of each method, read at ``points`` steps; methods without a result are left out."""
+    found = {}
+    for label in dict.fromkeys(run.label for run in runs):
+        lines = [curve(run.history) for run in runs if run.label == label]
+        if all(len(line.steps) for line in lines):
+            found[label] = _band(lines, direction(runs), points)
+    return found
+
+
+def _band(lines: Sequence[Curve], sign: float, points: int) -> Band:
+    start, end = max(line.steps[0] for line in lines), max(line.steps[-1] for line in lines)
+    grid = np.unique(np.linspace(start, max(start, end), points).round())
+    values = sign * np.array([line.best[np.searchsorted(line.steps, grid, side="right") - 1] for line in lines])
+    return Band(grid, values.mean(axis=0), values.min(axis=0), values.max(axis=0))
+
+
+def direction(runs: Sequence[Run]) -> float:
+    """-1 where the objective of a comparison is maximised, else 1."""
+    return -1.0 if next(iter(runs[0].history.objectives.values())) == "max" else 1.0
 
 
 def spread(values: np.ndarray) -> str:

@@ -58,6 +58,8 @@ def _tiles(known: Facts, info: StudyInfo) -> list[tuple[str, str, str]]:
     tiles = []
     if known.best is not None:
         tiles.append((f"best {known.objective}", number(float(known.values[known.best]), 5), "best"))
+    if known.front:
+        tiles.append(("in the Pareto set", f"{len(known.front):,}", "best"))
     if known.continued:
         tiles.append(("trials started", f"{known.trials:,}", ""))
     tiles.append((f"{known.noun}s finished", f"{known.count(1):,}", ""))
@@ -101,7 +103,8 @@ def best_section(known: Facts, info: StudyInfo) -> Section | None:
     if all(not isinstance(value, list | tuple | np.ndarray) or len(value) <= 16 for value in config.values()):
         text = json.dumps(config, indent=2, default=str, ensure_ascii=False)
         parts.append(f"<details><summary>as JSON</summary><pre>{escape(text)}</pre></details>")
-    return Section("best", "Best configuration", [Html("".join(parts))])
+    title = f"Best configuration by {known.objective}" if known.front else "Best configuration"
+    return Section("best", title, [Html("".join(parts))])
 
 
 def _metrics(known: Facts, info: StudyInfo, metrics: list[tuple[str, Any]]) -> str:
@@ -109,7 +112,7 @@ def _metrics(known: Facts, info: StudyInfo, metrics: list[tuple[str, Any]]) -> s
         f"{name} ({'higher' if mode == 'max' else 'lower'} is better)"
         for name, mode in known.history.objectives.items()
     )
-    first = f" Best by the first of them, {known.objective}." if len(known.history.objectives) > 1 else ""
+    first = f" Best by the first of them, {known.objective}; all that are best are below." if known.front else ""
     order = list(known.history.objectives)
     metrics = sorted(metrics, key=lambda item: order.index(item[0]) if item[0] in order else len(order))
     age, own = int(known.history.age[known.best or 0]), int(known.history.steps[known.best or 0])

@@ -83,12 +83,37 @@ def table(known: Facts, info: StudyInfo) -> Section | None:
     return Section("table", title, [Html(note + chips + scroll + hint)])
 
 
+def front_table(known: Facts) -> Html:
+    """The Pareto set of several objectives, best by the first one first."""
+    history = known.history
+    objectives, names = list(history.objectives), history.space.names[:HYPERPARAMETERS]
+    heads = "".join(
+        f"<th scope='col' title='{escape(long)}'>{escape(name)}</th>"
+        for name, long in (
+            ("#", "Number"),
+            *((name, f"Metric {name}, {mode}") for name, mode in history.objectives.items()),
+            *((name, f"Hyperparameter {name}") for name in names),
+        )
+    )
+    rows = []
+    for n in known.front[:ROWS]:
+        result, config = history.results[n], history.jobs[n].config
+        assert result is not None
+        cells = [_number_cell(n, str(n)), *(_value_cell(result.metrics[name], 5) for name in objectives)]
+        cells += [_value_cell(config[name]) if name in config else '<td class="off">·</td>' for name in names]
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    left = len(known.front) - len(rows)
+    more = f'<p class="notice">{plural(left, known.noun)} more of the set are not listed.</p>' if left else ""
+    grid = f"<thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    return Html(f'<div class="scroll"><table class="trials front">{grid}</table></div>{more}')
+
+
 def _chosen(known: Facts) -> list[int]:
     """The rows to list, in order of number: all, or the best half, recent failures, and the most recent."""
     total = len(known.history)
     if total <= ROWS:
         return list(range(total))
-    kept = set(known.ranked()[: ROWS // 2].tolist())
+    kept = {*known.ranked()[: ROWS // 2].tolist(), *known.front[:ROWS]}
     kept |= set(np.flatnonzero(np.isin(known.status, [FAILED, DIVERGED]))[-ROWS // 6 :].tolist())
     for n in range(total - 1, -1, -1):
         if len(kept) >= ROWS:
@@ -125,7 +150,7 @@ def _row(known: Facts, n: int, metrics: list[str], names: list[str], errors: boo
     if errors:
         error = result.error if result else ""
         cells.append(f'<td class="message">{_message(_last_line(error), error)}</td>')
-    best = ' class="best"' if n == known.best else ""
+    best = ' class="best"' if n in (known.front or (known.best,)) else ""
     return f'<tr data-status="{status}"{best}>{"".join(cells)}</tr>'
 
 

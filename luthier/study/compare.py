@@ -11,7 +11,7 @@ import numpy as np
 
 from luthier.errors import MethodError, StudyError
 from luthier.execute import Executor
-from luthier.report.standings import Run, Standing, standings
+from luthier.report.standings import Band, Run, Standing, bands, standings
 from luthier.space import Space
 from luthier.store import Store, open_store
 from luthier.study import settings
@@ -44,6 +44,10 @@ class Comparison:
     def table(self, level: float | None = None) -> list[Standing]:
         """One row a method, best mean rank first; ``level`` is what "until" columns count to."""
         return standings(self.runs, level)
+
+    def curves(self) -> dict[str, Band]:
+        """Best so far of each method against training steps: mean, lowest and highest seed."""
+        return bands(self.runs)
 
     def records(self) -> list[dict[str, Any]]:
         """One plain row for each method and seed, for ``pandas.DataFrame`` or a CSV file."""

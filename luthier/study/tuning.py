@@ -12,6 +12,7 @@ from typing import Any
 from luthier.errors import MethodError, StudyError
 from luthier.execute import Executor, Local
 from luthier.jobs import DIVERGED, FAILED, Budget, Job, Report, Result
+from luthier.seeds import Seeds
 from luthier.propose import Replay
 from luthier.schedule import as_schedule
 from luthier.space import Space
@@ -24,7 +25,9 @@ from luthier.study.progress import Tick, choose
 from luthier.study.study import Study
 from luthier.task import Task, as_task, epoch_steps, is_torch, level, load_task, require_level
 from luthier.train import Work
+from luthier.trials import best_jobs, front, on_test
 
+PROBE = 8  # jobs at once under a limit of wall time, before it is known how long one takes
 WAIT = 0.1  # seconds between two looks at jobs that other processes are running
 
 
@@ -164,12 +167,22 @@ class _Loop:
 
     def submit(self) -> bool:
         """Give the executor as many jobs as it takes; whether there were any."""
-        room = self.executor.capacity - len(self.running)
+        room = min(self.executor.capacity, self.affordable()) - len(self.running)
         jobs = self.ledger.take(room) if room > 0 else []
         if jobs:
             self.running.update(job.number for job in jobs)
             self.executor.submit(jobs, self.parents(jobs))
         return bool(jobs)
+
+    def affordable(self) -> int:
+        """Jobs that will probably end before the time is up: few at first, then as the pace so far tells.
+
+        A stack that is still training at the deadline is pruned as a whole, the more of it the wider it is.
+        """
+        if self.deadline is None:
+            return sys.maxsize
+        now = time.monotonic()
+        return max(1, int((self.deadline - now) * self.fresh / (now - self.begun))) if self.fresh else PROBE
 
     def parents(self, jobs: Sequence[Job]) -> Mapping[int, Result]:
         """The results of the jobs that these continue."""
@@ -235,6 +248,7 @@ class _Loop:
             fresh=self.fresh,
             best=None if best is None else best.metrics[metric],
             metric=metric,
+            front=len(front(history)) if len(history.objectives) > 1 else None,
             troubled=int(((history.status == FAILED) | (history.status == DIVERGED)).sum()),
             deadline=None if self.deadline is None else self.deadline - time.monotonic(),
         )
@@ -254,19 +268,24 @@ class _Loop:
                 self.book()
 
     def finish(self) -> None:
-        """Measure the best configuration on the test split, once, and clear away what nobody needs."""
+        """Measure what is best on the test split, once, and clear away what nobody needs."""
         ledger, history = self.ledger, self.ledger.history
         if self.work.save:
             ledger.tidy_all()
-        best = history.best
-        result = None if best is None else history.results[best]
-        if not is_torch(self.work.task) or best is None or result is None or result.checkpoint is None:
+        if not is_torch(self.work.task):
             return
-        if (ledger.settings.get("test") or {}).get("number") != best:
-            from luthier.train.stack import final_test  # imports torch
+        known, tests = ledger.settings.get("test"), []
+        for number in best_jobs(history):
+            result, metrics = history.results[number], on_test(known, number)
+            if not metrics and result is not None and result.checkpoint is not None:
+                from luthier.train.stack import final_test  # imports torch
 
-            measured = final_test(self.work, history.jobs[best], result)
-            ledger.update_settings(test={"number": best, "metrics": measured})
+                metrics = final_test(self.work, history.jobs[number], result)
+            if metrics:
+                tests.append({"number": number, "metrics": metrics})
+        given = tests if len(history.objectives) > 1 else next(iter(tests), known)
+        if given and given != known:
+            ledger.update_settings(test=given)
 
     def book(self) -> None:
         """Add what this call took to the study's settings."""
@@ -334,6 +353,7 @@ def _check_fit(
         )
     if method.adapter is not None:
         require_level(task, "torch", f"{method.adapter!r} moves hyperparameters during a training")
+        _check_adapter(task, method.adapter)
     if hasattr(method.proposer, "parents"):
         require_level(task, "trainable", f"{method.proposer!r} continues trainings")
         if checkpoints is False:
@@ -350,6 +370,21 @@ def _check_fit(
             where="metric",
             remedy=f"It measures {', '.join(known)}; add others by TorchTask(metrics={{name: function}}).",
         )
+
+
+def _check_adapter(task: Any, adapter: Any) -> None:
+    """Begin a training, without a step of it, so that an adapter refuses now what it would refuse in every trial.
+
+    Raises:
+        MethodError: If the adapter cannot tune the task.
+    """
+    config = task.space.sample(Seeds(0).rng(0, "check"), 1)[0]
+    try:
+        adapter.init(task.program(config), config, 0)
+    except MethodError:
+        raise
+    except Exception:  # a network that cannot be built is a trial's failure, and perhaps this configuration's alone
+        return
 
 
 def _expected(ledger: Ledger, trials: int | None) -> int | None:
