@@ -1,0 +1,124 @@
+"""One column of a space cut into bins: the actions that set it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from luthier.space import Domain, Float, Int
+
+
+@dataclass(frozen=True, eq=False)
+class Bins:
+    """The bins of a column.
+
+    A Float has bins of equal length on its scale. An Int and an ordered Choice have one bin a value, or neighbouring
+    values together where there are too many. Every option of an unordered Choice is a bin.
+
+    Args:
+        domain: The domain of the column.
+        firsts: (bins,) int64, the first value of each bin, counted from the domain's lowest; of a Float its number.
+    """
+
+    domain: Domain
+    firsts: np.ndarray
+
+    @cached_property
+    def count(self) -> int:
+        """Number of bins."""
+        return len(self.firsts)
+
+    @cached_property
+    def edges(self) -> np.ndarray:
+        """(bins + 1,) codes at which the bins begin and end."""
+        if isinstance(self.domain, Float):
+            return np.arange(self.count + 1) / self.count
+        inner = self._codes(self.firsts[1:] - 0.5)
+        return np.concatenate([[0.0], inner, [1.0]])
+
+    @cached_property
+    def centres(self) -> np.ndarray:
+        """(bins,) the code in the middle of each bin; of a value or several, that of the (middle) value."""
+        middles = (self.edges[1:] + self.edges[:-1]) / 2
+        if isinstance(self.domain, Float):
+            return middles
+        return np.where(self._several, self._snap(middles, np.arange(self.count)), self._codes(self.firsts))
+
+    def at(self, codes: np.ndarray) -> np.ndarray:
+        """The bin in which each code lies."""
+        return np.clip(np.searchsorted(self.edges, codes, side="right") - 1, 0, self.count - 1)
+
+    def place(self, bins: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+        """A code inside each bin, at a fraction of it: where it is a value of an Int or a Choice, that value's code."""
+        codes = self.edges[bins] + uniform * (self.edges[bins + 1] - self.edges[bins])
+        if isinstance(self.domain, Float):
+            return codes
+        return np.where(self._several[bins], self._snap(codes, bins), self.centres[bins])
+
+    def log_density(self, bins: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """Logarithm of the density (of a Float) or the probability (of a value) at ``codes``, given their bins."""
+        widths = np.diff(self.edges)
+        if isinstance(self.domain, Float):
+            return -np.log(widths[bins])
+        if not self._several.any():
+            return np.zeros(len(bins))
+        values = self._values(codes, bins)
+        lower = np.maximum(self._codes(values - 0.5), 0.0)
+        upper = np.minimum(self._codes(values + 0.5), 1.0)
+        return np.where(self._several[bins], np.log((upper - lower) / widths[bins]), 0.0)
+
+    @cached_property
+    def _several(self) -> np.ndarray:
+        """(bins,) whether it holds more than one value."""
+        return np.diff(np.append(self.firsts, self.domain.levels or self.count)) > 1
+
+    @property
+    def _low(self) -> int:
+        return self.domain.low if isinstance(self.domain, Int) else 0
+
+    @property
+    def _log(self) -> bool:
+        return isinstance(self.domain, Int) and self.domain.log
+
+    def _codes(self, values: np.ndarray) -> np.ndarray:
+        """Codes of values, counted from the lowest; halves are the places between two values."""
+        start, length = self.domain.stretch
+        places = self._low + values
+        return ((np.log10(places) if self._log else places) - start) / length
+
+    def _values(self, codes: np.ndarray, bins: np.ndarray) -> np.ndarray:
+        """The value at each code, kept inside its bin."""
+        start, length = self.domain.stretch
+        places = start + length * codes
+        values = np.floor((10.0**places if self._log else places) + 0.5).astype(np.int64) - self._low
+        lasts = np.append(self.firsts[1:], self.domain.levels or 0) - 1
+        return np.clip(values, self.firsts[bins], lasts[bins])
+
+    def _snap(self, codes: np.ndarray, bins: np.ndarray) -> np.ndarray:
+        return self._codes(self._values(codes, bins))
+
+
+def cut(domain: Domain, bins: int, conditions: Sequence[Sequence[int]]) -> Bins:
+    """The bins of a column.
+
+    Args:
+        domain: Its domain.
+        bins: Most bins of a Float, an Int and an ordered Choice.
+        conditions: The sets of values (counted from the lowest) that other names' conditions ask for: no bin holds both
+            a value of such a set and one that is not in it, so that an action settles which names are active.
+    """
+    if isinstance(domain, Float):
+        return Bins(domain, np.arange(bins))
+    if domain.levels <= bins or (not isinstance(domain, Int) and not domain.ordered):
+        return Bins(domain, np.arange(domain.levels))
+    start, length = domain.stretch
+    places = start + length * np.arange(1, bins) / bins
+    low = domain.low if isinstance(domain, Int) else 0
+    places = 10.0**places if isinstance(domain, Int) and domain.log else places
+    between = np.rint(places + 0.5).astype(np.int64) - low
+    asked = [v for values in conditions for one in values for v in (one, one + 1) if (v in values) != (v - 1 in values)]
+    firsts = np.unique(np.concatenate([[0], between, np.array(asked, dtype=np.int64)]))
+    return Bins(domain, firsts[(firsts >= 0) & (firsts < domain.levels)])

@@ -1,0 +1,97 @@
+"""How the learnt sampler is trained."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+from luthier.errors import MethodError
+from luthier.propose.flow.objectives import OBJECTIVES
+from luthier.propose.flow.policies import POLICIES
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of :func:`luthier.propose.flow.learn`.
+
+    In each round ``batch`` ways are drawn from the policy as it is, their leaves evaluated and kept, and ``updates``
+    gradient steps taken on leaves that have been evaluated. The defaults are those that were best of the ones measured
+    (benchmarks/gflownet.py); :data:`PAPER` are those of LaBash and Sepulveda.
+
+    Args:
+        evaluations: Ways drawn in all, each of which asks for a reward (a leaf's second reward is remembered).
+        batch: Ways drawn in a round.
+        updates: Gradient steps in a round.
+        states: Of the leaves evaluated so far, as many take part in a round as have about this many states on their
+            ways; 0 for those just drawn alone.
+        prioritised: Part of the weight in the loss that is in proportion to the rewards; the rest is equal for all.
+        objective: One of OBJECTIVES.
+        policy: One of POLICIES.
+        hidden: Units of each hidden layer.
+        layers: Hidden layers.
+        lr: Of Adam; falls as a cosine to ``last_lr`` of itself.
+        log_z_lr: The same of the learnt log Z.
+        last_lr: What is left of the learning rates at the end.
+        epsilon: At each step of a way, the probability of a uniform action instead of the policy's.
+        temperature: Divides the policy's logits while ways are drawn.
+        prior: Whether the log flows begin as those of the mean reward everywhere.
+    """
+
+    evaluations: int = 10_000
+    batch: int = 250
+    updates: int = 10
+    states: int = 16_384
+    prioritised: float = 0.5
+    objective: str = "trajectory_balance"
+    policy: str = "shared"
+    hidden: int = 128
+    layers: int = 2
+    lr: float = 1e-2
+    log_z_lr: float = 0.1
+    last_lr: float = 0.01
+    epsilon: float = 0.1
+    temperature: float = 2.0
+    prior: bool = True
+
+    def __post_init__(self) -> None:
+        least: dict[str, float] = {"evaluations": 1, "batch": 1, "updates": 1, "states": 0, "hidden": 1, "layers": 1}
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.name in least:
+                expect(
+                    self, one.name, isinstance(value, int) and value >= least[one.name], "a whole number in its range"
+                )
+        for name, known in (("objective", OBJECTIVES), ("policy", POLICIES)):
+            expect(self, name, getattr(self, name) in known, f"one of {', '.join(known)}")
+        for name in ("lr", "log_z_lr", "temperature"):
+            expect(self, name, 0 < getattr(self, name) < math.inf, "a number above zero")
+        for name in ("prioritised", "last_lr", "epsilon"):
+            expect(self, name, 0 <= getattr(self, name) <= 1, "a number from 0 to 1")
+
+
+def expect(settings: Any, name: str, fine: bool, what: str) -> None:
+    """Refuse a setting that is not ``fine``.
+
+    Raises:
+        MethodError: If it is not.
+    """
+    if not fine:
+        remedy = f"Give {what}."
+        raise MethodError(f"{name}={getattr(settings, name)!r} cannot be", where="flow settings", remedy=remedy)
+
+
+PAPER = Settings(
+    batch=32,
+    updates=1,
+    states=0,
+    prioritised=0.0,
+    objective="plain_flow_matching",
+    policy="experts",
+    lr=5e-5,
+    last_lr=1.0,
+    epsilon=0.0,
+    temperature=1.0,
+    prior=False,
+)
+"""LaBash and Sepulveda, section 3, as far as it is said there; the sizes of the networks are not."""
