@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         metrics,
         nn,
         optim,
+        pareto,
         propose,
         report,
         response,
@@ -85,6 +86,7 @@ __all__ = [
     "nn",
     "open_store",
     "optim",
+    "pareto",
     "propose",
     "report",
     "response",
@@ -96,7 +98,7 @@ __all__ = [
 _MODULES = frozenset(
     (
         *("adapt", "data", "errors", "execute", "interop", "losses", "metrics", "nn", "optim"),
-        *("propose", "report", "response", "store", "testing"),
+        *("pareto", "propose", "report", "response", "store", "testing"),
     )
 )
 _PLACES = {

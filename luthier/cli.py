@@ -17,7 +17,7 @@ from rich.text import Text
 
 from luthier import __version__
 from luthier.errors import ConfigError, DataError, LuthierError, MethodError, SpaceError, TaskError
-from luthier.tables import best_table, standings_table, trials_table
+from luthier.tables import best_table, front_table, standings_table, trials_table
 
 WRONG_USE = (MethodError, TaskError, SpaceError, ConfigError, DataError)
 
@@ -84,8 +84,12 @@ def tune(
         int | None, typer.Option(help="Of everything that is random. \\[default: 0, or that of the schedule]")
     ] = None,
     workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="Processes that train at once.")] = 1,
-    metric: Annotated[str | None, typer.Option(help="The objective. \\[default: loss]")] = None,
-    mode: Annotated[Mode | None, typer.Option(help="Which direction is better. \\[default: min]")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="The objective, or several with commas between. \\[default: loss]")
+    ] = None,
+    mode: Annotated[
+        str | None, typer.Option(help="min or max, for all of them or one for each: min,max. \\[default: min]")
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of the method; again for more.", metavar="KEY=VALUE")
     ] = None,
@@ -108,18 +112,20 @@ def tune(
         from luthier.study.methods import resolve
         from luthier.study.tuning import tune as run
 
-        settings = _options(set_ or [])
+        settings, goals = _options(set_ or []), _several(metric)
         study_name = name or f"{file.stem}-{method or ('random' if schedule is None else 'replay')}"
         study = run(
             file,
-            resolve(method or "random", settings) if settings else method,
+            resolve(method or "random", settings, 1 if isinstance(goals, str | None) else len(goals))
+            if settings
+            else method,
             schedule=schedule,
             trials=trials,
             epochs=epochs,
             steps=steps,
             seconds=seconds,
-            metric=metric,
-            mode=mode and mode.value,
+            metric=goals,
+            mode=_directions(mode),
             store=store,
             name=study_name,
             seed=seed,
@@ -128,9 +134,9 @@ def tune(
         )
         console = _console()
         best = study.best
-        if best is None:
+        if not best:
             raise _failure(study)
-        console.print(best_table(best, study.name))
+        console.print(front_table(best, study.name) if isinstance(best, list) else best_table(best, study.name))
         if not quiet and study.in_store:
             asked = f"{_quoted(study.name)} --store {_quoted(store)}"
             console.print(f"luthier report {asked}", style="dim", soft_wrap=True, highlight=False, markup=False)
@@ -251,8 +257,9 @@ def show(
                 f"{len(records)} trials: {counts or 'none'}",
             )
         )
-        if study.best is not None:
-            console.print(best_table(study.best, "best"))
+        best = study.best
+        if best:
+            console.print(front_table(best, "best") if isinstance(best, list) else best_table(best, "best"))
         if records and last:
             console.print(trials_table(records[-last:], list(study.history.objectives)))
 
@@ -282,8 +289,8 @@ def export(
     format_: Annotated[Format, typer.Option("--format", "-f", help="What to write.")] = Format.csv,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A file; else standard output.")] = None,
 ) -> None:
-    """Write every job of a study, one row each; or, as [bold]schedule[/bold], the best training's hyperparameters over
-    its steps, which [bold]tune --schedule[/bold] replays.
+    """Write every job of a study, one row each; or, as [bold]schedule[/bold], the hyperparameters over its steps of the
+    training that is best by the first objective, which [bold]tune --schedule[/bold] replays.
 
     [bold]Examples[/bold]
 
@@ -299,9 +306,9 @@ def export(
     with _told(), _existing(store) as opened:
         study = Study.load(name, opened)
         if format_ is Format.schedule:
-            if study.best is None:
+            if not study.front:
                 raise _failure(study)
-            text = json.dumps(study.best.schedule.to_json(), indent=1) + "\n"
+            text = json.dumps(study.front[0].schedule.to_json(), indent=1) + "\n"
         else:
             text = to_csv(study.history) if format_ is Format.csv else to_json(study.history)
         if output is None:
@@ -355,6 +362,21 @@ def _failure(study: Any) -> typer.Exit:
     text = f"{study.name}: none of {len(study.trials)} trials ended well{last}"
     Console(stderr=True).print(Text(text, style="red"), soft_wrap=True)
     return typer.Exit(1)
+
+
+def _several(text: str | None) -> str | list[str] | None:
+    """``"loss,latency"`` as two names; one name as it is."""
+    names = [part.strip() for part in (text or "").split(",") if part.strip()]
+    return names if len(names) > 1 else text
+
+
+def _directions(text: str | None) -> str | list[str] | None:
+    """``"min,max"`` as two directions."""
+    found = _several(text)
+    for one in [found] if isinstance(found, str) else found or []:
+        if one not in tuple(Mode):
+            raise _usage(f"--mode {one}: it is min or max, for all objectives or one for each")
+    return found
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:

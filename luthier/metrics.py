@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from luthier.errors import TaskError
 
@@ -113,3 +113,18 @@ def mean_squared_error(output: Tensor, target: Tensor) -> Tensor:
 def mean_absolute_error(output: Tensor, target: Tensor) -> Tensor:
     """Mean of ``|output - target|`` over all elements; lower is better; (batch,) fits (batch, 1)."""
     return _mean_absolute_error(output[None], target[None])[0]
+
+
+def parameters(model: nn.Module, inputs: Tensor) -> float:
+    """How many numbers a network learns: for ``TorchTask(costs={"parameters": parameters})``; lower is better.
+
+    Args:
+        model: The network.
+        inputs: Not looked at.
+
+    Example:
+        >>> import torch
+        >>> parameters(nn.Linear(3, 2), torch.zeros(1, 3))
+        8.0
+    """
+    return float(sum(param.numel() for param in model.parameters() if param.requires_grad))

@@ -1,6 +1,8 @@
-"""Layers whose settings are hyperparameters of the space, one value a member of a stack."""
+"""Layers that hyperparameters of the space decide on: a dropout rate, one of several modules, a width."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
@@ -29,12 +31,9 @@ class Dropout(nn.Module):
 
     def __init__(self, name: str, p: float = 0.5) -> None:
         super().__init__()
-        if not isinstance(name, str) or not name:
-            raise TaskError(
-                f"{name!r} is not the name of a hyperparameter",
-                where="lt.nn.Dropout(name)",
-                remedy='Give the name that the space has: lt.nn.Dropout("dropout"); for a fixed rate, nn.Dropout(0.5).',
-            )
+        _check_hyperparameter(
+            name, "lt.nn.Dropout(name)", 'lt.nn.Dropout("dropout"); for a fixed rate, nn.Dropout(0.5)'
+        )
         if not 0 <= p <= 1:
             raise TaskError(f"p={p} is outside [0, 1]", where=f"lt.nn.Dropout({name!r})", remedy="Give a rate.")
         self.dropout_hyperparameter, self.p = name, p  # luthier.stack knows the layer by this attribute
@@ -46,3 +45,119 @@ class Dropout(nn.Module):
     def extra_repr(self) -> str:
         """The hyperparameter's name, for ``print(model)``."""
         return repr(self.dropout_hyperparameter)
+
+
+Option = str | int | float | bool | None  # what a luthier.Choice may hold
+
+
+class Choose(nn.Module):
+    """One of several modules: the option of this value of the hyperparameter ``name``, a ``luthier.Choice``.
+
+    A training has the chosen option alone: the others are taken out of the model before anything is trained, so that
+    the choice is static, and a child trained from scratch is an ordinary trial. A method that shares weights
+    (:class:`luthier.adapt.Enas`) keeps all options, and decides anew at every step. Layers that read one name decide
+    together. Options may hold further ``Choose`` layers, and one module may stand in several options, which then share
+    its weights.
+
+    A module taken out of luthier has its first option.
+
+    Args:
+        name: The hyperparameter; its options in the space are those given here, in any order.
+        options: A module for each option; ``nn.Identity()`` for nothing.
+
+    Raises:
+        TaskError: If ``name`` is not a name, or an option is not a module.
+
+    Example:
+        >>> import torch
+        >>> Choose("activation", {"relu": nn.ReLU(), "tanh": nn.Tanh()})(torch.tensor([-1.0]))
+        tensor([0.])
+    """
+
+    def __init__(self, name: str, options: Mapping[Option, nn.Module]) -> None:
+        super().__init__()
+        _check_hyperparameter(name, "lt.nn.Choose(name, options)", 'lt.nn.Choose("activation", {"relu": nn.ReLU(), …})')
+        if not isinstance(options, Mapping) or not options:
+            raise TaskError(
+                f"options={options!r}",
+                where=f"lt.nn.Choose({name!r})",
+                remedy='Give a module for each option: {"relu": nn.ReLU(), "tanh": nn.Tanh()}.',
+            )
+        for option, module in options.items():
+            if not isinstance(module, nn.Module):
+                raise TaskError(
+                    f"the option {option!r} is {module!r}, not a module",
+                    where=f"lt.nn.Choose({name!r})",
+                    remedy="Give an nn.Module; nn.Identity() for nothing.",
+                )
+        self.name, self.values = name, tuple(options)
+        self.options = nn.ModuleList(options.values())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The first option: what runs outside luthier."""
+        return self.options[0](inputs)
+
+    def extra_repr(self) -> str:
+        """The hyperparameter's name, for ``print(model)``."""
+        return repr(self.name)
+
+
+def Skip(name: str, module: nn.Module) -> Choose:
+    """A module that may be left out: under ``True`` inputs pass it by, under ``False`` they go through it.
+
+    Args:
+        name: The hyperparameter, ``luthier.Choice([False, True])``.
+        module: Must keep the shape of its inputs.
+
+    Example:
+        >>> Skip("skip", nn.ReLU()).values
+        (False, True)
+    """
+    return Choose(name, {False: module, True: nn.Identity()})
+
+
+class Width(nn.Module):
+    """Keeps the first features, as many as the hyperparameter ``name`` says, and puts zeros for the others.
+
+    The layer before it has the largest width, of which narrower ones are parts: under shared weights they share them.
+    A narrow child costs what the widest costs, trainings of unequal widths run in one stack, and the layer after it
+    starts from the weights of a layer of full width. For weights of their own, write a :class:`Choose` between layers.
+
+    A module taken out of luthier keeps all features.
+
+    Args:
+        name: The hyperparameter: a ``luthier.Int``, or a ``luthier.Choice`` of whole numbers.
+        axis: Of the features, the batch being axis 0.
+
+    Raises:
+        TaskError: If ``name`` is not a name, or ``axis`` is that of the batch.
+
+    Example:
+        >>> import torch
+        >>> nn.Sequential(nn.Linear(8, 64), Width("width"), nn.ReLU())(torch.ones(2, 8)).shape
+        torch.Size([2, 64])
+    """
+
+    def __init__(self, name: str, axis: int = 1) -> None:
+        super().__init__()
+        _check_hyperparameter(name, "lt.nn.Width(name)", 'lt.nn.Width("width")')
+        if axis < 1:
+            raise TaskError(f"axis={axis}", where=f"lt.nn.Width({name!r})", remedy="Features are axis 1 or later.")
+        self.name, self.axis = name, axis
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """All features: what runs outside luthier."""
+        return inputs
+
+    def extra_repr(self) -> str:
+        """The hyperparameter's name, for ``print(model)``."""
+        return repr(self.name)
+
+
+def _check_hyperparameter(name: object, where: str, example: str) -> None:
+    if not isinstance(name, str) or not name:
+        raise TaskError(
+            f"{name!r} is not the name of a hyperparameter",
+            where=where,
+            remedy=f"Give the name that the space has: {example}.",
+        )

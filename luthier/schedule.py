@@ -140,7 +140,8 @@ def _read(given: str | Path) -> Any:
             text = Path(given).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             what = f"it cannot be read ({getattr(error, 'strerror', None) or error})"
-            raise MethodError(what, where=place, remedy="Give the path that study.best.schedule.save() wrote.") from error
+            remedy = "Give the path that study.best.schedule.save() wrote."
+            raise MethodError(what, where=place, remedy=remedy) from error
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -161,7 +162,7 @@ def _from_rows(rows: Sequence[Any], steps: int | None) -> Schedule:
         raise MethodError(
             f"its last row begins at step {begins[-1]}, and steps={steps}",
             where=WHERE,
-            remedy="Rows do not say when the training ends: give steps=, all of them; study.best.schedule knows its end.",
+            remedy="Rows do not say when the training ends: give steps=, all of them; study.best.schedule knows it.",
         )
     ends = [*begins[1:], steps]
     return Schedule([{"steps": end - step, "config": values} for (step, values), end in zip(points, ends, strict=True)])

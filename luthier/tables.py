@@ -25,6 +25,18 @@ def best_table(best: Best, title: str) -> Table:
     return table
 
 
+def front_table(front: Sequence[Best], title: str) -> Table:
+    """The Pareto set of several objectives: one line a job, the best by the first objective first."""
+    table = Table(title=Text(f"{title}: {len(front)} in the Pareto set"), title_justify="left")
+    metrics, tests = list(front[0].metrics), list(front[0].test)
+    for heading in ("job", *metrics, *(f"test {name}" for name in tests), "configuration"):
+        table.add_column(heading, overflow="fold")
+    for one in front:
+        values = [_value(one.metrics[name]) for name in metrics] + [_value(one.test.get(name, "")) for name in tests]
+        table.add_row(str(one.number), *values, ", ".join(f"{n} {_value(v)}" for n, v in one.final.items()))
+    return table
+
+
 def trials_table(records: list[TrialRecord], metrics: list[str]) -> Table:
     """One line a trial."""
     table = Table(title=f"the latest {len(records)} trials", title_justify="left")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from luthier.jobs import OK, Event, History, Job, Result
+from luthier.jobs import Event, History, Job, Result
+from luthier.pareto import non_dominated
 from luthier.schedule import Schedule
 from luthier.space import Config
 
@@ -65,19 +66,15 @@ class TrialRecord:
     parent: int | None = None
 
 
-def best(history: History, test: Mapping[str, Any] | None = None, seed: int | None = None) -> Best | None:
-    """The best job by the first objective, or None while none has ended well.
+def record(history: History, number: int, test: Any = None, seed: int | None = None) -> Best:
+    """Any finished job in the shape of the best.
 
     Args:
         history: The study.
-        test: ``{"number": job, "metrics": {...}}`` as kept in the settings; used where it is of this very job.
+        number: The job.
+        test: What the study's settings keep of the test split; used where it is of this very job.
         seed: The study's seed, by which the schedule replays to the same weights.
     """
-    return None if history.best is None else record(history, history.best, test, seed)
-
-
-def record(history: History, number: int, test: Mapping[str, Any] | None = None, seed: int | None = None) -> Best:
-    """Any finished job in the shape of the best."""
     result = history.results[number]
     assert result is not None
     return Best(
@@ -87,7 +84,7 @@ def record(history: History, number: int, test: Mapping[str, Any] | None = None,
         final=history.final(number),
         result=result,
         schedule=schedule(history, number, seed),
-        test=dict(test["metrics"]) if test and test["number"] == number else {},
+        test=on_test(test, number),
     )
 
 
@@ -130,31 +127,44 @@ def schedule(history: History, number: int, seed: int | None = None) -> Schedule
     return Schedule(parts, seed)
 
 
+@dataclass
+class _Front:
+    """The jobs that nothing has beaten yet, and those that ended well since."""
+
+    numbers: list[int] = field(default_factory=list)
+    fresh: list[int] = field(default_factory=list)
+
+
 def front(history: History) -> list[int]:
-    """Jobs that no other job beats in every objective, in order of number."""
-    ended = np.flatnonzero((history.status == OK) & np.isfinite(history.values).all(axis=1))
-    values = history.values[ended]
-    return [
-        int(number)
-        for number, row in zip(ended, values, strict=True)
-        if not ((values <= row).all(axis=1) & (values < row).any(axis=1)).any()
-    ]
+    """Jobs that no other job dominates, the best by the first objective first; of one objective, all that are equal.
 
+    What has come since the last call is compared with the front of then, so nothing is read twice.
+    """
 
-def best_of_each(history: History) -> set[int]:
-    """The best job by each objective, each job visited once."""
-    return {number for number, _ in history.fold("best of each objective", dict, _update_best(history)).values()}
-
-
-def _update_best(history: History) -> Callable[[dict[int, tuple[int, float]], Event], dict[int, tuple[int, float]]]:
-    def update(state: dict[int, tuple[int, float]], event: Event) -> dict[int, tuple[int, float]]:
+    def update(state: _Front, event: Event) -> _Front:
         if isinstance(event, Result) and event.status == "ok":
-            for index, value in enumerate(history.objective_values(event.metrics)):
-                if value == value and (index not in state or value < state[index][1]):
-                    state[index] = (event.number, value)
+            state.fresh.append(event.number)
         return state
 
-    return update
+    state = history.fold("front", _Front, update)
+    if state.fresh:
+        numbers = np.array(state.numbers + state.fresh)
+        numbers = numbers[non_dominated(history.values[numbers])]
+        state.numbers, state.fresh = numbers[np.lexsort((numbers, history.values[numbers, 0]))].tolist(), []
+    return list(state.numbers)
+
+
+def best_jobs(history: History) -> list[int]:
+    """The job that is best; of several objectives, the front."""
+    if len(history.objectives) > 1:
+        return front(history)
+    return [] if history.best is None else [history.best]
+
+
+def on_test(test: Any, number: int) -> dict[str, float]:
+    """What the test split gave for a job: of ``{"number": job, "metrics": {...}}`` or a list of such, or None."""
+    kept = [test] if isinstance(test, Mapping) else test or []
+    return next((dict(one["metrics"]) for one in kept if one["number"] == number), {})
 
 
 def trials_of(history: History) -> list[TrialRecord]:

@@ -80,6 +80,25 @@ def test_settings_of_the_method_and_of_the_objective(here: Path) -> None:
     assert study.history.objectives == {"cost": "max"} and study.settings["seed"] == 4
 
 
+def test_several_objectives_are_tuned_and_shown_as_a_set(here: Path) -> None:
+    (here / "two.py").write_text(
+        "import luthier as lt\n\nspace = lt.Space(x=lt.Float(-1.0, 1.0))\n\n\n"
+        "def objective(config):\n    return {'loss': config['x'] ** 2, 'gain': config['x']}\n"
+    )
+    given = ["--metric", "loss, gain", "--mode", "min,max", "--trials", "24", "--store", "s.db"]
+    told = run("tune", "two.py", "--method", "genetic", "--set", "population=6", *given)
+    study = Study.load("two-genetic", here / "s.db")
+    assert study.history.objectives == {"loss": "min", "gain": "max"} and len(study.best) > 1
+    for text in (told, run("show", "two-genetic", "--store", "s.db", "--last", "0")):
+        assert f"{len(study.best)} in the Pareto set" in text
+        for one in study.best:
+            assert f"{one.metrics['gain']:.6g}" in text
+    assert "down" in run("tune", "two.py", "--metric", "loss,gain", "--mode", "min,down", "--store", "s.db", code=2)
+    run("export", "two-genetic", "--store", "s.db", "--format", "schedule", "--output", "first.json")
+    run("report", "two-genetic", "--store", "s.db")
+    assert "Trade-off between the objectives" in (here / "two-genetic.html").read_text()
+
+
 def test_the_store_may_come_from_the_environment(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LUTHIER_STORE", str(here / "env.db"))
     run("tune", "mine.py", "-n", "3", "-q")

@@ -11,7 +11,7 @@ from requirements import require
 import luthier as lt
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-NEEDS = {"fashion_mnist.py": "fashion-mnist"}
+NEEDS = {"enas.py": "fashion-mnist", "fashion_mnist.py": "fashion-mnist"}
 
 
 def defines_task(file: Path) -> bool:

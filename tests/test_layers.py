@@ -24,7 +24,8 @@ LAYERS = {
     "seeds": {"seeds"},
     "data": {"data", "idx"},
     "space": {"space"},
-    "jobs": {"jobs", "schedule", "trials"},
+    "jobs": {"jobs", "pareto", "schedule", "trials"},
+    "policy": {"policy"},
     "propose": {"propose"},
     "stack": {"stack"},
     "optim": {"optim"},
@@ -51,11 +52,12 @@ BELOW = {
     "data": {"errors", "seeds"},
     "space": {"errors", "seeds"},
     "jobs": {"space"},
-    "propose": {"jobs"},
+    "policy": {"space", "optim", "response"},
+    "propose": {"jobs", "policy"},
     **{layer: {"errors"} for layer in ("optim", "response", "nn", "losses", "metrics")},
     "stack": {"errors", "nn"},
     "task": {"space", "data", "stack", "optim", "response", "nn", "losses", "metrics"},
-    "adapt": {"task"},
+    "adapt": {"task", "policy"},
     "train": {"jobs", "adapt"},
     "execute": {"train"},
     "store": {"jobs"},
@@ -214,7 +216,7 @@ def test_optional_packages_are_imported_in_the_one_file_that_is_named():
     optional = [
         name
         for extra, names in project["optional-dependencies"].items()
-        if extra not in ("bench", "dev")
+        if extra not in ("bench", "dev", "papers")
         for name in names
     ]
     assert len(named_file) == len(optional), "each optional package names its file in a comment on its own line"

@@ -9,11 +9,14 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from luthier.jobs import Budget, History, Job
+import numpy as np
+
+from luthier.jobs import Budget, History, Job, Result
 from luthier.seeds import Seeds
 from luthier.space import Choice, Float, Int, Space
 from luthier.study.export import to_csv, to_json
 from luthier.study.study import Study
+from luthier.trials import front
 
 SPACE = Space(x=Float(-1.0, 1.0), lr=Float(1e-4, 1.0, log=True), layers=Int(1, 4))
 
@@ -62,13 +65,34 @@ def test_continued_jobs_are_one_trial_with_a_schedule() -> None:
 
 
 def test_several_objectives_have_a_front() -> None:
-    study = Study("front", SPACE, metric=["loss", "size"], mode=["min", "max"], trials=4)
+    study = Study("front", SPACE, metric=["loss", "size"], mode=["min", "max"], trials=5)
     pairs = [(1.0, 1.0), (2.0, 5.0), (3.0, 4.0), (0.5, 0.5)]
     for job, (loss, size) in zip(study.ask(4), pairs, strict=True):
         study.tell(job, {"loss": loss, "size": size})
-    assert [point.number for point in study.front] == [0, 1, 3]
-    best = study.best
-    assert best is not None and best.number == 3
+    assert [point.number for point in study.front] == [3, 0, 1], "the best by the first objective first"
+    assert study.best == study.front
+    study.tell(study.ask(1)[0], {"loss": 0.5, "size": 5.0})
+    assert [(one.number, one.metrics["size"]) for one in study.best] == [(4, 5.0)]
+
+
+def test_the_front_is_that_of_all_whenever_it_is_read() -> None:
+    rng = np.random.default_rng(0)
+    objectives = {"a": "min", "b": "max", "c": "min"}
+    read, unread = History(SPACE, objectives), History(SPACE, objectives)
+    for number, row in enumerate(rng.integers(0, 8, (200, 3)).astype(float)):
+        status = "ok" if number % 7 else "failed"
+        values = {"a": row[0], "b": row[1], "c": row[2] if number % 11 else math.nan}
+        for history in (read, unread):
+            history.add(Job(number, SPACE.sample(rng)))
+            history.add(Result(number, status, values))
+        front(read)
+    good = [n for n in range(200) if n % 7 and n % 11]
+    beaten = [
+        any((read.values[m] <= read.values[n]).all() and (read.values[m] < read.values[n]).any() for m in good)
+        for n in good
+    ]
+    expected = sorted((n for n, lost in zip(good, beaten, strict=True) if not lost), key=lambda n: read.values[n, 0])
+    assert front(read) == front(unread) == expected and 2 < len(expected) < 100
 
 
 def test_rows_for_csv_json_and_pandas() -> None:

@@ -14,3 +14,4 @@ from luthier.optim.schedules import StepDecay as StepDecay
 from luthier.optim.schedules import Warmup as Warmup
 from luthier.optim.sgd import SGD as SGD
 from luthier.optim.sgd import sgd as sgd
+from luthier.optim.switch import Switch as Switch

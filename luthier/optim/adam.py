@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from luthier.optim.common import Scale, Tensors, add_scaled, clip_by_norm, read, rows
+from luthier.optim.common import Scale, Tensors, add_scaled, clip_by_norm, read, root, rows
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Adam:
         correction2 = _to((1 - beta2**count).sqrt(), params)
         new = {}
         for name, p in params.items():
-            denominator = second[name].sqrt() / rows(correction2, p) + self.eps
+            denominator = root(second[name]) / rows(correction2, p) + self.eps
             new[name] = add_scaled(p, first[name] / denominator, lr / correction1, -1.0)
         return new, {"first": first, "second": second}
 

@@ -35,5 +35,13 @@ def clip_by_norm(gradients: Tensors, limit: Scale) -> Tensors:
     """Each member's gradients scaled down to a global norm of at most ``limit``, as ``torch.nn.utils`` does it."""
     squares = [gradient.reshape(len(gradient), -1).square().sum(1) for gradient in gradients.values()]
     total = sum(squares[1:], squares[0])  # one after the other: the order must not depend on the members
-    factor = (limit / (total.sqrt() + 1e-6)).clamp(max=1.0)  # (members,)
+    factor = (limit / (root(total) + 1e-6)).clamp(max=1.0)  # (members,)
     return {name: gradient * rows(factor, gradient) for name, gradient in gradients.items()}
+
+
+def root(x: Tensor) -> Tensor:
+    """√x; where it is differentiated, with slope 0 at 0: the infinite one meets a zero there, and makes a NaN."""
+    if not x.requires_grad:
+        return x.sqrt()
+    positive = x != 0  # NaN stays NaN
+    return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)

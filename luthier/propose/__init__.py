@@ -16,18 +16,26 @@ from luthier.seeds import Seeds
 
 if TYPE_CHECKING:
     from luthier.propose.asha import ASHA
+    from luthier.propose.derive import Derive
     from luthier.propose.genetic import Genetic
+    from luthier.propose.gflownet import GFlowNet
     from luthier.propose.gp import GaussianProcess
     from luthier.propose.grid import Grid
     from luthier.propose.hyperband import Hyperband
     from luthier.propose.median import Median
+    from luthier.propose.pb2 import PB2
     from luthier.propose.pbt import PBT
     from luthier.propose.random import Random
+    from luthier.propose.reinforce import Reinforce
     from luthier.propose.replay import Replay
+    from luthier.propose.surrogate import Surrogate
 
 __all__ = [
     "ASHA",
+    "PB2",
     "PBT",
+    "Derive",
+    "GFlowNet",
     "GaussianProcess",
     "Genetic",
     "Grid",
@@ -35,7 +43,9 @@ __all__ = [
     "Median",
     "Proposer",
     "Random",
+    "Reinforce",
     "Replay",
+    "Surrogate",
 ]
 
 _FILES = {name: name.lower() for name in __all__ if name != "Proposer"} | {"GaussianProcess": "gp"}

@@ -7,10 +7,8 @@ setting.
 from __future__ import annotations
 
 import json
-from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from heapq import nsmallest
 from math import inf
 from typing import ClassVar, Literal
 
@@ -18,23 +16,23 @@ import numpy as np
 
 from luthier.errors import MethodError
 from luthier.jobs import OK, Budget, Event, History, Job, Report
-from luthier.propose.lineages import check_number, end_of, movable, usable
+from luthier.pareto import best_first, ranks
+from luthier.propose.lineages import check_number, end_of, movable
 from luthier.seeds import Seeds
 from luthier.space import Config, Float, Space
 
 PAPER_SPACE = Space(lr=Float(1e-4, 1.0), momentum=Float(0.0, 0.9), weight_decay=Float(0.0, 0.1))
 """The ranges of the paper (its section 5), all uniform. On a log scale lr and weight_decay are found sooner."""
 
-Ranked = list[tuple[float, int]]  # (value, job number), best first
-
 
 @dataclass
 class _Memory:
-    """What has come of each generation."""
+    """What has come of each generation. Jobs are named by number, best first."""
 
-    ranked: list[Ranked] = field(default_factory=list)
+    good: list[list[int]] = field(default_factory=list)  # of each generation that has ended: those that can be parents
     ended: list[int] = field(default_factory=list)  # jobs with any result
-    elites: list[Ranked] = field(default_factory=list)  # the best of all generations up to this one
+    elites: list[list[int]] = field(default_factory=list)  # the best of all generations up to this one
+    arrived: list[list[int]] = field(default_factory=list)  # what ended well, as it came
     seen: set[str] = field(default_factory=set)
 
 
@@ -52,6 +50,10 @@ class Genetic:
     were trained in. So an inheriting child takes all names outside ``mutate`` from the very job whose weights it
     inherits, and crossover and mutation touch the names in ``mutate`` alone.
 
+    Of several objectives, "better" is as in NSGA-II: first by non-dominated rank, then by crowding distance, the
+    loneliest first. Without inheritance, the best of all generations survive then, as many as a population has, and the
+    better half of these are the parents, for a front needs more than a few to be spread out (``elite=0``: none does).
+
     Args:
         population: Configurations of a generation.
         generations: Their number; by default as many as ``trials`` allow.
@@ -61,7 +63,7 @@ class Genetic:
         elite: So many of the best survive. Without inheritance they stay among the parents, and nothing is trained
             twice; with it they train on, unchanged, in the next generation. 0 can lose the best, as the paper does.
         inherit: Weights of a child: ``"none"`` starts them afresh, ``"parent"`` goes on from its first parent,
-            ``"best"`` from the best of the last generation.
+            ``"best"`` from the best of the last generation (of several objectives: from any of its front).
         mutate: With inheritance, the names that may change under weights that go on; None is all Floats.
         distinct: Without inheritance: a child that equals an earlier configuration draws one hyperparameter anew.
         budget: Set by :meth:`bind`.
@@ -77,6 +79,7 @@ class Genetic:
     References:
         "Evolving hyperparameters: genetic algorithms for dynamic neural network optimization", section 4.
         Syswerda, "Uniform crossover in genetic algorithms", ICGA 1989.
+        Deb, Pratap, Agarwal and Meyarivan, "A fast and elitist multiobjective genetic algorithm: NSGA-II", 2002.
     """
 
     population: int = 10
@@ -145,13 +148,13 @@ class Genetic:
             if generation and not self._complete(memory, generation - 1):
                 break
             rng, tag = seeds.rng(number, "propose"), {"generation": generation}
-            last = memory.ranked[generation - 1] if generation else []
+            last = memory.good[generation - 1] if generation else []
             if moving is None:
                 config, source = self._child(history, memory, generation, jobs, rng), None
             elif len(last) < 2:
                 config, source = history.space.sample(rng), None
             elif place < self.elite and place < len(last):
-                source = last[place][1]
+                source = last[place]
                 config = end_of(history, source)
             else:
                 config, source = self._heir(history, last, moving, rng)
@@ -163,21 +166,22 @@ class Genetic:
     ) -> Config:
         """A configuration with weights of its own."""
         space = history.space
-        pool = self._pool(memory, generation)
+        pool = self._pool(history, memory, generation)
         if len(pool) < 2:
             return space.sample(rng)
-        a, b = (end_of(history, pool[i]) for i in rng.choice(len(pool), 2, replace=False).tolist())
+        a, b = (end_of(history, number) for number in _couple(history, pool, rng))
         child = self._breed(space, space.names, a, b, {}, rng)
         if self.distinct and (_text(child) in memory.seen or any(job.config == child for job in jobs)):
             name = list(child)[int(rng.integers(len(child)))]
             child = space.complete({n: v for n, v in child.items() if n != name}, rng)
         return child
 
-    def _heir(self, history: History, last: Ranked, moving: list[str], rng: np.random.Generator) -> tuple[Config, int]:
+    def _heir(
+        self, history: History, last: list[int], moving: list[str], rng: np.random.Generator
+    ) -> tuple[Config, int]:
         """A configuration, and the job whose weights go on under it."""
-        pool = [number for _, number in last[: max(2, (len(last) + 1) // 2)]]
-        first, second = (pool[i] for i in rng.choice(len(pool), 2, replace=False).tolist())
-        source = first if self.inherit == "parent" else last[0][1]
+        first, second = _couple(history, _half(last), rng)
+        source = first if self.inherit == "parent" else _one_of_the_best(history, last, rng)
         a, b, kept = end_of(history, first), end_of(history, second), end_of(history, source)
         static = {name: value for name, value in kept.items() if name not in moving}
         return self._breed(history.space, moving, a, b, static, rng), source
@@ -199,14 +203,14 @@ class Genetic:
             child = space.complete({**child, **{n: moved[n] for n in to_nudge if n in moved}}, rng)
         return child
 
-    def _pool(self, memory: _Memory, generation: int) -> list[int]:
+    def _pool(self, history: History, memory: _Memory, generation: int) -> list[int]:
         """The parents of a generation: the better half of the one before, and the elite of those before that."""
         if generation == 0:
             return []
-        last = memory.ranked[generation - 1]
-        pool = [number for _, number in last[: max(2, (len(last) + 1) // 2)]]
-        older = memory.elites[generation - 2] if generation > 1 else []
-        return pool + [number for _, number in older]
+        if len(history.objectives) > 1 and self.elite:
+            return _half(memory.elites[generation - 1])
+        pool = _half(memory.good[generation - 1])
+        return pool + [n for n in memory.elites[generation - 2] if n not in pool] if generation > 1 else pool
 
     def _complete(self, memory: _Memory, generation: int) -> bool:
         return len(memory.ended) > generation and memory.ended[generation] == self.population
@@ -215,17 +219,19 @@ class Genetic:
         def update(memory: _Memory, event: Event) -> _Memory:
             if isinstance(event, Job):
                 if event.number % self.population == 0:
-                    memory.ranked.append([])
+                    memory.arrived.append([])
                     memory.ended.append(0)
                 memory.seen.add(_text(event.config))
             elif not isinstance(event, Report):
                 generation = event.number // self.population
                 memory.ended[generation] += 1
-                if history.status[event.number] == OK and usable(history, event.number):
-                    insort(memory.ranked[generation], (float(history.values[event.number, 0]), event.number))
-                if self._complete(memory, generation):
+                if history.status[event.number] == OK and np.isfinite(history.values[event.number]).all():
+                    memory.arrived[generation].append(event.number)
+                while len(memory.good) < len(memory.ended) and self._complete(memory, len(memory.good)):
+                    good = _best_first(history, memory.arrived[len(memory.good)])
                     before = memory.elites[-1] if memory.elites else []
-                    memory.elites.append(nsmallest(self.elite, [*before, *memory.ranked[generation]]))
+                    memory.good.append(good)
+                    memory.elites.append(_best_first(history, [*before, *good])[: self._survivors(history)])
             return memory
 
         return history.fold(("genetic", self.population, self.elite), _Memory, update)
@@ -235,7 +241,38 @@ class Genetic:
         now = len(history) // self.population  # the generation of the next job
         if trials is not None and len(history) >= trials:
             return set()
-        return {number for ranked in memory.ranked[max(0, now - 1) :] for _, number in ranked}
+        return {number for arrived in memory.arrived[max(0, now - 1) :] for number in arrived}
+
+    def _survivors(self, history: History) -> int:
+        several = len(history.objectives) > 1 and self.elite > 0
+        return self.population if several else self.elite
+
+
+def _best_first(history: History, numbers: list[int]) -> list[int]:
+    """Jobs that ended well by their value, or by rank and crowding distance where there are several objectives."""
+    numbers = sorted(numbers)
+    if len(history.objectives) == 1:
+        return sorted(numbers, key=lambda number: float(history.values[number, 0]))
+    return [numbers[i] for i in best_first(history.values[numbers]).tolist()]
+
+
+def _half(numbers: list[int]) -> list[int]:
+    """The better half, at least two."""
+    return numbers[: max(2, (len(numbers) + 1) // 2)]
+
+
+def _couple(history: History, pool: list[int], rng: np.random.Generator) -> list[int]:
+    """Two different parents."""
+    places = rng.choice(len(pool), 2, replace=False).tolist()
+    return [pool[i] for i in places]
+
+
+def _one_of_the_best(history: History, last: list[int], rng: np.random.Generator) -> int:
+    """The best, or any of the front."""
+    if len(history.objectives) == 1:
+        return last[0]
+    front = np.flatnonzero(ranks(history.values[last]) == 0)
+    return last[int(rng.choice(front))]
 
 
 def _text(config: Config) -> str:

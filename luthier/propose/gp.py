@@ -13,10 +13,10 @@ import numpy as np
 from luthier.errors import MethodError
 from luthier.jobs import OK, Budget, History, Job
 from luthier.propose.gaussian_process.acquisition import log_expected_improvement
-from luthier.propose.gaussian_process.design import sobol
 from luthier.propose.gaussian_process.encoding import Encoding, Points, encoding_of, join, keys
 from luthier.propose.gaussian_process.memory import Model, model
 from luthier.propose.gaussian_process.search import maximise
+from luthier.propose.gaussian_process.settle import settle
 from luthier.propose.gaussian_process.threads import one_thread
 from luthier.seeds import Seeds
 from luthier.space import Config
@@ -35,7 +35,8 @@ class GaussianProcess:
     imagined from the model, several times over. A configuration is never proposed twice; a finite space that has been
     visited whole ends the study.
 
-    Failed and diverged trainings count as the worst result, and are avoided. It takes one objective.
+    Failed and diverged trainings count as the worst result, and are avoided. It takes one objective; of several,
+    ``method="gp"`` by its name takes :class:`luthier.interop.botorch.HypervolumeImprovement`.
 
     Args:
         initial: Configurations before the model is asked.
@@ -105,7 +106,7 @@ class GaussianProcess:
             code = None
             if number >= self.initial and fitted is not None:
                 code = _improve(fitted, encoding, seen, running, seeds.rng(number, "propose"))
-            config = _settle(code, encoding, number, seen, seeds)
+            config = settle(code, encoding, number, seen, seeds)
             if config is None:
                 break
             jobs.append(Job(number, config, budget.steps_for(config)))
@@ -152,36 +153,12 @@ def _improve(
     return maximise(acquisition, encoding, fitted.points.take(order), seen, running.codes, rng)
 
 
-def _settle(code: np.ndarray | None, encoding: Encoding, number: int, seen: set[bytes], seeds: Seeds) -> Config | None:
-    """The configuration at a code (without one: of the design), or a random one where it was seen; None if all were."""
-    space = encoding.space
-    if space.size is not None and len(seen) >= space.size:
-        return None
-    code = sobol(encoding.width, number, seeds) if code is None else code
-    for config in space.decode(code[None]):
-        if keys(encoding.points([config]).codes)[0] not in seen:
-            return config
-    rng = seeds.rng(number, "unseen")
-    for config in space.sample(rng, 100):
-        if keys(encoding.points([config]).codes)[0] not in seen:
-            return config
-    if space.size is None:
-        return space.sample(rng)
-    combinations = encoding.combinations()
-    begin = int(rng.integers(combinations.count))
-    for i in range(combinations.count):
-        config = combinations[(begin + i) % combinations.count]
-        if keys(encoding.points([config]).codes)[0] not in seen:
-            return config
-    return None
-
-
 def _check(history: History) -> None:
     if len(history.objectives) > 1:
         raise MethodError(
             f"there are {len(history.objectives)} objectives, {', '.join(history.objectives)}",
             where="method gp",
-            remedy="It models one objective: give one metric, or use another method.",
+            remedy="This object models one; method='gp', by its name, models several (pip install 'luthier[botorch]').",
         )
     width = len(history.space.columns)
     if not 1 <= width <= WIDEST:

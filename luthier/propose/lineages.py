@@ -86,6 +86,16 @@ def check_number(name: str, value: object, least: float, most: float, where: str
         raise MethodError(f"{name}={value!r} cannot be", where=where, remedy=f"Give {kind} {limits}.")
 
 
+def check_mutate(mutate: object, where: str) -> None:
+    """Refuse a single name where names belong.
+
+    Raises:
+        MethodError: If ``mutate`` is a string.
+    """
+    if isinstance(mutate, str):
+        raise MethodError(f"mutate={mutate!r} is one string", where=where, remedy=f"Give a list: mutate=[{mutate!r}].")
+
+
 def check_parts(budget: Budget, parts: int, where: str) -> None:
     """Refuse a budget that does not say how long a training is, or one too short to be cut into so many parts.
 

@@ -10,6 +10,7 @@ import numpy as np
 from luthier.jobs import DIVERGED, FAILED, OK, PENDING, PRUNED, History
 from luthier.trials import front
 
+DECIDED = "policy."  # before the name of what tells how a controller decides: it has figures of its own
 STATUS_NAMES = {OK: "finished", PRUNED: "pruned", DIVERGED: "diverged", FAILED: "failed", PENDING: "running"}
 
 
@@ -126,4 +127,5 @@ def metric_names(known: Facts) -> list[str]:
         if reports:
             seen.update(reports[-1].metrics.keys())
     objectives = list(known.history.objectives)
-    return objectives + [name for name, _ in seen.most_common() if name not in objectives]
+    others = [name for name, _ in seen.most_common() if name not in objectives and not name.startswith(DECIDED)]
+    return objectives + others

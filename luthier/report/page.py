@@ -7,6 +7,7 @@ from importlib.resources import files
 
 from luthier.jobs import History
 from luthier.report.curves import best_so_far, learning_curves
+from luthier.report.decisions import decisions
 from luthier.report.facts import facts
 from luthier.report.figures import Figure, Html, Section
 from luthier.report.importance import importance
@@ -37,6 +38,7 @@ def sections(history: History, info: StudyInfo) -> list[Section]:
         slices(known, order),
         parallel(known, order),
         lineage_section(known),
+        decisions(known),
         schedules(known),
         failures(known),
         table(known, info),

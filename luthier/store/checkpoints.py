@@ -10,8 +10,9 @@ import shutil
 import time
 import uuid
 from collections.abc import Collection, Iterable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from luthier.errors import CheckpointError
@@ -20,6 +21,15 @@ from luthier.store.process import Process, this_process
 SUFFIX = ".ckpt"
 _FORMAT = "luthier checkpoint 1"
 _DAY = 86400.0
+RECENT = 1 << 26  # bytes of states that are kept in memory as well, for whoever continues them in this process
+
+
+class _Recent(NamedTuple):
+    """A state that this process has just written."""
+
+    content: dict[str, Any]
+    size: int
+    stamp: tuple[int, int, int]  # of its file
 
 
 class Checkpoints:
@@ -31,6 +41,7 @@ class Checkpoints:
     Args:
         folder: A local folder, created by the first save, or an fsspec URL (``s3://bucket/runs``, ``memory://runs``),
             where the file is written under another name and moved.
+        durable: Whether a file has to outlive a crash of the machine; False saves the wait for the disk.
 
     Example:
         >>> import tempfile, torch
@@ -40,16 +51,20 @@ class Checkpoints:
         ({'w': tensor([1., 1.])}, {'jobs': [7]})
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, durable: bool = True) -> None:
         text = str(folder)
         self._remote = "://" in text and not text.startswith("file://")
         self.folder = (
             text.rstrip("/") if self._remote else str(Path(text.removeprefix("file://")).expanduser().absolute())
         )
-        self._swept = False
+        self._durable, self._swept = durable, False
+        self._recent: dict[str, _Recent] = {}  # oldest first
 
     def __repr__(self) -> str:
         return f"Checkpoints({self.folder!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_recent": {}}
 
     def save(self, name: str, state: Any, meta: Mapping[str, Any] | None = None) -> str:
         """Write a state.
@@ -80,6 +95,7 @@ class Checkpoints:
                 if not self._swept:
                     self._sweep()
                 self._write_local(file, data.getbuffer())
+                self._remember(file, content, data.tell())
         except Exception as error:  # an object store raises what its own library raises
             raise _unwritten(self._name(file), error) from error
         return file
@@ -94,6 +110,9 @@ class Checkpoints:
 
         remedy = "Start a new study, or restore the folder from a backup."
         _check_name(file)
+        recent = self._recent.get(file)
+        if recent is not None and recent.stamp == self._stamp(file):
+            return _copied(recent.content["state"]), _copied(recent.content["meta"])
         try:
             data = self._read(file)
         except FileNotFoundError:
@@ -190,6 +209,26 @@ class Checkpoints:
         except FileNotFoundError:
             return 0.0
 
+    def _remember(self, file: str, content: dict[str, Any], size: int) -> None:
+        """Keep a state in memory, and let go of the oldest where that is too much."""
+        stamp = self._stamp(file)
+        if stamp is None or size > RECENT or _shared(content):
+            return
+        self._recent[file] = _Recent(_copied(content), size, stamp)
+        total = sum(recent.size for recent in self._recent.values())
+        for old in list(self._recent):
+            if total <= RECENT:
+                break
+            total -= self._recent.pop(old).size
+
+    def _stamp(self, file: str) -> tuple[int, int, int] | None:
+        """What tells one content of a file from another; None where there is no file."""
+        try:
+            found = Path(self._name(file)).stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
     def _write_local(self, file: str, data: memoryview) -> None:
         folder = Path(self.folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -198,13 +237,15 @@ class Checkpoints:
             with temporary.open("wb", buffering=0) as out:
                 while data:
                     data = data[out.write(data) :]
-                os.fsync(out.fileno())
+                if self._durable:
+                    os.fsync(out.fileno())
             temporary.rename(folder / file)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
-        _sync_folder(folder)
+        if self._durable:
+            _sync_folder(folder)
 
     def _write_remote(self, file: str, data: bytes) -> None:
         fs, root = self._filesystem()
@@ -249,6 +290,12 @@ def study_folder(root: str | Path, study: str) -> str:
 
 
 def _owner_mark() -> str:
+    return _mark(os.getpid())
+
+
+@cache
+def _mark(pid: int) -> str:
+    """The mark of this process, whose number is given since a fork has another."""
     process = this_process()
     return f"{_short(process.host)}.{process.pid}.{process.started or 0}"
 
@@ -284,6 +331,28 @@ def _unwritten(file: str, error: Exception) -> CheckpointError:
         else "Check that the folder exists and that you may write there, then run again: nothing recorded is lost."
     )
     return CheckpointError(what, where=file, remedy=remedy)
+
+
+def _copied(value: Any) -> Any:
+    """A copy of what :func:`_checked` returned: whoever holds the other may write into its tensors."""
+    if isinstance(value, dict):
+        return {key: _copied(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_copied(entry) for entry in value)
+    return value.clone() if hasattr(value, "clone") else value
+
+
+def _shared(value: Any) -> bool:
+    """Whether two tensors lie in the same memory, as a file keeps them and copies one by one would not."""
+    seen: list[int] = []
+    todo = [value]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, (dict, list, tuple)):
+            todo += one.values() if isinstance(one, dict) else one
+        elif hasattr(one, "untyped_storage") and one.numel():
+            seen.append(one.untyped_storage().data_ptr())
+    return len(set(seen)) < len(seen)
 
 
 def _checked(value: Any, path: str) -> Any:

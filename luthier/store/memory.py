@@ -111,7 +111,7 @@ class Memory:
             if self._folder is None:
                 self._folder = tempfile.mkdtemp(prefix="luthier-")
                 self._temporary = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-            return Checkpoints(study_folder(self._folder, name))
+            return Checkpoints(study_folder(self._folder, name), durable=self._temporary is None)
 
 
 class _MemoryStudy:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.errors import StudyError
 from luthier.jobs import History
 from luthier.study.settings import method_name, public_url
-from luthier.trials import trials_of
+from luthier.trials import on_test, trials_of
 
 if TYPE_CHECKING:
     from luthier.study.ledger import Ledger
@@ -113,14 +113,13 @@ def to_html(ledger: Ledger, path: str | Path) -> Path:
 
     ledger.sync()
     history, settings, name = ledger.history, ledger.settings, ledger.name
-    test = settings.get("test")
     shown = {key: value for key, value in settings.items() if key not in ("test", "wall_seconds", "method_seconds")}
     info = report.StudyInfo(
         name,
         {**shown, "method": method_name(settings)},
         created={study.name: study.created for study in ledger.store.studies()}.get(name),
         wall_seconds=settings.get("wall_seconds"),
-        test_metrics=test["metrics"] if test and test["number"] == history.best else None,
+        test_metrics=None if history.best is None else on_test(settings.get("test"), history.best) or None,
         export=f"luthier export {shlex.quote(name)} --store {shlex.quote(public_url(ledger.store.url))}",
     )
     return report.write(history, info, path)

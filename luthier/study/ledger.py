@@ -20,7 +20,7 @@ from luthier.space import Config, Space
 from luthier.store import Store, StudyStore, open_store
 from luthier.study import settings as study_settings
 from luthier.study.methods import Resolved
-from luthier.trials import best_of_each
+from luthier.trials import best_jobs
 
 MEMORY = ":memory:"  # the URL of a store in memory
 BEAT = 2.0  # seconds between two renewals of the lease: leases are many times longer
@@ -231,7 +231,7 @@ class Ledger:
     def tidy(self) -> None:
         """Remove the checkpoints that nothing can name any more."""
         named = getattr(self.proposer, "parents", None)
-        keep = best_of_each(self.history) | (set(named(self.history)) if named is not None else set())
+        keep = set(best_jobs(self.history)) | (set(named(self.history)) if named is not None else set())
         keep |= {job.parent for job in self.history.pending.values() if job.parent is not None}
         alone = len(self.history) == self._known and len(self.history.pending) == len(self.mine)
         now = time.monotonic()

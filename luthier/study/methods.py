@@ -25,6 +25,7 @@ class Method:
         paper: The source, author and year.
         file: Where it is written.
         example: A short script that uses it; empty when there is none.
+        several: ``"module:class"`` of what it is where there are several objectives; empty where it is the same.
     """
 
     name: str
@@ -34,10 +35,15 @@ class Method:
     paper: str
     file: str
     example: str = ""
+    several: str = ""
 
-    def load(self) -> type:
-        """The class itself."""
-        module, _, name = self.path.partition(":")
+    def load(self, objectives: int = 1) -> type:
+        """The class itself, for so many objectives.
+
+        Raises:
+            MethodError: If it needs a package that is not installed.
+        """
+        module, _, name = (self.several if self.several and objectives > 1 else self.path).partition(":")
         return getattr(importlib.import_module(module), name)
 
 
@@ -70,6 +76,16 @@ METHODS: dict[str, Method] = {
             "Jones et al. 1998; Snoek et al. 2012",
             "luthier/propose/gp.py",
             "examples/gp.py",
+            "luthier.interop.botorch:HypervolumeImprovement",
+        ),
+        Method(
+            "gflownet",
+            "luthier.propose.gflownet:GFlowNet",
+            "between",
+            "batches of different good configurations, drawn in proportion to how good they are",
+            "LaBash and Sepulveda 2024",
+            "luthier/propose/gflownet.py",
+            "examples/gflownet.py",
         ),
         Method(
             "tpe",
@@ -115,6 +131,15 @@ METHODS: dict[str, Method] = {
             "examples/pbt.py",
         ),
         Method(
+            "pb2",
+            "luthier.propose.pb2:PB2",
+            "between",
+            "population based training whose moves come from a Gaussian process of what helped lately",
+            "Parker-Holder et al. 2020",
+            "luthier/propose/pb2.py",
+            "examples/pb2.py",
+        ),
+        Method(
             "hyperband",
             "luthier.propose.hyperband:Hyperband",
             "between",
@@ -140,6 +165,14 @@ METHODS: dict[str, Method] = {
             "luthier/propose/median.py",
         ),
         Method(
+            "reinforce",
+            "luthier.propose.reinforce:Reinforce",
+            "between",
+            "a controller learns by policy gradients which configurations to propose; for hundreds of short trials",
+            "Williams 1992; Zoph and Le 2017",
+            "luthier/propose/reinforce.py",
+        ),
+        Method(
             "hypergradient",
             "luthier.adapt.hypergradient:Hypergradient",
             "during",
@@ -147,6 +180,33 @@ METHODS: dict[str, Method] = {
             "Baydin et al. 2018",
             "luthier/adapt/hypergradient.py",
             "examples/hypergradient.py",
+        ),
+        Method(
+            "hypernet",
+            "luthier.adapt.hypernet:Hypernet",
+            "during",
+            "a hypernetwork learns how the weights respond to a few hyperparameters, which follow it",
+            "Lorraine and Duvenaud 2018; MacKay et al. 2019",
+            "luthier/adapt/hypernet.py",
+            "examples/hypernet.py",
+        ),
+        Method(
+            "bilevel",
+            "luthier.adapt.bilevel:Bilevel",
+            "during",
+            "regularisation follows the gradient of the validation loss, thousands of numbers at once",
+            "Pedregosa 2016; Lorraine et al. 2020",
+            "luthier/adapt/bilevel.py",
+            "examples/bilevel.py",
+        ),
+        Method(
+            "enas",
+            "luthier.adapt.enas:Enas",
+            "during",
+            "a controller decides architecture and optimizer over shared weights; the best are trained from scratch",
+            "Pham et al. 2018; Adam and Lorraine 2018",
+            "luthier/adapt/enas.py",
+            "examples/enas.py",
         ),
     )
 }
@@ -166,13 +226,15 @@ class Resolved(NamedTuple):
     alone: bool = False
 
 
-def resolve(method: Any = "random", options: Mapping[str, Any] | None = None) -> Resolved:
+def resolve(method: Any = "random", options: Mapping[str, Any] | None = None, objectives: int = 1) -> Resolved:
     """The proposer and the adapter that ``method`` means.
 
     Args:
         method: A name of the table, a proposer, an adapter, or a pair (proposer, adapter) of names or objects.
-            An adapter alone comes with random search, which starts its configurations.
+            An adapter alone comes with the proposer that it names, or with random search, which starts its
+            configurations.
         options: Settings for a method given by name, ``{"points": 5}``.
+        objectives: How many there are; a name may mean another class where they are several.
 
     Returns:
         Both parts; what :func:`resolve` has returned is returned as it is.
@@ -188,8 +250,8 @@ def resolve(method: Any = "random", options: Mapping[str, Any] | None = None) ->
     if isinstance(method, Resolved):
         return method
     if isinstance(method, tuple):
-        return _pair(method, options)
-    made = _named(method, options) if isinstance(method, str) else method
+        return _pair(method, options, objectives)
+    made = _named(method, options, objectives) if isinstance(method, str) else method
     if not isinstance(method, str) and options:
         raise MethodError(
             f"options {dict(options)!r} came with a method object, {method!r}",
@@ -197,10 +259,16 @@ def resolve(method: Any = "random", options: Mapping[str, Any] | None = None) ->
             remedy="Options belong to a method given by name; an object carries its settings itself.",
         )
     kind = _kind(made)
-    return Resolved(made, None) if kind == "between" else Resolved(METHODS["random"].load()(), made, alone=True)
+    return Resolved(made, None) if kind == "between" else Resolved(_starter(made), made, alone=True)
 
 
-def _pair(pair: tuple, options: Mapping[str, Any] | None) -> Resolved:
+def _starter(adapter: Any) -> Any:
+    """The proposer of an adapter that was given alone: its own, ``"module:class"``, or random search."""
+    module, _, name = getattr(adapter, "proposer", METHODS["random"].path).partition(":")
+    return getattr(importlib.import_module(module), name)()
+
+
+def _pair(pair: tuple, options: Mapping[str, Any] | None, objectives: int) -> Resolved:
     if len(pair) != 2:
         raise MethodError(
             f"a tuple of {len(pair)} was given",
@@ -213,7 +281,7 @@ def _pair(pair: tuple, options: Mapping[str, Any] | None) -> Resolved:
             where="method",
             remedy="Give the pair as objects that carry their settings.",
         )
-    proposer, adapter = (_named(part, None) if isinstance(part, str) else part for part in pair)
+    proposer, adapter = (_named(part, None, objectives) if isinstance(part, str) else part for part in pair)
     for part, wanted in ((proposer, "between"), (adapter, "during")):
         if _kind(part) != wanted:
             raise MethodError(
@@ -224,7 +292,7 @@ def _pair(pair: tuple, options: Mapping[str, Any] | None) -> Resolved:
     return Resolved(proposer, adapter)
 
 
-def _named(name: str, options: Mapping[str, Any] | None) -> Any:
+def _named(name: str, options: Mapping[str, Any] | None, objectives: int) -> Any:
     if name not in METHODS:
         close = difflib.get_close_matches(name, METHODS, n=1)
         hint = f"Did you mean {close[0]!r}? " if close else ""
@@ -233,7 +301,7 @@ def _named(name: str, options: Mapping[str, Any] | None) -> Any:
             where="method",
             remedy=f"{hint}The methods are: {', '.join(METHODS)}; or give a proposer or an adapter object.",
         )
-    kind = METHODS[name].load()
+    kind = METHODS[name].load(objectives)
     known = [field.name for field in dataclasses.fields(kind) if field.init and field.repr]
     for option, value in (options or {}).items():
         if option not in known:

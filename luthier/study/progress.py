@@ -8,6 +8,10 @@ import time
 from dataclasses import dataclass
 from typing import Any, Protocol, TextIO
 
+import numpy as np
+
+from luthier.jobs import Report
+
 
 @dataclass(frozen=True)
 class Tick:
@@ -19,7 +23,8 @@ class Tick:
         total: Jobs that the study will have, or None when that is not known.
         fresh: Jobs that ended in this call: the rate is theirs.
         best: The best value so far in the user's direction, or None.
-        metric: Name of the objective that ``best`` is of.
+        metric: Name of the objective that ``best`` is of, the first.
+        front: Jobs on the Pareto front, where there are several objectives, else None.
         troubled: Jobs that failed or diverged.
         deadline: Seconds of wall time left of the budget, or None.
     """
@@ -30,15 +35,17 @@ class Tick:
     fresh: int
     best: float | None
     metric: str
+    front: int | None = None
     troubled: int = 0
     deadline: float | None = None
 
 
 class Progress(Protocol):
-    """Something that shows ticks; ``wants(now)`` says whether it is time for one."""
+    """Something that shows ticks; ``wants(now)`` says whether it is time for one. ``say`` shows a line of its own."""
 
     def wants(self, now: float) -> bool: ...
     def show(self, tick: Tick) -> None: ...
+    def say(self, text: str) -> None: ...
     def close(self, tick: Tick) -> None: ...
 
 
@@ -67,6 +74,8 @@ def line(tick: Tick, elapsed: float) -> str:
     if tick.troubled:
         parts.append(f"{tick.troubled} failed or diverged")
     parts.append(f"best {tick.metric} {tick.best:.6g}" if tick.best is not None else f"no {tick.metric} yet")
+    if tick.front:
+        parts.append(f"{tick.front} on the front")
     rate = tick.fresh / elapsed if elapsed > 0 else 0.0
     if rate > 0:
         parts.append(f"{rate:.3g}/s" if rate >= 0.1 else f"{duration(1 / rate)} each")
@@ -75,6 +84,28 @@ def line(tick: Tick, elapsed: float) -> str:
         left.append((tick.total - tick.done) / rate)
     if left and min(left) > 0:
         parts.append(f"{duration(min(left))} left")
+    return " · ".join(parts)
+
+
+def moved(report: Report) -> str:
+    """What an adapter has come to in one training, as a line.
+
+    Args:
+        report: A measurement with the hyperparameters that the adapter moves; vectors are told by their 5 %, 50 % and
+            95 % quantiles.
+
+    Example:
+        >>> moved(Report(0, 20, {"loss": 0.5, "hypergradient": 0.25}, {"weight_decay": 0.01, "penalty": [1.0, 3.0]}))
+        'job 0 · step 20 · loss 0.5 · hypergradient 0.25 · weight_decay 0.01 · penalty 1.1 2 2.9 (2 numbers)'
+    """
+    parts = [f"job {report.number}", f"step {report.step:,}"]
+    parts += [f"{name} {value:.4g}" for name, value in report.metrics.items()]
+    for name, value in report.hyperparameters.items():
+        if isinstance(value, list):
+            low, middle, high = np.quantile(np.array(value, dtype=float), (0.05, 0.5, 0.95))
+            parts.append(f"{name} {low:.4g} {middle:.4g} {high:.4g} ({len(value):,} numbers)")
+        else:
+            parts.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
     return " · ".join(parts)
 
 
@@ -102,6 +133,9 @@ class Silent:
     def show(self, tick: Tick) -> None:
         """Nothing."""
 
+    def say(self, text: str) -> None:
+        """Nothing."""
+
     def close(self, tick: Tick) -> None:
         """Nothing."""
 
@@ -127,6 +161,9 @@ class Plain:
         now = time.monotonic()
         self._next = now + self._every
         print(f"{self._name}: {line(tick, now - self._start)}", file=self._stream, flush=True)
+
+    def say(self, text: str) -> None:
+        print(f"{self._name}: {text}", file=self._stream, flush=True)
 
     def close(self, tick: Tick) -> None:
         self.show(tick)
@@ -161,6 +198,11 @@ class Live:
             self._live = RichLive(text, console=Console(file=self._stream), auto_refresh=False, transient=False)
             self._live.start()
         self._live.update(text, refresh=True)
+
+    def say(self, text: str) -> None:
+        """Put a line above the one that is rewritten."""
+        if self._live is not None:
+            self._live.console.print(text, markup=False, highlight=False)
 
     def close(self, tick: Tick) -> None:
         self.show(tick)

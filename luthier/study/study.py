@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self, final, overload
 
 from luthier.errors import MethodError, StudyError
-from luthier.jobs import Budget, History, Job, Report, Status
+from luthier.jobs import Budget, History, Job, Report, Result, Status
 from luthier.seeds import Seeds
 from luthier.space import Config, Space
 from luthier.store import Store
@@ -17,7 +17,7 @@ from luthier.study.ledger import MEMORY, Ledger, open_ledger, open_to_read
 from luthier.study.methods import resolve
 from luthier.study.telling import held, told
 from luthier.task.call import as_metrics
-from luthier.trials import Best, TrialRecord, best, front, record, trials_of
+from luthier.trials import Best, TrialRecord, front, record, trials_of
 
 
 @final
@@ -77,14 +77,14 @@ class Study:
                 remedy='Write Study("name", lt.Space(lr=lt.Float(1e-4, 1.0, log=True), …)).',
             )
         settings.check_budget(trials, epochs, steps, seconds, seed)
-        resolved = resolve(method)
+        goals = settings.objectives(metric, mode)
+        resolved = resolve(method, objectives=len(goals))
         if resolved.adapter is not None:
             raise MethodError(
                 f"{resolved.adapter!r} moves hyperparameters during a training, and ask/tell does not train",
                 where="method",
                 remedy="Give it to lt.tune(task, method=…), which trains.",
             )
-        goals = settings.objectives(metric, mode)
         budget = Budget(trials, steps, epochs, seconds)
         name = name if name is not None else method if isinstance(method, str) else type(method).__name__.lower()
         self._ledger = open_ledger(name, space, goals, resolved, budget, seed, store)
@@ -279,10 +279,16 @@ class Study:
         return self._ledger.over()
 
     @property
-    def best(self) -> Best | None:
-        """The best job by the first objective, among those that ended well; None while there is none."""
-        stored = self._ledger.settings
-        return best(self.history, stored.get("test"), stored["seed"])
+    def best(self) -> Any:
+        """The best job among those that ended well, a :class:`luthier.Best`; None while there is none.
+
+        Of several objectives there is no one best: then it is the Pareto set, the list :attr:`front`. A choice from it
+        is the user's, as in ``min(study.best, key=lambda one: one.metrics["loss"])``.
+        """
+        history = self.history
+        if len(history.objectives) > 1:
+            return self.front
+        return None if history.best is None else self._record(history, history.best)
 
     def suggest(self) -> Config:
         """The evaluated configuration that the method's model believes best, where results are noisy; see ``best``.
@@ -300,9 +306,12 @@ class Study:
 
     @property
     def front(self) -> list[Best]:
-        """The jobs that no other beats in every objective (of one objective: the best)."""
-        history, stored = self.history, self._ledger.settings
-        return [record(history, number, stored.get("test"), stored["seed"]) for number in front(history)]
+        """The Pareto set: the jobs that no other dominates, by being as good in every objective and better in one.
+
+        The best by the first objective comes first. Of one objective it is the best job, and all that equal it.
+        """
+        history = self.history
+        return [self._record(history, number) for number in front(history)]
 
     @property
     def trials(self) -> list[TrialRecord]:
@@ -316,18 +325,23 @@ class Study:
             StudyError: If the study was not run by ``tune`` on a TorchTask in this process, or no job ended well.
             CheckpointError: If the state of this job was not kept.
         """
-        history = self.history
-        number = history.best if number is None else number
-        result = history.results[number] if number is not None and 0 <= number < len(history) else None
-        if self._work is None or not hasattr(self._work.task, "program") or number is None or result is None:
-            raise StudyError(
-                f"there is no trained network of job {number}",
-                where=f"study {self.name!r}",
-                remedy="Call lt.tune with a TorchTask (again, if the study is stored: it resumes), then study.model().",
-            )
+        job, result = self._trained(number)
         from luthier.train.stack import load_model  # imports torch
 
-        return load_model(self._work, history.jobs[number], result)
+        return load_model(self._work, job, result)
+
+    def response(self, number: int | None = None) -> Any:
+        """What a job of :class:`luthier.adapt.Hypernet` has learnt, of the best one by default: the network at any
+        value of its hyperparameters, without training, as a :class:`luthier.adapt.BestResponse`.
+
+        Raises:
+            MethodError: If the study was tuned by another method.
+            StudyError, CheckpointError: As :meth:`model`.
+        """
+        job, result = self._trained(number)
+        from luthier.train.stack import load_response  # imports torch
+
+        return load_response(self._work, job, result)
 
     def to_records(self) -> list[dict[str, Any]]:
         """One dict a job: see :func:`luthier.study.export.records`."""
@@ -342,6 +356,23 @@ class Study:
         self._ledger.release()
 
     # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _trained(self, number: int | None) -> tuple[Job, Result]:
+        """A job that a TorchTask was trained in, and its result; the best one by default."""
+        history = self.history
+        number = history.best if number is None else number
+        result = history.results[number] if number is not None and 0 <= number < len(history) else None
+        if self._work is None or not hasattr(self._work.task, "program") or number is None or result is None:
+            raise StudyError(
+                f"there is no trained network of job {number}",
+                where=f"study {self.name!r}",
+                remedy="Call lt.tune with a TorchTask (again, if the study is stored: it resumes), then study.model().",
+            )
+        return history.jobs[number], result
+
+    def _record(self, history: History, number: int) -> Best:
+        stored = self._ledger.settings
+        return record(history, number, stored.get("test"), stored["seed"])
 
     def _check_writable(self, verb: str) -> None:
         if self._ledger.proposer is None:

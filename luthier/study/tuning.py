@@ -12,16 +12,16 @@ from typing import Any
 from luthier.errors import MethodError, StudyError
 from luthier.execute import Executor, Local
 from luthier.jobs import DIVERGED, FAILED, Budget, Job, Report, Result
-from luthier.seeds import Seeds
 from luthier.propose import Replay
 from luthier.schedule import as_schedule
+from luthier.seeds import Seeds
 from luthier.space import Space
 from luthier.store import Store
 from luthier.study import settings
 from luthier.study.interrupt import Interrupts
 from luthier.study.ledger import FLUSH, MEMORY, Ledger, open_ledger
 from luthier.study.methods import Resolved, resolve
-from luthier.study.progress import Tick, choose
+from luthier.study.progress import Tick, choose, moved
 from luthier.study.study import Study
 from luthier.task import Task, as_task, epoch_steps, is_torch, level, load_task, require_level
 from luthier.train import Work
@@ -29,6 +29,7 @@ from luthier.trials import best_jobs, front, on_test
 
 PROBE = 8  # jobs at once under a limit of wall time, before it is known how long one takes
 WAIT = 0.1  # seconds between two looks at jobs that other processes are running
+TIDY = 0.5  # seconds between two looks at which checkpoints can go
 
 
 def tune(
@@ -103,7 +104,7 @@ def tune(
     if schedule is not None:
         method, trials, steps, seed = _replay(schedule, method, trials, epochs, steps, seed)
     method, seed = "random" if method is None else method, seed or 0
-    resolved = resolve(method)
+    resolved = resolve(method, objectives=len(goals))
     if trials is None and seconds is None and resolved.alone:
         trials = 1  # an adapter alone tunes one training while it runs
     endless = trials is None and seconds is None and total_steps is None
@@ -131,6 +132,7 @@ class _Loop:
         self.running: set[int] = set()
         self.streak = 0  # failures in a row
         self.fresh = 0  # results of this call
+        self.next_tidy = 0.0
         self.shown = choose(progress, ledger.name)
         self.loud = progress is not False
         self.interrupts = Interrupts()
@@ -204,8 +206,9 @@ class _Loop:
         results = [result for result in results if result.steps or result.status != "pruned"]  # others never began
         accepted = set(self.ledger.record(results))
         self.fresh += len(accepted)
-        if self.work.save:
+        if self.work.save and time.monotonic() >= self.next_tidy:
             self.ledger.tidy()
+            self.next_tidy = time.monotonic() + TIDY
         for result in results:
             if result.number in accepted:
                 self.streak = self.streak + 1 if result.status == "failed" else 0
@@ -220,6 +223,8 @@ class _Loop:
         """Take reports as they come; the numbers of the jobs that should stop."""
         stop = self.interrupts.deferred(lambda: self.ledger.report(reports))
         self.tick()
+        if self.work.adapter is not None and reports:
+            self.shown.say(moved(reports[0]))
         return set(self.ledger.mine) if self.timeup() else stop
 
     def timeup(self) -> bool:
@@ -362,7 +367,9 @@ def _check_fit(
                 where="checkpoints",
                 remedy="Leave checkpoints out: it keeps only those that may be continued.",
             )
-    known = ["loss", "train_loss", *task.metrics] if is_torch(task) and method.adapter is None else list(goals)  # type: ignore[union-attr]
+    known = list(goals)
+    if is_torch(task) and method.adapter is None:
+        known = ["loss", "train_loss", *task.metrics, *task.costs]  # type: ignore[union-attr]
     missing = [name for name in goals if name not in known]
     if missing:
         raise StudyError(
@@ -379,6 +386,7 @@ def _check_adapter(task: Any, adapter: Any) -> None:
         MethodError: If the adapter cannot tune the task.
     """
     config = task.space.sample(Seeds(0).rng(0, "check"), 1)[0]
+    task = task.sharing() if getattr(adapter, "shares_weights", False) else task
     try:
         adapter.init(task.program(config), config, 0)
     except MethodError:

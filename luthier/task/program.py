@@ -12,9 +12,13 @@ from torch.func import vmap
 
 from luthier.errors import TaskError
 from luthier.losses import stacked_loss
+from luthier.nn import Choose
 from luthier.optim import SGD, Adam
 from luthier.optim.common import Tensors, read
+from luthier.optim.switch import Switch, alone
+from luthier.space import Choice, Int
 from luthier.stack import Noise, stack_module, unstack_into
+from luthier.task.choices import arrange, check_choices, owners, settle
 
 if TYPE_CHECKING:
     from luthier.space import Config
@@ -49,12 +53,15 @@ class Program:
         self.device = torch.device(task.device or "cpu")
         self.batch_size = task.rows_in_batch(config)
         self.epoch_steps = task.epoch_steps(config)
-        self.optimizer = task.optimizer if isinstance(task.optimizer, SGD | Adam) else task.optimizer(config)
+        self.optimizer = self._optimizer(config)
         schedules = task.schedule if isinstance(task.schedule, tuple) else (task.schedule,)
         self.schedules = schedules
         self.traces: dict[Any, Any] = {}  # filled by luthier.stack.trace, by shape
         template = self._model(config, key=0)
+        self.choices = self._choices(template) if task.shared else {}
+        self.owners = owners(template) if task.shared else {}
         example = task.tensors("train")[0][:2]
+        self._costs = self._measure(template, example)
         self._train = stack_module(template.train(), example, training=True)
         self._eval = stack_module(template.eval(), example, training=False)
         self._loss = stacked_loss(task.loss)
@@ -74,11 +81,7 @@ class Program:
                 a training continued equals one that was never interrupted; a clone gets the key of its own job.
             overwrite: Hyperparameters of ``config`` that differ from the parent's last values; None is all.
         """
-        hyper = {
-            name: torch.as_tensor(value, dtype=self.task.dtype, device=self.device)[None]
-            for name, value in config.items()
-            if _is_number(value) and name not in dict(self.static)
-        }
+        hyper = self.hyper(config)
         if parent is not None:
             changed = config if overwrite is None else overwrite
             kept = {
@@ -99,6 +102,30 @@ class Program:
             "hyper": hyper,
             "own": {},
         }
+
+    def hyper(self, config: Mapping[str, Any]) -> Tensors:
+        """The dynamic hyperparameters of a configuration as a stack of one, (1,) or (1, d) each.
+
+        Where weights are shared, a choice is there as the position of its option, int64: among the options in the
+        space for :class:`luthier.nn.Choose`, among the families for :class:`luthier.optim.Switch`.
+        """
+        hyper: Tensors = {}
+        for name, value in config.items():
+            if name in self.choices:
+                hyper[name] = torch.tensor([self.choices[name].index(value)], device=self.device)
+            elif _is_number(value) and name not in dict(self.static):
+                hyper[name] = torch.as_tensor(value, dtype=self.task.dtype, device=self.device)[None]
+        return hyper
+
+    def values(self, name: str, moved: Tensor) -> list[Any]:
+        """What a dynamic hyperparameter is in each member, as the space has it, from :meth:`hyper`'s numbers."""
+        numbers = moved.tolist()
+        if name in self.choices:
+            return [self.choices[name][i] for i in numbers]
+        domain = self.task.space.domains.get(name)
+        if not self.task.shared or not isinstance(domain, Int | Choice):
+            return numbers
+        return [domain.check(round(x) if isinstance(domain, Int) else x, name) for x in numbers]
 
     def losses(
         self, params: Tensors, buffers: Tensors, hyper: Tensors, batch: Batch, noise: Noise
@@ -147,11 +174,36 @@ class Program:
             outputs, _ = self._eval(state["params"], state["buffers"], inputs, state["hyper"], None)
             for name, function in functions.items():
                 totals[name] = totals[name] + function(outputs, targets, state["hyper"]).double() * len(inputs)
-        return {name: total / rows for name, total in totals.items()}
+        members = len(state["t"])
+        costs = {name: torch.full((members,), cost, dtype=torch.float64) for name, cost in self._costs.items()}
+        return {name: total / rows for name, total in totals.items()} | costs
+
+    def objective(self, params: Tensors, buffers: Tensors, hyper: Tensors, batch: Batch, name: str = "loss") -> Tensor:
+        """The loss, or the metric ``name``, of each member in evaluation mode, (members,); can be differentiated."""
+        inputs, targets = batch
+        outputs, _ = self._eval(params, buffers, inputs, hyper, None)
+        return (self._loss if name == "loss" else self._metrics[name])(outputs, targets, hyper)
 
     def module(self, config: Config, state: State) -> nn.Module:
         """The user's own module with the weights of a stack of one, in evaluation mode."""
-        return unstack_into(self._model(config, key=0), state["params"], state["buffers"]).eval()
+        model = unstack_into(self._model(config, key=0), state["params"], state["buffers"])
+        return settle(model, config).eval()
+
+    def _measure(self, template: nn.Module, example: Tensor) -> dict[str, float]:
+        """The costs of the network, as numbers."""
+        if self.task.costs and self.task.shared:
+            remedy = "Leave costs out, or shared."
+            what = "networks that share weights have no costs of their own"
+            raise TaskError(what, where="TorchTask(costs=…)", remedy=remedy)
+        found: dict[str, float] = {}
+        for name, cost in self.task.costs.items():
+            with torch.no_grad():
+                value = cost(template.eval(), example)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                remedy = "Return a finite number: cost(model, inputs) -> float."
+                raise TaskError(f"the cost {name!r} is {value!r}", where="TorchTask(costs=…)", remedy=remedy)
+            found[name] = float(value)
+        return found
 
     def _model(self, config: Config, key: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -163,14 +215,42 @@ class Program:
                 where="TorchTask(model=…)",
                 remedy="Return an nn.Module.",
             )
+        check_choices(model, self.task.space)
+        if self.task.shared:
+            model = arrange(nn.Sequential(model) if isinstance(model, Choose) else model, self.task.space)
+        else:
+            model = settle(model, config)
         return model.to(self.device, self.task.dtype)
+
+    def _optimizer(self, config: Config) -> SGD | Adam | Switch:
+        given = self.task.optimizer
+        if not self.task.shared:
+            return given if isinstance(given, SGD | Adam) else given(config)
+        if isinstance(given, Switch):
+            return given
+        return alone(given if isinstance(given, SGD | Adam) else given(config))
+
+    def _choices(self, model: nn.Module) -> dict[str, tuple[Any, ...]]:
+        found = {layer.name: layer.values for layer in model.modules() if isinstance(layer, Choose)}
+        if isinstance(self.optimizer, Switch) and len(self.optimizer.families) > 1:
+            name, families = self.optimizer.name, tuple(self.optimizer.families)
+            domain = self.task.space.domains.get(name)
+            if not isinstance(domain, Choice) or set(domain.options) != set(families):
+                raise TaskError(
+                    f"{name}={domain!r} in the space",
+                    where=f"lt.optim.Switch({name!r})",
+                    remedy=f"Put {name}=lt.Choice({list(families)}) there.",
+                )
+            found[name] = families
+        return found
 
     def _check_readers(self, config: Config) -> None:
         read = {name for name, _ in self.static} | set(self.optimizer.reads) | self._train.hyperparameters
         for schedule in self.schedules:
             read |= set(schedule.reads)
         open_ended = self.task.penalty or self.task.augment or self._loss.reads_hyper  # may read any name
-        unread = [name for name in config if name not in read]
+        names = self.task.space if self.task.shared else config
+        unread = [name for name in names if name not in read]
         if unread and not open_ended:
             raise TaskError(
                 f"nothing reads the hyperparameter {unread[0]!r}",
@@ -178,7 +258,7 @@ class Program:
                 remedy=f"The optimizer reads {', '.join(self.optimizer.reads)}; other names are read by model(config), "
                 "lt.nn.Dropout(name), the loss, penalty, augment or schedule.",
             )
-        if "lr" not in config and self.optimizer.lr is None:
+        if "lr" not in names and self.optimizer.lr is None:
             raise TaskError(
                 "there is no learning rate",
                 where="TorchTask(optimizer=…)",

@@ -13,7 +13,9 @@ from luthier.errors import TaskError
 from luthier.optim import Adam, sgd
 from luthier.optim.schedules import Schedule
 from luthier.optim.sgd import SGD
+from luthier.optim.switch import Switch
 from luthier.space import Config, Space
+from luthier.task.choices import settle
 
 if TYPE_CHECKING:
     from luthier.data import Splits
@@ -38,6 +40,9 @@ class TorchTask:
         optimizer: One of ``luthier.optim``, or ``optimizer(config)`` that returns one.
         batch_size: Rows of a minibatch, unless the space has a ``batch_size``. The last, smaller batch is dropped.
         metrics: ``metric(output, target)`` of one member by name, measured on the validation split beside the loss.
+        costs: ``cost(model, inputs) -> number`` by name: what a network itself costs, whatever its weights are, such as
+            their number (:func:`luthier.metrics.parameters`) or the time of a forward pass on these two inputs. Found
+            once for each set of static values, and there beside the metrics, for ``metric=["loss", "parameters"]``.
         penalty: ``penalty(params, hyper)`` of one member: a scalar added to the training loss.
         augment: ``augment(inputs, hyper, noise)`` over a stack, (members, batch, …) to the same shape, in training.
         schedule: A factor on the learning rate, or several that multiply.
@@ -45,6 +50,9 @@ class TorchTask:
             minibatches, which costs less and compares members more sharply.
         evaluate_every: Epochs between two measurements on the validation split.
         dtype: Of weights and inputs.
+        shared: Keep all options of :class:`luthier.nn.Choose` layers, and all families of a
+            :class:`luthier.optim.Switch`, in one network that is told at every step what to use. Methods that share
+            weights set it; see :meth:`sharing`.
         compile: Compile the traced step with ``torch.compile``: pays from about a million member-steps on.
         device: Where to train; None is the CPU.
 
@@ -59,12 +67,14 @@ class TorchTask:
     optimizer: Optimizer | Callable[[Config], Optimizer] = sgd
     batch_size: int = 64
     metrics: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
+    costs: Mapping[str, Callable[[nn.Module, Tensor], float]] = field(default_factory=dict)
     penalty: Callable[[dict[str, Tensor], dict[str, Tensor]], Tensor] | None = None
     augment: Callable[..., Tensor] | None = None
     schedule: Schedule | tuple[Schedule, ...] = ()
     own_batches: bool = False
     evaluate_every: float = 1.0
     dtype: torch.dtype = torch.float32
+    shared: bool = False
     compile: bool = False
     device: str | torch.device | None = None
     _reads: dict[Any, str | None] = field(default_factory=dict, init=False, repr=False)
@@ -95,7 +105,7 @@ class TorchTask:
                 where="TorchTask(evaluate_every=…)",
                 remedy="It counts epochs between measurements: 1.0 is once an epoch.",
             )
-        reserved = {"loss", "train_loss"} & set(self.metrics)
+        reserved = {"loss", "train_loss"} & {*self.metrics, *self.costs} or set(self.metrics) & set(self.costs)
         if reserved:
             raise TaskError(
                 f"the metric name {min(reserved)!r} is taken",
@@ -120,8 +130,10 @@ class TorchTask:
             path = (*path, (name, _hashable(config.get(name))))
         recorder: Any = Recorder(config)  # not a Config by its type, to the user's functions all the same
         with torch.random.fork_rng(devices=[]):
-            self.model(recorder)
-        if not isinstance(self.optimizer, SGD | Adam):
+            model = self.model(recorder)
+        if isinstance(model, nn.Module) and not self.shared:
+            settle(model, recorder)  # reads the names of the choices that are in the network
+        if not isinstance(self.optimizer, SGD | Adam) and not (self.shared and isinstance(self.optimizer, Switch)):
             self.optimizer(recorder)
         if "batch_size" in config:
             recorder.note("batch_size")
@@ -148,6 +160,14 @@ class TorchTask:
         if device not in self._elsewhere:
             self._elsewhere[device] = replace(self, device=device)
         return self._elsewhere[device]
+
+    def sharing(self) -> TorchTask:
+        """This task with all choices of the model in one network, the same object at every call."""
+        if self.shared:
+            return self
+        if "sharing" not in self._elsewhere:
+            self._elsewhere["sharing"] = replace(self, shared=True)
+        return self._elsewhere["sharing"]
 
     def tensors(self, split: str) -> tuple[Tensor, Tensor]:
         """Inputs and targets of ``"train"``, ``"valid"`` or ``"test"`` on the task's device, floats in its type."""

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from luthier.errors import StoreError
-from luthier.jobs import Report, Result
+from luthier.jobs import History, Report, Result
 from luthier.seeds import Seeds
 from luthier.testing.store_events import Connect, StoredEvents, assert_same, fresh, jobs, new_study, ok, synced
+from luthier.trials import front
 
 NAN, INF = math.nan, math.inf
 
@@ -123,6 +124,20 @@ class StoreContract(StoredEvents):
             assert history.best == complete.best
             assert sorted(history.pending) == sorted(complete.pending)
             assert (history.values == complete.values)[complete.status == 1].all()
+
+    def test_several_objectives_come_back_in_order_and_direction(self, connect: Connect) -> None:
+        goals = {"loss": "min", "accuracy": "max", "area": "min"}
+        values = [(0.5, 0.8, 3.0), (0.4, 0.7, 3.0), (0.5, 0.7, 2.0), (0.6, 0.8, 3.0), (0.4, NAN, 0.0)]
+        written, one = History(fresh().space, goals), new_study(connect(), settings={"objectives": goals})
+        one.append(jobs(0, len(values)), written)
+        one.record([Result(n, "ok", dict(zip(goals, row, strict=True))) for n, row in enumerate(values)])
+        one.sync(written)
+        stored = connect().settings("study")["objectives"]
+        assert list(stored.items()) == list(goals.items()), "the first objective ranks, so the order counts"
+        read = History(fresh().space, stored)
+        connect().attach("study", "reader").sync(read)
+        assert front(read) == front(written) == [1, 0, 2]
+        assert read.values[0].tolist() == [0.5, -0.8, 3.0]
 
     # -- studies -----------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from luthier.adapt.plain import Plain
-from luthier.errors import CheckpointError, TaskError
+from luthier.errors import CheckpointError, MethodError, TaskError
 from luthier.jobs import Job, Report, Result, Status
 from luthier.stack.run import make_runner, measured_width
 from luthier.task.batches import Batches
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from luthier.train import Work
 
 PARTIAL = "partial-"  # how the file of a job in the middle of its training is called
+SHARED = "shared_"  # before the name of what is measured under weights that many configurations share
 PARTIAL_SECONDS = 30.0  # a training that takes longer is saved on the way, at its next measurement
 
 
@@ -43,14 +44,18 @@ class Member:
 
 def group_key(work: Work, job: Job, parents: Mapping[int, Result]) -> Hashable:
     """Jobs with equal keys may train as one stack (their ages are told apart later, from their checkpoints)."""
-    task = _task(work)
+    task, adapter = _trainer(work, job)
     before = None if job.parent is None else task.static(dict(parents[job.parent].final))
-    return (task.static(job.config), tuple(job.config), before)
+    return (adapter, task.shared, task.static(job.config), tuple(job.config), before)
 
 
-def _task(work: Work) -> TorchTask:
+def _trainer(work: Work, job: Job) -> tuple[TorchTask, Any]:
+    """What trains a job: the task, with all its choices in one network where weights are shared, and the adapter."""
     assert isinstance(work.task, TorchTask)
-    return work.task.on(work.device)
+    task, adapter = work.task.on(work.device), work.adapter or Plain()
+    if hasattr(adapter, "phase"):
+        adapter = adapter.phase(job.tag)
+    return (task.sharing() if getattr(adapter, "shares_weights", False) else task), adapter
 
 
 def run_stack(
@@ -75,8 +80,8 @@ def run_stack(
 def _run(
     work: Work, jobs: list[Job], parents: Mapping[int, Result], on_reports: Callable[[list[Report]], set[int]]
 ) -> Iterator[Result]:
-    program = _task(work).program(jobs[0].config)
-    adapter = work.adapter or Plain()
+    task, adapter = _trainer(work, jobs[0])
+    program = task.program(jobs[0].config)
     saved = _Saved(work, program, jobs, parents)
     ages: dict[int, list[Job]] = {}
     for job in jobs:
@@ -223,10 +228,10 @@ def _train(
                 total = total + metrics["train_loss"]
                 position += window
             state = runner.state
-            measured = {**metrics, **program.evaluate(state, "valid")}
+            measured = {**metrics, **_measured(program, state)}
             measured["train_loss"] = total * window / (position - start)
             share = (time.perf_counter() - clock) / len(active)
-            reports = _reports(adapter, state, rows, active, position, measured)
+            reports = _reports(program, adapter, state, rows, active, position, measured)
             for i, report in reports.items():
                 rows[i].reports.append(report)
                 rows[i].seconds += share
@@ -237,7 +242,7 @@ def _train(
                 if status is not None:
                     ended[i] = status
             if ended:
-                yield from _finish(work, adapter, state, rows, ended, position)
+                yield from _finish(work, program, state, rows, ended, position)
                 active -= set(ended)
             if active and time.monotonic() - saved > PARTIAL_SECONDS and work.checkpoints:
                 _save_partial(work.checkpoints, state, rows, active)
@@ -247,31 +252,52 @@ def _train(
 
 
 def _status(member: Member, report: Report, position: int, stop: set[int]) -> Status | None:
-    if not all(math.isfinite(report.metrics[name]) for name in ("loss", "train_loss")):
+    losses = [value for name, value in report.metrics.items() if name in ("loss", f"{SHARED}loss", "train_loss")]
+    if not all(map(math.isfinite, losses)):
         return "diverged"
     if member.end <= position:
         return "ok"
     return "pruned" if member.job.number in stop else None
 
 
+def _measured(program: Program, state: State) -> dict[str, Tensor]:
+    """Loss and metrics on the validation split; under shared weights by other names, for they judge other things."""
+    prefix = SHARED if program.task.shared else ""
+    return {prefix + name: value for name, value in program.evaluate(state, "valid").items()}
+
+
 def _reports(
-    adapter: Any, state: State, rows: list[Member], active: set[int], position: int, measured: Mapping[str, Tensor]
+    program: Program,
+    adapter: Any,
+    state: State,
+    rows: list[Member],
+    active: set[int],
+    position: int,
+    measured: Mapping[str, Tensor],
 ) -> dict[int, Report]:
     columns = {name: value.tolist() for name, value in measured.items()}
-    moved = {name: value.tolist() for name, value in adapter.hyperparameters(state).items()}
+    moved = {name: program.values(name, value) for name, value in adapter.hyperparameters(state).items()}
     return {
         i: Report(
             rows[i].job.number,
             position,
             {name: column[i] for name, column in columns.items()},
-            {name: column[i] for name, column in moved.items()},
+            _active(program, rows[i].job, {name: column[i] for name, column in moved.items()}),
         )
         for i in sorted(active)
     }
 
 
+def _active(program: Program, job: Job, moved: Mapping[str, Any]) -> dict[str, Any]:
+    """What was moved without the names that other names have made inactive, where weights are shared."""
+    if not program.task.shared:
+        return dict(moved)
+    names = program.task.space.active({**job.config, **moved})
+    return {name: value for name, value in moved.items() if name in names}
+
+
 def _finish(
-    work: Work, adapter: Any, state: State, rows: list[Member], ended: Mapping[int, Status], position: int
+    work: Work, program: Program, state: State, rows: list[Member], ended: Mapping[int, Status], position: int
 ) -> Iterator[Result]:
     """Copy ended members out, one file for all of them, then yield their results."""
     kept = [i for i, status in ended.items() if status != "diverged"]
@@ -286,7 +312,7 @@ def _finish(
             status=status,
             metrics=report.metrics,
             steps=position - member.start,
-            final={**member.job.config, **report.hyperparameters},
+            final=_active(program, member.job, {**member.job.config, **report.hyperparameters}),
             seconds=member.seconds,
             checkpoint=(file, kept.index(i)) if file is not None and i in kept else None,
         )
@@ -305,17 +331,29 @@ def _save_partial(checkpoints: Checkpoints, state: State, rows: list[Member], ac
 
 
 def _stack(states: list[State]) -> State:
-    return pytree.tree_map(lambda *tensors: torch.cat(tensors), *states)
+    return _map(lambda *tensors: torch.cat(tensors), *states)
 
 
 def _rows(state: State, rows: list[int]) -> State:
     """Copies of some members."""
-    return pytree.tree_map(lambda tensor: tensor[rows].clone(), state)
+    if len(rows) == 1:
+        return _map(lambda tensor: tensor[rows[0] : rows[0] + 1].clone(), state)
+    return _map(lambda tensor: tensor[rows], state)
 
 
 def _to(state: State, program: Program) -> State:
     """A state from the disk, on the device that trains it."""
-    return pytree.tree_map(lambda tensor: tensor.to(program.device), state)
+    return _map(lambda tensor: tensor.to(program.device), state)
+
+
+def _map(function: Callable[..., Tensor], *states: Any) -> Any:
+    """``function`` of the tensors in each place; on nested dicts many times faster than pytree, which does the rest."""
+    first = states[0]
+    if isinstance(first, Tensor):
+        return function(*states)
+    if type(first) is dict:
+        return {name: _map(function, *(state[name] for state in states)) for name in first}
+    return pytree.tree_map(function, *states)
 
 
 def final_test(work: Work, job: Job, result: Result) -> dict[str, float]:
@@ -327,7 +365,23 @@ def final_test(work: Work, job: Job, result: Result) -> dict[str, float]:
 def load_model(work: Work, job: Job, result: Result) -> nn.Module:
     """The user's module with the weights at the end of a job, in evaluation mode."""
     program, state = _restore(work, job, result)
-    return program.module(job.config, state)
+    return program.module(dict(result.final) or job.config, state)
+
+
+def load_response(work: Work, job: Job, result: Result) -> Any:
+    """What the adapter has learnt in a job of how the weights respond.
+
+    Raises:
+        MethodError: If it learns nothing of the kind.
+    """
+    if not hasattr(work.adapter, "response"):
+        raise MethodError(
+            f"{work.adapter or 'plain training'} does not learn how the weights respond",
+            where=f"job {job.number}",
+            remedy="Tune with lt.adapt.Hypernet().",
+        )
+    program, state = _restore(work, job, result)
+    return work.adapter.response(program, job.config, state)  # type: ignore[union-attr]
 
 
 def _restore(work: Work, job: Job, result: Result) -> tuple[Program, State]:
@@ -339,5 +393,5 @@ def _restore(work: Work, job: Job, result: Result) -> tuple[Program, State]:
         )
     file, row = result.checkpoint
     state, _ = work.checkpoints.load(file)
-    program = _task(work).program(job.config)
+    program = _trainer(work, job)[0].program(job.config)
     return program, _to(_rows(state, [row]), program)

@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import luthier as lt
-from luthier.adapt import Adapter, Hypergradient
+from luthier.adapt import Adapter, Bilevel, Hypergradient, Hypernet
 from luthier.adapt.plain import Plain
 from luthier.errors import LuthierError
 from luthier.testing.adapters import AdapterContract, digits_task, network
@@ -57,6 +58,156 @@ class TestAdditiveHypergradientUnderAdam(AdapterContract):
 
     def refused(self) -> Mapping[str, lt.TorchTask]:
         return {"bounds outside the space": digits_task(space=lt.Space(lr=lt.Float(1e-2, 0.3), dropout=lt.Float(0, 1)))}
+
+
+class TestBilevel(AdapterContract):
+    moves = frozenset({"weight_decay", "dropout"})
+    steps = 90
+
+    def make(self) -> Adapter:
+        return Bilevel(lt.response.implicit, inner_steps=3, settings={"iterations": 5})
+
+    def refused(self) -> Mapping[str, lt.TorchTask]:
+        rest = {name: digits_task().space.domains[name] for name in ("lr", "momentum")}
+        cross_entropy = lt.losses.cross_entropy
+
+        def smoothed(output: Any, target: Any, hyper: Any) -> Any:
+            return cross_entropy(output, target, label_smoothing=hyper["smoothing"])
+
+        with_rate = digits_task().space.domains["dropout"]
+        return {
+            "rates of the optimizer alone": digits_task(
+                space=lt.Space(rest), model=lambda config: torch.nn.Sequential(torch.nn.Flatten(), plain_network())
+            ),
+            "a choice": digits_task(
+                space=lt.Space({**rest, "width": lt.Choice([8, 16])}),
+                model=lambda config: torch.nn.Sequential(torch.nn.Flatten(), plain_network(config["width"])),
+            ),
+            "a decay apart from the gradient": digits_task(
+                space=lt.Space(lr=rest["lr"], weight_decay=lt.Float(1e-4, 1e-1, log=True)),
+                model=lambda config: torch.nn.Sequential(torch.nn.Flatten(), plain_network()),
+                optimizer=lt.optim.adamw,
+            ),
+            "in the validation loss too": digits_task(
+                space=lt.Space({**rest, "dropout": with_rate, "smoothing": lt.Float(0.0, 0.5)}), loss=smoothed
+            ),
+        }
+
+
+class TestUnrolledBilevel(AdapterContract):
+    moves = frozenset({"lr", "momentum", "weight_decay", "dropout"})
+    steps = 90
+
+    def make(self) -> Adapter:
+        return Bilevel(lt.response.unrolled, inner_steps=3, outer="rmsprop")
+
+    def refused(self) -> Mapping[str, lt.TorchTask]:
+        batch_size = digits_task(
+            space=lt.Space(batch_size=lt.Int(16, 32)),
+            optimizer=lt.optim.SGD(lr=0.1),
+            model=lambda config: torch.nn.Sequential(torch.nn.Flatten(), plain_network()),
+        )
+        return {"whole numbers": batch_size}
+
+
+class TestUnrolledBilevelUnderAdam(AdapterContract):
+    moves = frozenset({"lr", "weight_decay", "dropout"})
+
+    def make(self) -> Adapter:
+        return Bilevel("unrolled", inner_steps=2, outer=lt.optim.SGD(lr=0.1, momentum=0.5))
+
+    def task(self) -> lt.TorchTask:
+        space = lt.Space({n: d for n, d in digits_task().space.domains.items() if n != "momentum"})
+        return digits_task(space=space, optimizer=lt.optim.adamw, schedule=lt.optim.Cosine(6), own_batches=True)
+
+
+class TestBilevelByTheIdentity(AdapterContract):
+    moves = frozenset({"dropout"})
+    steps = 81
+
+    def make(self) -> Adapter:
+        return Bilevel("identity", inner_steps=3, names="dropout", warmup=1.0, outer_lr=0.1)
+
+    def refused(self) -> Mapping[str, lt.TorchTask]:
+        return {"not in the space": digits_task(space=lt.Space(lr=lt.Float(0.01, 0.1)), model=plain_model)}
+
+
+def plain_network(width: int = 8) -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Linear(64, width), torch.nn.ReLU(), torch.nn.Linear(width, 10))
+
+
+def plain_model(config: Any) -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Flatten(), plain_network())
+
+
+class TestHypernet(AdapterContract):
+    moves = frozenset({"weight_decay", "dropout"})
+
+    def make(self) -> Adapter:
+        return Hypernet(warmup=0.5, outer_lr=0.05)
+
+    def refused(self) -> Mapping[str, lt.TorchTask]:
+        rest = {name: domain for name, domain in digits_task().space.domains.items() if name not in self.moves}
+
+        def smoothed(output: Tensor, target: Tensor, hyper: Mapping[str, Tensor]) -> Tensor:
+            return torch.nn.functional.cross_entropy(output, target) * (1 + hyper["decay"])
+
+        def plain(config: lt.Config) -> torch.nn.Module:
+            return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+
+        decay = {"decay": lt.Float(0.0, 1.0)}
+        return {
+            "optimizer's alone": digits_task(space=lt.Space(rest), model=plain),
+            "in the validation loss": digits_task(space=lt.Space({**rest, **decay}), model=plain, loss=smoothed),
+        }
+
+
+class TestGlobalHypernetUnderAdam(AdapterContract):
+    moves = frozenset({"dropout"})
+
+    def make(self) -> Adapter:
+        return Hypernet(("dropout",), mode="global", hidden=8, samples=4, warmup=0.5, inner_steps=4)
+
+    def task(self) -> lt.TorchTask:
+        space = lt.Space({n: d for n, d in digits_task().space.domains.items() if n != "momentum"})
+        return digits_task(space=space, optimizer=lt.optim.adamw, schedule=lt.optim.Cosine(6), own_batches=True)
+
+    def refused(self) -> Mapping[str, lt.TorchTask]:
+        return {"static": digits_task(model=lambda config: (config["dropout"], network(config))[1])}
+
+
+class TestSimplifiedGatedHypernet(AdapterContract):
+    moves = frozenset({"weight_decay", "dropout"})
+
+    def make(self) -> Adapter:
+        return Hypernet(structure="gated", scale=0, centred=False, samples=1, warmup=0.0, outer_lr=0.1)
+
+
+def choosing(config: object) -> nn.Module:
+    """Two depths, one of them with normalisation, and a width."""
+    deep = nn.Sequential(nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
+    layers = (nn.Flatten(), lt.nn.Dropout("dropout"), lt.nn.Choose("depth", {0: nn.Linear(64, 10), 1: deep}))
+    return nn.Sequential(*layers)
+
+
+class TestEnas(AdapterContract):
+    """Of a network that its own decisions leave as it is: an option would stand for itself as its position."""
+
+    moves = frozenset({"lr", "momentum", "weight_decay", "dropout"})
+
+    def make(self) -> Adapter:
+        return lt.adapt.Enas("unrolled", decide=sorted(self.moves), samples=2, steps=2, warmup=0.0)
+
+    def task(self) -> lt.TorchTask:
+        space = lt.Space({**digits_task().space.domains, "depth": lt.Choice([0, 1])})
+        return digits_task(space=space, model=choosing).sharing()
+
+    def refused(self) -> Mapping[str, lt.TorchTask]:
+        rest = {name: domain for name, domain in digits_task().space.domains.items() if name != "momentum"}
+        return {
+            "a name is missing": digits_task(space=lt.Space(rest)),
+            "a name is read by the model": digits_task(model=lambda config: (config["lr"], network(config))[1]),
+        }
 
 
 # --- adapters with one fault each, and the test that must find it

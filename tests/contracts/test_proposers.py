@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from luthier.errors import LuthierError
+from luthier.interop.botorch import HypervolumeImprovement
 from luthier.interop.optuna import CMAES, NSGA2, TPE
 from luthier.jobs import OK, Budget, History, Job
 from luthier.propose import GaussianProcess, Grid, Proposer, Random
@@ -18,7 +19,9 @@ from luthier.propose.asha import ASHA
 from luthier.propose.genetic import Genetic
 from luthier.propose.hyperband import Hyperband
 from luthier.propose.median import Median
+from luthier.propose.pb2 import PB2
 from luthier.propose.pbt import PBT
+from luthier.propose.reinforce import Reinforce
 from luthier.seeds import Seeds
 from luthier.space import Config, Float, Space
 from luthier.testing import PROBLEMS, SPACES, Problem, ProposerContract
@@ -102,6 +105,25 @@ class TestGeneticThatNudges(ProposerContract):
         return Genetic(nudge=0.5, mutation=0.3)
 
 
+class TestGeneticOfSeveralObjectives(ProposerContract):
+    budget = Budget(trials=24, steps=9)
+    objectives: ClassVar[Mapping[str, str]] = {"loss": "min", "accuracy": "max"}
+    batch_invariant = True
+    milliseconds_per_job = 2.0
+
+    def make(self) -> Proposer:
+        return Genetic(population=6)
+
+
+class TestGeneticOfSeveralObjectivesThatInherits(ProposerContract):
+    budget = Budget(trials=24, steps=9)
+    objectives: ClassVar[Mapping[str, str]] = {"loss": "min", "accuracy": "max"}
+    batch_invariant = True
+
+    def make(self) -> Proposer:
+        return Genetic(population=6, inherit="best")
+
+
 class TestGeneticThatInherits(ProposerContract):
     batch_invariant = True
     learns = True
@@ -159,6 +181,41 @@ class TestAsynchronousPBT(ProposerContract):
         return PBT(rounds=9, asynchronous=True, fresh=1)
 
 
+class TestPB2(ProposerContract):
+    budget = Budget(trials=6, steps=9)
+    batch_invariant = True
+    learns = True
+    learning_budget = Budget(trials=10, steps=90)
+    problems: ClassVar[Mapping[str, Problem]] = {"drift": DRIFT, "decay": DECAY}
+
+    def make(self) -> Proposer:
+        return PB2(rounds=9)
+
+
+class TestAsynchronousPB2(ProposerContract):
+    budget = Budget(trials=6, steps=9)
+    learns = True
+    learning_budget = Budget(trials=10, steps=90)
+    problems: ClassVar[Mapping[str, Problem]] = {"drift": DRIFT, "decay": DECAY}
+
+    def make(self) -> Proposer:
+        return PB2(rounds=9, asynchronous=True, exploit="tournament", fresh=1)
+
+
+class TestReinforce(ProposerContract):
+    learns = True
+    problems: ClassVar[Mapping[str, Problem]] = {name: PROBLEMS[name] for name in ("bowl", "tree")}
+    learning_budget = Budget(trials=150)
+
+    def make(self) -> Proposer:
+        return Reinforce()
+
+
+class TestRecurrentReinforce(ProposerContract):
+    def make(self) -> Proposer:
+        return Reinforce(policy="lstm", batch=5, reward="value", continuous="bins")
+
+
 class TestHyperband(ProposerContract):
     learning_wins = 0.7
     learns = True
@@ -214,6 +271,16 @@ class TestCMAES(ProposerContract):
 
     def make(self) -> Proposer:
         return CMAES()
+
+
+@pytest.mark.slow
+class TestHypervolumeImprovement(ProposerContract):
+    budget = Budget(trials=7, steps=9)
+    objectives: ClassVar[Mapping[str, str]] = {"loss": "min", "accuracy": "max"}
+    spaces: ClassVar[Mapping[str, Space]] = {name: SPACES[name] for name in ("conditional", "mixed", "constant")}
+
+    def make(self) -> Proposer:
+        return HypervolumeImprovement(initial=5)
 
 
 class TestNSGA2(ProposerContract):

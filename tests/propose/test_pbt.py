@@ -14,7 +14,6 @@ from luthier.errors import MethodError
 from luthier.jobs import Budget, History, Job, Result
 from luthier.propose.grid import Grid
 from luthier.propose.pbt import PBT, explore
-from luthier.propose.replay import Replay
 from luthier.seeds import Seeds
 from luthier.space import Choice, Config, Float, Int, Space
 from luthier.study.study import Study
@@ -246,20 +245,6 @@ def test_figure_two_of_the_paper() -> None:
             history.add(Job(slot, {"h0": h0, "h1": h1}, 20, None, {"slot": slot, "round": 0}))
         simulate(PBT(rounds=40), surrogate, space, budget, seed, stateful=True, history=history)
         assert -history.values.min() > 1.19
-
-
-def test_a_replay_asks_for_its_seed_and_its_steps() -> None:
-    history = run(PBT(rounds=3))
-    assert history.best is not None
-    replay = Replay.of(history, history.best, seed=0)
-    again = simulate(replay, decay, RATE, Budget(trials=1, steps=90), stateful=True)
-    assert again.values[-1, 0] == history.values[history.best, 0]
-    with pytest.raises(MethodError, match="seed=1"):
-        replay.propose(History(RATE), 1, Seeds(1))
-    with pytest.raises(MethodError, match="steps=91"):
-        replay.bind(Budget(steps=91))
-    with pytest.raises(MethodError, match="no schedule"):
-        Replay.from_json({"seed": 0, "parts": [{"config": {}}]})
 
 
 @pytest.mark.parametrize(

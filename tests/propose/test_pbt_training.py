@@ -13,7 +13,6 @@ from torch import nn
 import luthier as lt
 from luthier.jobs import Budget, History, Job
 from luthier.propose.pbt import PBT
-from luthier.propose.replay import Replay
 from luthier.seeds import Seeds
 from luthier.space import Config
 from luthier.store.checkpoints import Checkpoints
@@ -141,20 +140,43 @@ def test_a_width_that_is_to_move_is_refused_and_harms_nobody_else(one_stack: Non
 
 
 @pytest.mark.parametrize("network", ["mlp", "mlp with dropout and batch norm"])
-def test_a_replayed_schedule_gives_the_same_weights(network: str, one_stack: None) -> None:
-    if not hasattr(Work, "key"):
-        pytest.skip("Work.key, by which a job takes the randomness of the one that it repeats, is not there")
+def test_a_replayed_schedule_gives_the_same_weights(network: str, tmp_path: Path, one_stack: None) -> None:
     task = digits_task(network)
     study = lt.tune(task, PBT(rounds=4), trials=6, steps=4 * EPOCH, seed=5, progress=False)
     assert study.best is not None
-    text = json.dumps(Replay.of(study.history, study.best.number, study.settings["seed"]).to_json())
-    replay = Replay.from_json(json.loads(text))
-    assert len({json.dumps(part["config"]) for part in replay.parts}) > 1, "the schedule should have a step in it"
-    again = lt.tune(task, replay, trials=1, steps=replay.steps, seed=5, progress=False)
-    last = len(again.history) - 1
-    for a, b in zip(study.model().parameters(), again.model(last).parameters(), strict=True):
-        assert torch.equal(a, b)
-    ended = again.history.results[last]
-    assert ended is not None and ended.metrics == study.best.metrics
-    other = lt.tune(task, Replay(replay.parts), trials=1, steps=replay.steps, seed=6, progress=False)
-    assert not torch.equal(next(study.model().parameters()), next(other.model(last).parameters()))
+    schedule = study.best.schedule
+    assert len(schedule) > 1, "the schedule should have a step in it"
+    file = schedule.save(tmp_path / "schedule.json")
+    for given in (schedule, file, str(file), file.read_text(), json.loads(file.read_text())):
+        again = lt.tune(task, schedule=given, progress=False)
+        assert again.best is not None and again.name == "torchtask-replay"
+        for a, b in zip(study.model().parameters(), again.model().parameters(), strict=True):
+            assert torch.equal(a, b)
+        assert again.best.metrics == study.best.metrics and again.best.schedule == schedule
+    by_hand = lt.tune(task, schedule=list(schedule), steps=schedule.steps, seed=6, progress=False)
+    last = len(by_hand.history) - 1
+    assert by_hand.history.age[last] == schedule.steps
+    assert not torch.equal(next(study.model().parameters()), next(by_hand.model(last).parameters()))
+
+
+def test_a_schedule_of_an_adapter_is_replayed_from_report_to_report(one_stack: None) -> None:
+    space = lt.Space(lr=lt.Float(1e-4, 1.0, log=True))
+
+    def distances(evaluate_every: float) -> tuple[float, float]:
+        """How far a replay, and a training at the first rate, end from what the adapter trained."""
+        task = digits_task(space=space, evaluate_every=evaluate_every)
+        study = lt.tune(task, lt.adapt.Hypergradient(0.02), steps=2 * EPOCH, seed=1, progress=False)
+        assert study.best is not None
+        schedule = study.best.schedule
+        assert len(schedule) > 1 and schedule[-1][1] == study.best.final
+        parts = [{"job": 0, "steps": schedule.steps, "config": study.best.config}]
+        plain = lt.tune(task, schedule={"seed": 1, "parts": parts}, progress=False)
+        again = lt.tune(task, schedule=schedule, progress=False)
+        weights = [
+            torch.cat([w.detach().flatten() for w in one.model(len(one.history) - 1).parameters()])
+            for one in (study, again, plain)
+        ]
+        return float((weights[1] - weights[0]).norm()), float((weights[2] - weights[0]).norm())
+
+    coarse, fine = distances(0.5), distances(1 / EPOCH)
+    assert 0 < fine[0] < coarse[0] < coarse[1] and fine[0] < 0.1 * fine[1]

@@ -14,14 +14,14 @@ from luthier.jobs import OK, History, Job, Report, Result
 from luthier.report import StudyInfo, render
 from luthier.report.axes import axes
 from luthier.report.curves import collect
-from luthier.report.facts import facts, pareto, progress
+from luthier.report.facts import facts, progress
 from luthier.report.figures import log_axis, thin, thin_ranked, value_axis
 from luthier.report.influence import parallel
 from luthier.report.lineage import lanes
 from luthier.report.schedules import moving
 from luthier.report.text import describe, label, number, script_json
-from luthier.seeds import Seeds
 from luthier.space import Choice, Float, Int, Space
+from luthier.trials import front
 
 
 def figures_of(history: History, section: str) -> list[dict]:
@@ -112,11 +112,31 @@ def test_a_maximised_objective_is_never_shown_negated() -> None:
         assert min(trace["y"]) > 0
 
 
-def test_pareto_set_is_what_its_definition_says() -> None:
-    values = Seeds(0).rng(0, "pareto").integers(0, 12, (80, 2)).astype(float)  # ties and copies among them
-    beaten = [any((other <= row).all() and (other < row).any() for other in values) for row in values]
-    assert pareto(values).tolist() == [not lost for lost in beaten]
-    assert 0 < pareto(values).sum() < 80
+def test_the_pareto_set_is_drawn_listed_and_marked() -> None:
+    history = studies.two_objectives()
+    assert len(front(history)) > 1
+    drawn = figures_of(history, "pareto")[0]["data"][1]
+    assert sorted(drawn["customdata"]) == sorted(front(history)) and drawn["mode"] == "lines+markers"
+    text = render(history, StudyInfo("two"))
+    assert len(re.findall(r'<tr data-status="\w+" class="best">', text)) == len(front(history))
+    listed = text[text.index('class="trials front"') :]
+    listed = listed[: listed.index("</table>")]
+    numbers = [int(row) for row in re.findall(r'<tr><td class="n" data-v="[^"]*">(\d+)</td>', listed)]
+    assert numbers == front(history)
+    best = [history.results[n].metrics["accuracy"] for n in numbers]  # type: ignore[union-attr]
+    assert best == sorted(best, reverse=True)
+
+
+def test_each_two_of_three_objectives_are_drawn() -> None:
+    two = studies.two_objectives()
+    history = History(two.space, {"accuracy": "max", "weights": "min", "loss": "min"})
+    for event in two.events:
+        history.add(event)
+    figures = figures_of(history, "pareto")
+    assert len(figures) == 3
+    for figure in figures:
+        assert sorted(figure["data"][1]["customdata"]) == sorted(front(history))
+        assert figure["data"][1]["mode"] == "markers"
 
 
 def test_learning_curves_are_the_reports() -> None:

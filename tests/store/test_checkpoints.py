@@ -46,6 +46,50 @@ def test_a_state_comes_back_exactly(checkpoints: Checkpoints) -> None:
     assert pickle.loads(pickle.dumps(checkpoints)).load(file)[1] == meta
 
 
+def test_what_was_just_saved_is_what_is_on_the_disk_and_belongs_to_whoever_loads_it(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    saved = {"w": torch.arange(6.0).reshape(2, 3).T, "rest": [(torch.ones(2),), {"n": 1}]}
+    file = checkpoints.save("a", saved, {"jobs": [1]})
+    saved["w"].zero_()  # whoever trained it goes on
+    for _ in range(2):
+        here, there = checkpoints.load(file), Checkpoints(tmp_path).load(file)
+        assert torch.equal(here[0]["w"], there[0]["w"]) and here[0]["w"].stride() == there[0]["w"].stride()
+        assert torch.equal(here[0]["rest"][0][0], there[0]["rest"][0][0]) and type(here[0]["rest"][0]) is tuple
+        assert here[0]["rest"][1] == there[0]["rest"][1] == {"n": 1} and here[1] == there[1] == {"jobs": [1]}
+        here[0]["w"].zero_()
+        here[0]["rest"][0][0].zero_()
+        here[1]["jobs"].append(2)
+    assert len(pickle.dumps(checkpoints)) < 1_000, "what is kept in memory is not sent along"
+
+
+def test_two_names_of_one_tensor_stay_one(tmp_path: Path) -> None:
+    checkpoints, tensor = Checkpoints(tmp_path), torch.zeros(3)
+    file = checkpoints.save("a", {"one": tensor, "two": tensor})
+    state, _ = checkpoints.load(file)
+    state["one"] += 1
+    assert torch.equal(state["two"], torch.ones(3))
+
+
+def test_memory_holds_the_latest_states_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luthier.store.checkpoints.RECENT", 12_500)
+    checkpoints = Checkpoints(tmp_path)
+    files = [checkpoints.save("a", {"w": torch.full((1_000,), float(i))}) for i in range(5)]
+    large = checkpoints.save("a", {"w": torch.zeros(5_000)})
+    assert list(checkpoints._recent) == files[-2:]
+    assert all(checkpoints.load(file)[0]["w"][0] == i for i, file in enumerate(files))
+    assert len(checkpoints.load(large)[0]["w"]) == 5_000
+
+
+def test_a_file_that_was_changed_is_read_again(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, durable=False)
+    one, two = (checkpoints.save("a", {"w": torch.full((3,), value)}) for value in (1.0, 2.0))
+    (tmp_path / one).write_bytes((tmp_path / two).read_bytes())
+    assert torch.equal(checkpoints.load(one)[0]["w"], torch.full((3,), 2.0))
+    (tmp_path / two).unlink()
+    with pytest.raises(CheckpointError, match="does not exist"):
+        checkpoints.load(two)
+
+
 def test_every_save_is_a_new_file(checkpoints: Checkpoints) -> None:
     one, two = checkpoints.save("same", {"n": 1}), checkpoints.save("same", {"n": 2})
     assert checkpoints.load(one)[0]["n"] == 1 and checkpoints.load(two)[0]["n"] == 2

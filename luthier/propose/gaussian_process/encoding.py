@@ -118,9 +118,11 @@ class Encoding:
             mask[absent, columns] = False
             codes[absent, columns] = 0.5
             if before is not None and drawn is not None:
-                fresh = np.flatnonzero(active & ~before[:, columns[0]])
-                if len(fresh):
-                    codes[fresh[:, None], columns] = self.snap(drawn[fresh])[:, columns]
+                fresh = active[:, None] & ~before[:, columns]
+                rows = np.flatnonzero(fresh.any(axis=1))[:, None]
+                if len(rows):
+                    new = self.snap(drawn[rows[:, 0]])[:, columns]
+                    codes[rows, columns] = np.where(fresh[rows[:, 0]], new, codes[rows, columns])
         return Points(codes, mask)
 
     def features(self, points: Points) -> np.ndarray:

@@ -5,27 +5,33 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import minimize
 
-from luthier.propose.gaussian_process.kernel import Kernel
+from luthier.propose.gaussian_process.kernel import Covariance
 from luthier.propose.gaussian_process.linear import cholesky, inverse
 
 ITERATIONS = 30
 WARP_DEVIATION = 0.5  # standard deviation of log a and log b
-BOUNDS = {"length": (0.03, 100.0), "scale": (0.01, 100.0), "noise": (1e-6, 1.0), "warp": (np.exp(-2.0), np.exp(2.0))}
-START = {"length": 1.0, "scale": 1.0, "noise": 0.01, "warp": 1.0}
+BOUNDS = {
+    "length": (0.03, 100.0),
+    "scale": (0.01, 100.0),
+    "noise": (1e-6, 1.0),
+    "warp": (np.exp(-2.0), np.exp(2.0)),
+    "drift": (5e-4, 0.5 * np.log(2.0)),  # a forgetting ε of 0.001 to 0.5 a round
+}
+START = {"length": 1.0, "scale": 1.0, "noise": 0.01, "warp": 1.0, "drift": -0.5 * np.log(0.9)}
 
 
-def bounds(kernel: Kernel) -> np.ndarray:
+def bounds(kernel: Covariance) -> np.ndarray:
     """Lower and upper bound of each parameter, (parameters, 2)."""
     return np.log(np.stack([_vector(kernel, {k: v[i] for k, v in BOUNDS.items()}) for i in range(2)], axis=1))
 
 
-def start(kernel: Kernel) -> np.ndarray:
+def start(kernel: Covariance) -> np.ndarray:
     """Where the first fit of a study begins, (parameters,)."""
     return np.log(_vector(kernel, START))
 
 
 def fit(
-    kernel: Kernel, features: np.ndarray, y: np.ndarray, theta: np.ndarray, iterations: int = ITERATIONS
+    kernel: Covariance, features: np.ndarray, y: np.ndarray, theta: np.ndarray, iterations: int = ITERATIONS
 ) -> np.ndarray:
     """The parameters near ``theta`` that are most probable.
 
@@ -50,7 +56,7 @@ def fit(
     return found.x if np.isfinite(found.fun) else theta
 
 
-def objective(kernel: Kernel, features: np.ndarray, y: np.ndarray, theta: np.ndarray) -> tuple[float, np.ndarray]:
+def objective(kernel: Covariance, features: np.ndarray, y: np.ndarray, theta: np.ndarray) -> tuple[float, np.ndarray]:
     """Minus the logarithm of marginal likelihood times prior, and its gradient.
 
     ``log p(y) = -½ yᵀ K⁻¹ y - ½ log|K| - ½ n log 2π`` and ``∂ log p(y) = ½ tr((a aᵀ - K⁻¹) ∂K)`` with ``a = K⁻¹ y``
@@ -68,28 +74,30 @@ def objective(kernel: Kernel, features: np.ndarray, y: np.ndarray, theta: np.nda
     return float(value - prior), gradient - by_theta
 
 
-def log_prior(kernel: Kernel, theta: np.ndarray) -> tuple[float, np.ndarray]:
+def log_prior(kernel: Covariance, theta: np.ndarray) -> tuple[float, np.ndarray]:
     """Logarithm of the prior density, up to a constant, and its gradient by ``theta``.
 
     With ``w = 1 / l²``: ``-(0.1 / w + 0.1 w)`` for each lengthscale; Gamma(2, 1) for the scale; Gamma(1.1, rate 30) for
-    the noise variance; N(0, 0.5²) for each log a and log b. The first three are those of Optuna's GP sampler.
+    the noise variance; N(0, 0.5²) for each log a and log b; flat for a drift. The first three are those of Optuna's GP
+    sampler.
     """
-    squared = np.exp(2.0 * theta[kernel.at_length])
+    length, warp = kernel.places["length"], kernel.places["warp"]
+    squared = np.exp(2.0 * theta[length])
     scale, noise = np.exp(theta[kernel.at_scale]), np.exp(theta[kernel.at_noise])
-    warps = theta[kernel.lengths + 2 :] / WARP_DEVIATION
+    warps = theta[warp] / WARP_DEVIATION
     value = -0.1 * float(np.sum(squared + 1.0 / squared))
     value += theta[kernel.at_scale] - scale + 0.1 * theta[kernel.at_noise] - 30.0 * noise
     value -= 0.5 * float(warps @ warps)
-    gradient = np.empty(kernel.size)
-    gradient[kernel.at_length] = -0.2 * (squared - 1.0 / squared)
+    gradient = np.zeros(kernel.size)
+    gradient[length] = -0.2 * (squared - 1.0 / squared)
     gradient[kernel.at_scale] = 1.0 - scale
     gradient[kernel.at_noise] = 0.1 - 30.0 * noise
-    gradient[kernel.lengths + 2 :] = -warps / WARP_DEVIATION
+    gradient[warp] = -warps / WARP_DEVIATION
     return float(value), gradient
 
 
-def _vector(kernel: Kernel, values: dict[str, float]) -> np.ndarray:
-    vector = np.full(kernel.size, values["warp"])
-    vector[kernel.at_length] = values["length"]
-    vector[kernel.at_scale], vector[kernel.at_noise] = values["scale"], values["noise"]
+def _vector(kernel: Covariance, values: dict[str, float]) -> np.ndarray:
+    vector = np.empty(kernel.size)
+    for kind, place in kernel.places.items():
+        vector[place] = values[kind]
     return vector

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, final
+from typing import NamedTuple, Protocol, final
 
 import numpy as np
 
@@ -35,6 +35,38 @@ class Gram(NamedTuple):
     slope: np.ndarray
 
 
+class Covariance(Protocol):
+    """What a Gaussian process needs of its covariance: matrices, their gradient, and where its parameters lie.
+
+    Attributes:
+        size: Number of parameters.
+        at_scale: Place of ``log s``.
+        at_noise: Place of the logarithm of the noise variance.
+        places: The parameters of each kind; all are logarithms.
+    """
+
+    size: int
+    at_scale: int
+    at_noise: int
+    places: dict[str, slice]
+
+    def scaled(self, theta: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """The points as :meth:`cross` compares them."""
+        ...
+
+    def gram(self, theta: np.ndarray, features: np.ndarray) -> Gram:
+        """The covariance among points."""
+        ...
+
+    def cross(self, theta: np.ndarray, one: np.ndarray, two: np.ndarray) -> np.ndarray:
+        """The covariance between scaled points, (n, m)."""
+        ...
+
+    def gradient(self, theta: np.ndarray, gram: Gram, weights: np.ndarray) -> np.ndarray:
+        """``Σ_ij weights_ij ∂K_ij / ∂θ``, (parameters,)."""
+        ...
+
+
 @final
 class Kernel:
     """``k(x, x') = s (1 + √5 r + 5 r² / 3) exp(-√5 r)``, where ``r² = Σ (w(x_d) - w(x'_d))² / l_d²``.
@@ -58,6 +90,12 @@ class Kernel:
         self.at_length = slice(0, self.lengths)
         self.at_scale, self.at_noise = self.lengths, self.lengths + 1
         self.at_a, self.at_b = slice(first, first + len(warped)), slice(first + len(warped), self.size)
+        self.places = {
+            "length": self.at_length,
+            "scale": slice(self.at_scale, self.at_scale + 1),
+            "noise": slice(self.at_noise, self.at_noise + 1),
+            "warp": slice(first, self.size),
+        }
 
     def scaled(self, theta: np.ndarray, features: np.ndarray) -> np.ndarray:
         """Warped features over their lengthscales, (n, features)."""

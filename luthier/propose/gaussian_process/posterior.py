@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from luthier.propose.gaussian_process.kernel import Kernel
+from luthier.propose.gaussian_process.kernel import Covariance
 from luthier.propose.gaussian_process.linear import JITTER, cholesky, forward, solve
 
 
@@ -24,7 +24,7 @@ class Posterior(NamedTuple):
         told: How many of the results are real; the others were imagined.
     """
 
-    kernel: Kernel
+    kernel: Covariance
     theta: np.ndarray
     features: np.ndarray
     scaled: np.ndarray
@@ -85,7 +85,7 @@ class Posterior(NamedTuple):
         return Posterior(self.kernel, self.theta, everything, gram.scaled, lower, y, alpha, n)
 
 
-def posterior(kernel: Kernel, theta: np.ndarray, features: np.ndarray, y: np.ndarray) -> Posterior:
+def posterior(kernel: Covariance, theta: np.ndarray, features: np.ndarray, y: np.ndarray) -> Posterior:
     """The process given results.
 
     Args:

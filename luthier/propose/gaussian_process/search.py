@@ -23,6 +23,7 @@ def maximise(
     seen: set[bytes],
     running: np.ndarray,
     rng: np.random.Generator,
+    hold: Callable[[Points], Points] = lambda points: points,
 ) -> np.ndarray | None:
     """The code at which the acquisition is highest, as far as it can be found.
 
@@ -35,20 +36,21 @@ def maximise(
         seen: Keys of the configurations that are not to be proposed.
         running: (jobs, columns) codes of the running jobs.
         rng: Source of the candidates.
+        hold: Applied to all candidates; it may put some of their columns where they have to stay.
 
     Returns:
         (columns,), or None where every candidate was seen.
     """
     if encoding.space.size is not None and encoding.space.size <= SMALL:
-        pool = _unseen(encoding.all_points, seen)
+        pool = _unseen(hold(encoding.all_points), seen)
         values = acquisition(pool) if len(pool.codes) else np.empty(0)
     else:
-        pool = _unseen(around(encoding, best, UNIFORM, NEAR, rng), seen)
+        pool = _unseen(hold(around(encoding, best, UNIFORM, NEAR, rng)), seen)
         values = acquisition(pool) if len(pool.codes) else np.empty(0)
         for scale in CLOSER if len(values) else ():
             leaders = pool.take(np.argsort(-values, kind="stable")[:LEADERS])
             near = perturb(encoding, leaders, CHILDREN, scale, rng, spread=0.7)
-            fresh = _unseen(join(near, neighbours(encoding, leaders.take([0]), rng)), seen)
+            fresh = _unseen(hold(join(near, neighbours(encoding, leaders.take([0]), rng))), seen)
             pool, values = join(pool, fresh), np.concatenate([values, acquisition(fresh)])
     if not len(values):
         return None

@@ -1,0 +1,133 @@
+"""From a search over shared weights to a result: search, draw and rank children, train the best from scratch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+
+from luthier.errors import MethodError
+from luthier.jobs import OK, Budget, History, Job
+from luthier.propose.lineages import check_number, check_parts
+from luthier.seeds import Seeds
+from luthier.space import Config
+
+
+@dataclass(frozen=True)
+class Derive:
+    """The jobs of a method that searches with shared weights (:class:`luthier.adapt.Enas`), in three phases.
+
+    1. ``search``: one job that trains the shared weights and the controller, for a share of the whole budget.
+    2. ``draw``: jobs that continue it without training, each with a child of the controller's: its configuration is
+       the job's ``final``, and its metrics are those under the shared weights, ``shared_loss`` and so on.
+    3. ``train``: the best of these by rank are trained from scratch, as ordinary trials.
+
+    The budget is that of ``trials`` ordinary trainings: with ``trials=10, epochs=5`` and half of it for the search, the
+    search trains for 25 epochs and 5 children are trained for 5 epochs each. The phase of a job is in its tag, and of a
+    child that is trained also the job that drew it. The objective of the study is measured in the third phase alone, so
+    ``study.best`` is a network that was trained from scratch.
+
+    Args:
+        search: The share of the budget that the search gets.
+        draws: Children drawn.
+        rank: What ranks them; by default the study's first objective, measured under the shared weights.
+        budget: Set by :meth:`bind`.
+
+    Raises:
+        MethodError: If a setting makes no sense.
+
+    Example:
+        >>> Derive().bind(Budget(trials=10, epochs=5.0)).children
+        5
+    """
+
+    search: float = 0.5
+    draws: int = 30
+    rank: str | None = None
+    budget: Budget | None = field(default=None, repr=False)
+    extendable: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_number("search", self.search, 1e-6, 1 - 1e-6, "Derive")
+        check_number("draws", self.draws, 1, float("inf"), "Derive", whole=True)
+
+    def bind(self, budget: Budget) -> Derive:
+        """The same under a budget of at least two trials.
+
+        Raises:
+            MethodError: If the budget does not say how many trials there are and how long they train.
+        """
+        check_parts(budget, 1, "Derive")
+        if budget.trials is None or budget.trials < 2:
+            raise MethodError(
+                f"trials={budget.trials}: the search takes a part of them, and children are trained with the others",
+                where="Derive",
+                remedy="Give trials=10: with half of the budget for the search, 5 children are trained from scratch.",
+            )
+        return replace(self, budget=budget)
+
+    @property
+    def children(self) -> int:
+        """Children that are trained from scratch."""
+        return max(1, self._trials - max(1, round(self.search * self._trials)))
+
+    @property
+    def _trials(self) -> int:
+        assert self.budget is not None and self.budget.trials is not None, "bind has checked it"
+        return self.budget.trials
+
+    def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
+        """The next jobs of the phase; none while a phase waits for the one before it."""
+        done = len(history)
+        if not done:
+            config = history.space.sample(seeds.rng(0, "propose"))
+            steps = (self._trials - self.children) * self._budget.steps_for(config)
+            return [Job(0, config, steps, tag={"phase": "search"})]
+        if history.status[0] != OK:
+            return []  # it runs; or it diverged, and there is nothing to draw from
+        if done <= self.draws:
+            config = history.jobs[0].config
+            stop = min(done + count, 1 + self.draws)
+            return [Job(n, config, 1, parent=0, tag={"phase": "draw"}) for n in range(done, stop)]
+        if any(history.results[n] is None for n in range(1, 1 + self.draws)):
+            return []
+        chosen = self._best(history)
+        stop = min(done + count, 1 + self.draws + len(chosen))
+        return [self._train(n, *chosen[n - 1 - self.draws]) for n in range(done, stop)]
+
+    def parents(self, history: History) -> set[int]:
+        """The search, as long as children are drawn from it."""
+        return {0} if len(history) <= self.draws else set()
+
+    @property
+    def _budget(self) -> Budget:
+        assert self.budget is not None, "bind comes first"
+        return self.budget
+
+    def _train(self, number: int, config: Config, draw: int) -> Job:
+        return Job(number, dict(config), self._budget.steps_for(config), tag={"phase": "train", "draw": draw})
+
+    def _best(self, history: History) -> list[tuple[Config, int]]:
+        """(configuration, job that drew it) of the children to train, the best first; the same one comes once."""
+        objective, mode = next(iter(history.objectives.items()))
+        name, sign = self.rank or f"shared_{objective}", -1.0 if mode == "max" else 1.0
+        ranked: list[tuple[float, int]] = []
+        for number in range(1, 1 + self.draws):
+            result = history.results[number]
+            value = sign * result.metrics.get(name, np.nan) if result is not None and result.status == "ok" else np.nan
+            if np.isfinite(value):
+                ranked.append((float(value), number))
+        if not ranked:
+            known = [result for result in history.results[1:] if result is not None and result.metrics]
+            raise MethodError(
+                f"no child has the metric {name!r}",
+                where="Derive(rank=…)",
+                remedy=f"Children have {', '.join(known[0].metrics) if known else 'no metrics'}.",
+            )
+        chosen: list[tuple[Config, int]] = []
+        for _, number in sorted(ranked):
+            config = dict(history.results[number].final)  # type: ignore[union-attr]
+            if all(config != other for other, _ in chosen):
+                chosen.append((config, number))
+        return chosen[: self.children]

@@ -1,0 +1,205 @@
+"""What a GFlowNet's fit gives: a sampler over the configurations of a space, and the surrogate behind its rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from luthier.errors import MethodError
+from luthier.propose.flow import LogReward, Sampler, Settings, Tree, exact, learn
+from luthier.propose.surrogate import Ensemble
+from luthier.seeds import Seeds
+from luthier.space import Config, Space
+from luthier.space.distance import first_apart
+
+CHEAP = 2**17  # leaves that are enumerated within a second
+CHEAP_BINS = (64, 48, 32, 24, 16, 12, 10, 8, 7, 6, 5)
+BINS = 16  # where no number of them is cheap
+SHARPEST = 1e4  # the largest beta that is tried
+DRAWS = 2_000  # from which the entropy of a learnt sampler is estimated
+STAGES = 8  # of a first training, in which beta doubles
+POOL = 4_096  # samples among which top() chooses
+
+
+@dataclass(frozen=True, eq=False)
+class Generator:
+    """A distribution over configurations, P(x) = R(x)^beta / Z. Made by :meth:`luthier.propose.GFlowNet.fit`.
+
+    Args:
+        sampler: Exact where the space is small, else learnt; see :mod:`luthier.propose.flow`.
+        surrogate: What the rewards come from; it says its held-out error, ``surrogate.rmse``.
+        log_reward: log R of leaves.
+        beta: The exponent.
+        sign: -1 where the objective is maximised, else 1.
+    """
+
+    sampler: Sampler
+    surrogate: Ensemble
+    log_reward: LogReward
+    beta: float
+    sign: float = 1.0
+
+    def sample(self, count: int, temperature: float = 1.0, seed: int = 0) -> list[Config]:
+        """Configurations drawn independently; some may come twice.
+
+        Args:
+            count: How many.
+            temperature: Divides the logits of each step: 0.1 is greedy, 10 nearly uniform. Unlike ``beta``, which
+                favours tall peaks, it favours broad ones.
+            seed: Of the draws.
+
+        Raises:
+            MethodError: If the count is not a whole number from 0 on or the temperature is not above zero.
+        """
+        _check_count(count, 0)
+        rng = Seeds(seed).rng(0, "gflownet sample")
+        return self.sampler.tree.configs(self.sampler.sample(count, rng=rng, temperature=temperature))
+
+    def log_prob(self, configs: Sequence[Config], temperature: float = 1.0) -> np.ndarray:
+        """Log density of configurations, (n,): a density in the codes of Floats, a probability in all other values.
+
+        Raises:
+            ConfigError: If a configuration does not belong to the space.
+        """
+        return self.sampler.log_prob(self.sampler.tree.leaves(configs), temperature)
+
+    def predict(self, configs: Sequence[Config]) -> tuple[np.ndarray, np.ndarray]:
+        """The surrogate's mean and standard deviation of the metric, (n,) each, in the user's units and direction."""
+        mean, deviation = self.surrogate.predict(*self.sampler.tree.space.encode(configs))
+        return self.sign * mean, deviation
+
+    def top(self, count: int, apart: float = 0.1, seed: int = 0) -> list[Config]:
+        """Distinct good configurations, the best by the surrogate's mean first.
+
+        Args:
+            count: How many; fewer where not so many differ.
+            apart: The distance that any two exceed (see :mod:`luthier.space.distance`): 0.1 is a tenth of the box.
+            seed: Of the samples among which they are chosen.
+
+        Raises:
+            MethodError: If the count is not a whole number above zero.
+        """
+        _check_count(count, 1)
+        tree = self.sampler.tree
+        leaves = self.sampler.sample(POOL, rng=Seeds(seed).rng(0, "gflownet top"))
+        mean, _ = self.surrogate.predict(leaves.codes, leaves.mask)
+        best = leaves.take(np.argsort(mean, kind="stable"))
+        return tree.configs(best.take(np.array(first_apart(tree.space, best.codes, best.mask, apart, count))))
+
+
+def tree_of(space: Space, bins: int | None) -> Tree:
+    """The tree of a space: with given bins, or as many as are cheap to enumerate; of a large space with 16."""
+    if bins is not None:
+        return Tree(space, bins)
+    for number in CHEAP_BINS:
+        tree = Tree(space, number)
+        if tree.size <= CHEAP:
+            return tree
+    return Tree(space, BINS)
+
+
+def sharpness(log_rewards: np.ndarray, effective: float) -> float:
+    """The beta under which exp(entropy) of R^beta / Z over these leaves is ``effective``.
+
+    Where rewards are equal it makes no difference, and where too few leaves share the highest reward it is the largest
+    that is tried.
+
+    Args:
+        log_rewards: (leaves,) log R.
+        effective: Leaves among which the probability is spread, as exp(entropy) counts them.
+
+    Example:
+        >>> rewards = np.log(np.arange(1.0, 101.0))
+        >>> beta = sharpness(rewards, 10.0)
+        >>> p = rewards**0 * np.exp(beta * rewards); p /= p.sum()
+        >>> round(float(np.exp(-(p * np.log(p)).sum())), 1)
+        10.0
+    """
+    finite = log_rewards[np.isfinite(log_rewards)]
+    shifted = finite - finite.max()
+    spread = -shifted.mean()
+    if spread < 1e-12:
+        return 1.0
+    low, high = np.log(1e-3 / spread), np.log(SHARPEST / spread)
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if entropy(np.exp(middle) * shifted) > np.log(effective) else (low, middle)
+    return float(np.exp((low + high) / 2))
+
+
+def entropy(log_weights: np.ndarray) -> float:
+    """Entropy in nats of the distribution in proportion to exp(log weights)."""
+    weights = np.exp(log_weights - log_weights.max())
+    total = weights.sum()
+    return float(np.log(total) - (weights * (log_weights - log_weights.max())).sum() / total)
+
+
+def build(
+    tree: Tree,
+    log_reward: LogReward,
+    beta: float | None,
+    effective: float,
+    settings: Settings,
+    key: int,
+    start: tuple[Sampler, float] | None = None,
+    method: str | None = None,
+) -> tuple[Sampler, float]:
+    """A sampler of R^beta / Z and its beta.
+
+    Args:
+        tree: The tree.
+        log_reward: log R of leaves.
+        beta: The exponent, or None: such that exp(entropy) is ``effective``.
+        effective: See ``beta``; never more than a quarter of the leaves.
+        settings: Of a learnt sampler's training.
+        key: Of all randomness.
+        start: A learnt sampler to begin with, and its beta.
+        method: ``"exact"`` or ``"learnt"``; None is exact wherever the leaves can be enumerated.
+    """
+    effective = max(1.0, min(effective, tree.size / 4))
+    if method == "exact" or (method is None and tree.enumerable):
+        values = log_reward(tree.all)
+        beta = sharpness(values, effective) if beta is None else beta
+        return exact(tree, lambda leaves: beta * log_reward(leaves)), beta
+    if beta is not None:
+        return learn(tree, _times(log_reward, beta), settings, key=key, start=_network(start)), beta
+    return _sharpen(tree, log_reward, effective, settings, key, start)
+
+
+def _sharpen(
+    tree: Tree,
+    log_reward: LogReward,
+    effective: float,
+    settings: Settings,
+    key: int,
+    start: tuple[Sampler, float] | None,
+) -> tuple[Sampler, float]:
+    """A learnt sampler whose beta doubles until its entropy is low; each training begins where the last ended."""
+    rng = Seeds(key).rng(0, "entropy")
+    sampler, beta = (None, 1.0) if start is None else (start[0], start[1] / 2)
+    for stage in range(STAGES):
+        sampler = learn(tree, _times(log_reward, beta), settings, key=key + stage, start=_network((sampler, beta)))
+        drawn = sampler.sample(DRAWS, rng=rng)
+        if -sampler.log_mass(drawn).mean() <= np.log(effective):
+            break
+        beta *= 2
+    assert sampler is not None
+    return sampler, beta
+
+
+def _times(log_reward: LogReward, beta: float) -> LogReward:
+    return lambda leaves: beta * log_reward(leaves)
+
+
+def _network(start: tuple[Any, float] | None) -> Any:
+    """The learnt sampler to begin with, if there is one."""
+    return None if start is None or not hasattr(start[0], "policy") else start[0]
+
+
+def _check_count(count: int, least: int) -> None:
+    if isinstance(count, bool) or not isinstance(count, int) or count < least:
+        remedy = f"Give a whole number of at least {least}."
+        raise MethodError(f"count={count!r} cannot be", where="GFlowNet", remedy=remedy)

@@ -1,0 +1,50 @@
+"""A Gaussian process as the surrogate of a sampler: better than an ensemble of networks where results are few."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from luthier.propose.gaussian_process.encoding import Points, encoding_of
+from luthier.propose.gaussian_process.fit import fit, start
+from luthier.propose.gaussian_process.kernel import Kernel
+from luthier.propose.gaussian_process.posterior import Posterior, posterior
+from luthier.space import Space
+
+CHUNK = 16_384  # rows predicted at once
+
+
+@dataclass(frozen=True, eq=False)
+class Process:
+    """The Gaussian process of :class:`luthier.propose.GaussianProcess`, fitted anew to given values.
+
+    Args:
+        space: The search space.
+        posterior: Given the values.
+        centre: Mean of the values.
+        scale: Their standard deviation.
+    """
+
+    space: Space
+    posterior: Posterior
+    centre: float = 0.0
+    scale: float = 1.0
+
+    def predict(self, codes: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation at each configuration without noise, (n,) each, in the units of the values."""
+        encoding = encoding_of(self.space)
+        means, deviations = [np.zeros(0)], [np.zeros(0)]
+        for begin in range(0, len(codes), CHUNK):
+            rows = slice(begin, begin + CHUNK)
+            mean, deviation = self.posterior.predict(encoding.features(Points(codes[rows], mask[rows])))
+            means.append(mean[:, 0])
+            deviations.append(deviation)
+        return self.centre + self.scale * np.concatenate(means), self.scale * np.concatenate(deviations)
+
+
+def process_of(space: Space, points: Points, y: np.ndarray) -> Process:
+    """The process of standardised values, (n,)."""
+    encoding = encoding_of(space)
+    kernel, features = Kernel(encoding.groups, encoding.warped), encoding.features(points)
+    return Process(space, posterior(kernel, fit(kernel, features, y, start(kernel)), features, y))

@@ -1,0 +1,52 @@
+"""The figures of papers/*: lines with their spread, in one look for all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#64b5cd")
+
+
+def lines(
+    file: Path,
+    series: Mapping[str, tuple[Sequence[float], np.ndarray]],
+    *,
+    x: str,
+    y: str,
+    log: bool = False,
+    limits: tuple[float, float] | None = None,
+    steps: bool = False,
+) -> None:
+    """Draw the mean of each series over its seeds, in a band of one standard deviation, and write a PNG.
+
+    Args:
+        file: Where to.
+        series: By its name: where on the x axis (points,), and the values (seeds, points).
+        x: Title of the x axis.
+        y: Title of the y axis.
+        log: A logarithmic y axis.
+        limits: Of the y axis.
+        steps: Draw stairs: a value holds until the next.
+    """
+    figure = Figure(figsize=(6.4, 3.8), dpi=120)
+    FigureCanvasAgg(figure)  # files alone, no window
+    axes = figure.subplots()
+    for colour, (name, (at, values)) in zip(COLOURS * 3, series.items(), strict=False):
+        mean, spread = values.mean(axis=0), values.std(axis=0, ddof=1) if len(values) > 1 else 0.0
+        axes.plot(at, mean, color=colour, label=name, drawstyle="steps-post" if steps else "default")
+        axes.fill_between(
+            at, mean - spread, mean + spread, color=colour, alpha=0.15, lw=0, step="post" if steps else None
+        )
+    if log:
+        axes.set_yscale("log")
+    axes.set(xlabel=x, ylabel=y, ylim=limits)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9)
+    figure.tight_layout()
+    figure.savefig(file, metadata={"Software": None})  # the same results, the same bytes

@@ -1,0 +1,334 @@
+"""The adapter Hypernet: its structures, its hypergradient against the exact one, closed forms, and through tune()."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from networks import digits_task
+from torch import Tensor, nn
+
+import luthier as lt
+from luthier.adapt import draws, structures
+from luthier.adapt.hypernet import Hypernet
+from luthier.adapt.plain import Plain
+from luthier.errors import ConfigError, MethodError
+from luthier.seeds import Seeds
+from luthier.stack import Noise
+from luthier.task.batches import Batches
+
+COUNT = 3
+SHAPES = {"0.weight": (4, 2, 3), "0.bias": (4,), "scale": ()}
+NUMBERS = 24 + 4 + 1
+
+
+# --- structures
+
+
+def made(name: str, members: int = 2, samples: int = 4) -> tuple[Any, Any, Any, Any]:
+    """The structure, weights and a response that is not flat, float64, and places to look at."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    count = NUMBERS if name == "diagonal" else COUNT
+    params = {key: draw(members, *shape) for key, shape in SHAPES.items()}
+    structure = structures.STRUCTURES[name]
+    one = {key: param[:1] for key, param in params.items()}
+    noise = Noise(torch.tensor([7]), torch.tensor([0]))
+    fresh = structure.init(one, count, noise, 2, 5)
+    x = draw(members, samples, count)
+    for key, value in structure.weights(one, fresh, x[:1]).items():
+        assert torch.equal(value, one[key].repeat_interleave(samples, 0)), "a fresh response is not flat"
+    return structure, params, {key: draw(members, *tensor.shape[1:]) for key, tensor in fresh.items()}, x
+
+
+def by_hand(name: str, params: Any, response: Any, x: Tensor, key: str) -> Tensor:
+    """w(x) of one member and one x, written as the table of the module has it."""
+    w, n = params[key], len(x)
+    if name == "diagonal":
+        start = list(SHAPES).index(key)
+        first = sum(math.prod(shape) for shape in list(SHAPES.values())[:start])
+        return w + response[f"response {key}"] * x[first : first + w.numel()].view(w.shape)
+    if name == "gated" and f"gate {key}" in response:
+        gate = torch.stack([response[f"gate {key}"][:, o] @ x for o in range(len(w))])
+        return w + gate.view(-1, 1, 1) * response[f"direction {key}"]
+    if name == "low_rank":
+        x = response["codes"] @ x / math.sqrt(n)
+    if name == "mlp":
+        before = response["codes"] @ x / math.sqrt(n) + response["bends"]
+        x = (before.clamp(min=0) - response["bends"].clamp(min=0)) / math.sqrt(len(before))
+    return w + sum(x[i] * response[f"response {key}"][i] for i in range(len(x)))
+
+
+@pytest.mark.parametrize("name", structures.STRUCTURES)
+def test_structures_are_what_their_table_says(name: str):
+    structure, params, response, x = made(name)
+    found = structure.weights(params, response, x)
+    for k in range(2):
+        member = tuple({key: tensor[k] for key, tensor in tree.items()} for tree in (params, response))
+        for s in range(4):
+            for key in SHAPES:
+                expected = by_hand(name, *member, x[k, s], key)
+                assert torch.allclose(found[key].unflatten(0, (2, 4))[k, s], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", structures.STRUCTURES)
+def test_a_structure_seen_from_another_centre_is_the_same_function(name: str):
+    structure, params, response, x = made(name)
+    step = x[:, 0] * 0.7
+    there = structure.weights(params, response, step.unsqueeze(1))
+    after = structure.weights(there, structure.moved(response, step), x)
+    for key, expected in structure.weights(params, response, x + step.unsqueeze(1)).items():
+        assert torch.allclose(after[key], expected, rtol=0, atol=1e-12)
+
+
+def test_auto_chooses_by_size():
+    small, large = {"w": torch.zeros(1, 10, 784)}, {"w": torch.zeros(1, 1000, 1000)}
+    assert structures.choose(small, 10, everywhere=False) == "linear"
+    assert structures.choose(large, 10, everywhere=False) == "gated"
+    assert structures.choose(small, 7840, everywhere=False) == "diagonal"
+    assert structures.choose(small, 1, everywhere=True) == "mlp"
+    for everywhere in (False, True):
+        with pytest.raises(MethodError, match="Bilevel"):
+            structures.choose(small, 500, everywhere=everywhere)
+
+
+# --- against the exact response
+
+
+def ridge(count: int = 4, rows: int = 30, low: float = 1e-3, **settings: Any) -> lt.TorchTask:
+    """Linear regression with one log penalty a weight, small enough for closed forms."""
+    generator = torch.Generator().manual_seed(1)
+    truth = torch.randn(count, 1, generator=generator, dtype=torch.float64)
+
+    def drawn(noise: float) -> lt.Split:
+        x = torch.randn(rows, count, generator=generator, dtype=torch.float64)
+        return lt.Split(x, x @ truth + noise * torch.randn(rows, 1, generator=generator, dtype=torch.float64))
+
+    given: dict[str, Any] = {
+        "space": lt.Space(penalty=lt.Float(low, 10.0, log=True, shape=(count,))),
+        "model": lambda config: nn.Linear(count, 1, bias=False),
+        "data": lt.Splits(drawn(1.0), drawn(0.1), drawn(0.1)),
+        "loss": lt.losses.mean_squared_error,
+        "penalty": lambda params, hyper: (hyper["penalty"] * params["weight"].square()).sum(),
+        "optimizer": lt.optim.SGD(lr=0.1),
+        "batch_size": rows,
+        "dtype": torch.float64,
+    }
+    return lt.TorchTask(**{**given, **settings})
+
+
+def best_weights(data: lt.Splits, log_penalty: Tensor) -> Tensor:
+    """(XᵀX / n + diag(exp λ))⁻¹ Xᵀy / n."""
+    x, y = data.train.inputs, data.train.targets
+    return torch.linalg.solve(x.mT @ x / len(x) + log_penalty.exp().diag(), x.mT @ y / len(x)).squeeze(1)
+
+
+def exact(data: lt.Splits, log_penalty: Tensor) -> tuple[Tensor, Tensor]:
+    """The Jacobian of the best weights, (weights, hyperparameters), and the hypergradient of the validation loss."""
+    jacobian: Any = torch.autograd.functional.jacobian(lambda log: best_weights(data, log), log_penalty)
+    errors = data.valid.inputs @ best_weights(data, log_penalty) - data.valid.targets.squeeze(1)
+    return jacobian, jacobian.mT @ (2 * data.valid.inputs.mT @ errors / len(errors))
+
+
+def begun(task: lt.TorchTask, adapter: Any, config: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
+    program = task.program(config)
+    return program, adapter.init(program, config, 3), *(Batches(program, s, Seeds(0)) for s in ("train", "valid"))
+
+
+def test_with_the_exact_response_the_hypergradient_is_exact():
+    task, place = ridge(), torch.tensor([0.1, 0.3, 0.05, 1.0], dtype=torch.float64).log()
+    adapter = Hypernet(structure="linear", entropy=None, warmup=0, outer_lr=0.01)
+    program, state, _, valid = begun(task, adapter, {"penalty": place.exp().tolist()})
+    jacobian, hypergradient = exact(task.data, place)
+    state["params"]["weight"] = best_weights(task.data, place).view(1, 1, -1)
+    state["own"]["hypernet"]["response"]["response weight"] = jacobian.mT.reshape(1, 4, 1, 4)
+    state["t"] += 5
+    after, metrics = adapter._move(program, state, valid.at(0))
+    assert metrics["hypergradient"].item() == pytest.approx(hypergradient.norm().item(), rel=1e-10)
+    moved = after["own"]["hypernet"]["free"]["penalty"][0] - place
+    assert torch.allclose(moved, -0.01 * hypergradient.sign(), rtol=0, atol=1e-6), "Adam's first step"
+    followed = best_weights(task.data, place) + jacobian @ moved
+    assert torch.allclose(after["params"]["weight"].flatten(), followed, rtol=0, atol=1e-12)
+
+
+def test_a_trained_response_gives_the_exact_hypergradient():
+    task, place = ridge(), torch.tensor([0.1, 0.3, 0.05, 0.5], dtype=torch.float64).log()
+    adapter = Hypernet(structure="linear", scale=0.2, entropy=None, warmup=1e9)
+    program, state, train, valid = begun(task, adapter, {"penalty": place.exp().tolist()})
+    for t in range(300):
+        state, metrics = adapter.step(program, state, [train.at(5 * t + i) for i in range(5)], valid.at(t))
+    _, hypergradient = exact(task.data, place)
+    response = adapter.response(program, {"penalty": place.exp().tolist()}, state)
+    step = 1e-4
+    rows = [place + sign * step * row for row in torch.eye(4, dtype=torch.float64) for sign in (1, -1)]
+    losses = torch.tensor(response.losses([{"penalty": row.exp().tolist()} for row in rows]), dtype=torch.float64)
+    found = losses.view(4, 2).diff(dim=1).squeeze(1) / (-2 * step)
+    assert torch.cosine_similarity(found, hypergradient, dim=0) > 0.99
+    assert metrics["hypergradient"].item() == pytest.approx(found.norm().item(), rel=1e-4)
+    assert found.norm().item() == pytest.approx(hypergradient.norm().item(), rel=0.15)
+
+
+def test_it_finds_the_best_penalty():
+    task = ridge(1, space=lt.Space(penalty=lt.Float(1e-3, 10.0, log=True)))
+    adapter = Hypernet(scale=0.2, entropy=None, warmup=100, outer_lr=0.05)
+    program, state, train, valid = begun(task, adapter, {"penalty": 5.0})
+    for t in range(250):
+        state, _ = adapter.step(program, state, [train.at(5 * t + i) for i in range(5)], valid.at(t))
+    logs = torch.linspace(math.log(1e-3), math.log(10.0), 2001, dtype=torch.float64)
+    weights = torch.cat([best_weights(task.data, log.view(1)) for log in logs])
+    losses = (task.data.valid.inputs @ weights.view(1, -1) - task.data.valid.targets).square().mean(0)
+    at_end = losses[(logs - state["hyper"]["penalty"].log()).abs().argmin()]
+    assert at_end < losses.min() + 0.02 * (losses.max() - losses.min())
+
+
+def test_a_global_hypernetwork_knows_the_whole_curve():
+    task = ridge(1, low=1e-2, space=lt.Space(penalty=lt.Float(1e-2, 10.0, log=True)), optimizer=lt.optim.Adam(lr=0.02))
+    adapter = Hypernet(mode="global", samples=8, warmup=1e9, hidden=30)
+    program, state, train, valid = begun(task, adapter, {"penalty": 0.3})
+    for t in range(200):
+        state, _ = adapter.step(program, state, [train.at(5 * t + i) for i in range(5)], valid.at(t))
+    response = adapter.response(program, {"penalty": 0.3}, state)
+    assert response.structure == "mlp"
+    for penalty in (0.01, 0.1, 0.5, 1.0, 3.0, 10.0):
+        expected = best_weights(task.data, torch.tensor([penalty], dtype=torch.float64).log())
+        assert response.weights({"penalty": penalty})["weight"].item() == pytest.approx(expected.item(), abs=0.05)
+
+
+# --- the training
+
+
+def test_without_perturbation_it_is_plain_training():
+    """The weights, BatchNorm's buffers, dropout's noise and a coupled weight decay, which becomes a penalty on w."""
+    task = digits_task("mlp with dropout and batch norm", dtype=torch.float64, optimizer=lt.optim.SGD())
+    config = {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-2, "dropout": 0.3}
+    adapter = Hypernet(scale=1e-9, entropy=None, warmup=1e9)
+    program, state, train, valid = begun(task, adapter, config)
+    plain = Plain().init(program, config, 3)
+    for t in range(6):
+        state, _ = adapter.step(program, state, [train.at(5 * t + i) for i in range(5)], valid.at(t))
+    for t in range(30):
+        plain, _ = Plain().step(program, plain, [train.at(t)], None)
+    for part in ("params", "buffers"):
+        for name, expected in plain[part].items():
+            assert torch.allclose(state[part][name], expected, rtol=0, atol=1e-6), name
+    assert state["t"].item() == 30 and state["hyper"]["dropout"].item() == 0.3
+
+
+def test_hyperparameters_wait_for_the_warm_up():
+    task = ridge()
+    adapter = Hypernet(warmup=10)
+    program, state, train, valid = begun(task, adapter, {"penalty": [0.1, 0.3, 0.05, 0.5]})
+    first = state["hyper"]["penalty"].clone()
+    for t in range(3):
+        state, _ = adapter.step(program, state, [train.at(i) for i in range(5)], valid.at(t))
+        assert torch.equal(state["hyper"]["penalty"], first) == (t < 2)
+    assert state["own"]["hypernet"]["moves"].tolist() == [1]
+
+
+def test_the_width_of_the_draws_is_learnt():
+    """Entropy widens them, and a validation loss that is hurt by width narrows them."""
+    task, widths = ridge(), []
+    for entropy in (1.0, 0.0):
+        adapter = Hypernet(scale=0.5, entropy=entropy, warmup=0, outer_lr=0.05)
+        program, state, train, valid = begun(task, adapter, {"penalty": [0.5] * 4})
+        for t in range(40):
+            state, metrics = adapter.step(program, state, [train.at(i) for i in range(5)], valid.at(t))
+        widths.append(metrics["perturbation"].item())
+    assert widths[0] > 0.6 > 0.5 > widths[1]
+    assert "perturbation" not in Hypernet(entropy=None).step(program, _fresh(task), [train.at(0)] * 5, valid.at(0))[1]
+
+
+def _fresh(task: lt.TorchTask) -> Any:
+    return begun(task, Hypernet(entropy=None), {"penalty": [0.5] * 4})[1]
+
+
+def test_draws_are_in_pairs_and_within_the_bounds():
+    task = ridge(low=0.01)
+    adapter = Hypernet(scale=3.0, samples=6, entropy=None)
+    program, state, *_ = begun(task, adapter, {"penalty": [0.01, 10.0, 0.3, 0.3]})
+    noise = draws.noise(state, 1, 6, 4)
+    assert noise.shape == (1, 6, 4) and torch.equal(noise[:, :3], -noise[:, 3:])
+    domains = adapter._domains(program, state)
+    points = adapter._drawn(domains, state, adapter._place(domains, state))
+    low, high = draws.bounds(domains, points)
+    assert (points >= low).all() and (points <= high).all() and (points == low).any()
+    everywhere = draws.everywhere(domains, torch.rand(1000, 4, generator=torch.Generator().manual_seed(0)))
+    assert torch.allclose(everywhere.mean(0), ((low + high) / 2).float(), atol=0.3)
+
+
+# --- what is tuned
+
+
+def test_what_enters_the_training_loss_is_found():
+    task = digits_task("mlp with dropout and batch norm")
+    config = {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-2, "dropout": 0.3}
+    _, state, *_ = begun(task, Hypernet(), config)
+    assert set(state["own"]["hypernet"]["free"]) == {"weight_decay", "dropout"}
+    _, state, *_ = begun(task, Hypernet(names=("dropout",)), config)
+    assert set(state["own"]["hypernet"]["free"]) == {"dropout"}
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Hypernet(mode="both"), "both"),  # type: ignore[arg-type]
+        (lambda: Hypernet(structure="dense"), "dense"),  # type: ignore[arg-type]
+        (lambda: Hypernet(samples=0), "samples=0"),
+        (lambda: Hypernet(scale=-1.0), "-1.0"),
+        (lambda: Hypernet(entropy=math.nan), "entropy=nan"),
+        (lambda: Hypernet(scale=0), "centred=False"),
+        (lambda: Hypernet(names="dropout"), "names"),  # type: ignore[arg-type]
+        (lambda: begun(digits_task(), Hypernet(("lr",)), _digits()), "lr"),
+        (lambda: begun(digits_task(), Hypernet(("dropot",)), _digits()), "dropot"),
+        (lambda: begun(digits_task(), Hypernet(objective="accuracy"), _digits()), "accuracy"),
+        (lambda: begun(digits_task(), Hypernet(structure="diagonal"), _digits()), "one hyperparameter a weight"),
+    ],
+)
+def test_mistakes_are_named(make: Any, words: str):
+    with pytest.raises(MethodError, match=words):
+        make()
+
+
+def _digits() -> dict[str, Any]:
+    return {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-2}
+
+
+# --- through tune()
+
+
+def test_a_study_returns_the_best_response():
+    task = digits_task(
+        "mlp with dropout and batch norm",
+        space=lt.Space(dropout=lt.Float(0.0, 0.6), weight_decay=lt.Float(1e-6, 1e-1, log=True)),
+        optimizer=lt.optim.SGD(lr=0.05, momentum=0.9),
+    )
+    study = lt.tune(task, method="hypernet", epochs=3, progress=False)
+    assert study.best is not None and len(study.best.schedule) == 4
+    response = study.response()
+    assert response.structure == "linear" and set(response.names) == {"dropout", "weight_decay"}
+    here = {name: study.best.final[name] for name in response.names}
+    for name, param in study.model().named_parameters():
+        assert torch.allclose(response.weights(here)[name], param, atol=1e-6)
+    assert response.loss(here) == pytest.approx(study.best.metrics["loss"], rel=1e-4)
+    assert response.loss({}) == pytest.approx(response.loss(here))
+    there = {"dropout": 0.0, "weight_decay": 1e-5}
+    model = response.model(there)
+    assert torch.equal(model[1].weight, response.weights(there)["1.weight"])  # type: ignore[index]
+    assert (
+        response.losses([there, here])[0] == pytest.approx(response.loss(there)) != pytest.approx(response.loss(here))
+    )
+    with pytest.raises(MethodError, match="dropot"):
+        response.weights({"dropot": 0.1})
+    with pytest.raises(ConfigError, match=r"0\.7"):
+        response.weights({"dropout": 0.7})
+
+
+def test_other_methods_have_no_response():
+    study = lt.tune(digits_task(), "random", trials=1, steps=5, progress=False)
+    with pytest.raises(MethodError, match="Hypernet"):
+        study.response()

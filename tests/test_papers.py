@@ -1,0 +1,77 @@
+"""Every papers/*/README.md shows exactly what its results.json holds, and its script and figures are there."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+PAPERS = Path(__file__).resolve().parents[1] / "papers"
+FOLDERS = sorted(file.parent for file in PAPERS.glob("*/README.md"))
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"papers_{name}", PAPERS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+tables = load("tables")
+RUNS = [
+    {"method": "a", "seed": 0, "loss": 1.0},
+    {"method": "a", "seed": 1, "loss": 3.0},
+    {"method": "b", "seed": 1, "loss": 5.0},
+    {"method": "b", "seed": 0, "loss": 2.0},
+    {"method": "c", "seed": 0, "loss": None},
+]
+COLUMNS: list[dict[str, Any]] = [
+    {"key": "loss", "title": "loss", "digits": 2},
+    {"key": "loss", "title": "less a's", "digits": 2, "against": {"method": "a"}},
+    {"key": "loss", "title": "runs", "show": "count"},
+    {"key": "claim", "title": "paper"},
+]
+ROWS = [
+    {"title": "A", "where": {"method": "a"}, "cells": {"claim": "0.9"}},
+    {"title": "B", "where": {"method": "b"}},
+    {"title": "C", "where": {"method": "c"}},
+    {"title": "theirs", "cells": {"claim": "0.1"}},
+]
+RESULTS = {"runs": RUNS, "tables": {"all": {"by": "method", "columns": COLUMNS, "rows": ROWS}}}
+
+
+def test_a_table_is_computed_from_the_runs() -> None:
+    assert tables.render(RESULTS, "all").splitlines()[2:] == [
+        "| A | 2.00 ± 1.41 | - | 2 | 0.9 |",  # (1 + 3) / 2, sqrt(2)
+        "| B | 3.50 ± 2.12 | 1.50 ± 0.71 | 2 | - |",  # paired: 2 - 1 and 5 - 3
+        "| C | - | - | - | - |",
+        "| theirs | - | - | - | 0.1 |",
+    ]
+    text = "before\n<!-- results: all -->\nold\n<!-- end of results -->\nafter\n"
+    full = tables.filled(text, RESULTS)
+    assert tables.render(RESULTS, "all") in full and "old" not in full and full.startswith("before\n")
+    assert tables.filled(full, RESULTS) == full and tables.places(full) == ["all"]
+
+
+def test_there_are_papers() -> None:
+    assert "genetic" in [folder.name for folder in FOLDERS]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_a_readme_shows_the_results(folder: Path) -> None:
+    results, readme = json.loads((folder / "results.json").read_text()), (folder / "README.md").read_text()
+    assert (folder / "run.py").is_file()
+    shown = tables.places(readme)
+    assert shown and set(shown) == set(results["tables"]), "each table has its place"
+    for name in shown:
+        assert tables.render(results, name) in readme, (
+            f"run python -m papers.tables {folder.relative_to(PAPERS.parent)}"
+        )
+    for figure in folder.glob("*.png"):
+        assert f"({figure.name})" in readme, f"{figure.name} is not shown"
