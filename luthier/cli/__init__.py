@@ -1,0 +1,46 @@
+"""The command line: tune a file, and look at what a store holds."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from luthier import __version__
+from luthier.cli import reading, running
+
+app = typer.Typer(
+    name="luthier",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Tune neural networks: [bold]luthier tune FILE[/bold], then look at the study.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted.",
+)
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if show_version:
+        typer.echo(f"luthier {__version__}")
+        raise typer.Exit
+
+
+for command in (
+    running.tune,
+    running.compare,
+    reading.methods,
+    reading.studies,
+    reading.show,
+    reading.report,
+    reading.export,
+):
+    app.command()(command)
+
+
+def main() -> None:
+    """The ``luthier`` command."""
+    app()

@@ -1,0 +1,114 @@
+"""What the commands share: options, luthier's errors as one line and an exit code, the console."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import json
+import shlex
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from luthier.errors import ConfigError, DataError, LuthierError, MethodError, SpaceError, TaskError
+
+WRONG_USE = (MethodError, TaskError, SpaceError, ConfigError, DataError)
+
+StoreOption = Annotated[
+    str, typer.Option("--store", "-s", envvar="LUTHIER_STORE", help="SQLite file or postgresql:// URL.")
+]
+NameArgument = Annotated[str, typer.Argument(help="The study, as [bold]luthier studies[/bold] lists it.")]
+DEFAULT_STORE = "luthier.db"
+
+
+class Mode(enum.StrEnum):
+    """The direction in which a metric is better."""
+
+    min = "min"
+    max = "max"
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """luthier's own errors as one red line, with the exit code that they call for."""
+    try:
+        yield
+    except LuthierError as error:
+        Console(stderr=True).print(Text(str(error), style="red"), soft_wrap=True)
+        raise typer.Exit(2 if isinstance(error, WRONG_USE) else 1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+@contextlib.contextmanager
+def existing(store: str) -> Iterator[Any]:
+    """A store that is there already."""
+    from luthier.store import open_store
+    from luthier.study.settings import check_exists
+
+    try:
+        check_exists(store)
+    except LuthierError as error:
+        raise usage(str(error)) from None
+    with open_store(store) as opened:
+        yield opened
+
+
+def usage(message: str) -> typer.Exit:
+    Console(stderr=True).print(Text(message, style="red"), soft_wrap=True)
+    return typer.Exit(2)
+
+
+def failure(study: Any) -> typer.Exit:
+    errors = [record.error for record in study.trials if record.error]
+    last = f"; the last failed with: {errors[-1]}" if errors else ""
+    text = f"{study.name}: none of {len(study.trials)} trials ended well{last}"
+    Console(stderr=True).print(Text(text, style="red"), soft_wrap=True)
+    return typer.Exit(1)
+
+
+def several(text: str | None) -> str | list[str] | None:
+    """``"loss,latency"`` as two names; one name as it is."""
+    names = [part.strip() for part in (text or "").split(",") if part.strip()]
+    return names if len(names) > 1 else text
+
+
+def directions(text: str | None) -> str | list[str] | None:
+    """``"min,max"`` as two directions."""
+    found = several(text)
+    for one in [found] if isinstance(found, str) else found or []:
+        if one not in tuple(Mode):
+            raise usage(f"--mode {one}: it is min or max, for all objectives or one for each")
+    return found
+
+
+def options(pairs: list[str]) -> dict[str, Any]:
+    """``["points=3", "shuffle=true"]`` as settings: JSON where it is JSON, else text."""
+    options = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise MethodError(f"{pair!r} is not KEY=VALUE", where="--set", remedy="Write --set points=5.")
+        try:
+            options[key] = json.loads(text)
+        except json.JSONDecodeError:
+            options[key] = text
+    return options
+
+
+def screen() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=160)  # a pipe has no width to respect
+
+
+def shown(store: str) -> str:
+    from luthier.study.settings import public_url
+
+    return public_url(store)
+
+
+def quoted(text: str) -> str:
+    return shlex.quote(shown(text))

@@ -1,0 +1,149 @@
+"""The commands that look: ``methods``, ``studies``, ``show``, ``report`` and ``export``."""
+
+from __future__ import annotations
+
+import enum
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from luthier.cli.common import DEFAULT_STORE, NameArgument, StoreOption, existing, failure, screen, shown, told, usage
+from luthier.tables import best_table, front_table, trials_table
+
+
+class Format(enum.StrEnum):
+    """What ``export`` writes."""
+
+    csv = "csv"
+    json = "json"
+    schedule = "schedule"
+
+
+def methods() -> None:
+    """List the methods: what [bold]tune --method[/bold] takes."""
+    from luthier.study.methods import METHODS
+
+    table = Table(title="Methods", title_justify="left")
+    for heading in ("method", "changes hyperparameters", "what it is", "source", "file", "example"):
+        table.add_column(heading, overflow="fold")
+    for row in METHODS.values():
+        table.add_row(row.name, f"{row.kind} trainings", row.summary, row.paper, row.file, row.example)
+    screen().print(table)
+
+
+def studies(store: StoreOption = DEFAULT_STORE) -> None:
+    """List the studies in a store.
+
+    [bold]Example[/bold]
+
+    luthier studies --store fashion.db
+    """
+    import datetime
+
+    with told():
+        table = Table(title=f"Studies in {shown(store)}", title_justify="left")
+        for heading in ("study", "jobs", "ended", "objective", "best", "job", "last written"):
+            table.add_column(heading, justify="right" if heading in ("jobs", "ended", "best", "job") else "left")
+        with existing(store) as opened:
+            for row in opened.studies():
+                best = ("", "") if row.best_value is None else (f"{row.best_value:.6g}", str(row.best))
+                when = datetime.datetime.fromtimestamp(row.updated).strftime("%Y-%m-%d %H:%M")
+                table.add_row(row.name, str(row.jobs), str(row.done), row.objective or "", *best, when)
+        screen().print(table)
+
+
+def show(
+    name: NameArgument,
+    store: StoreOption = DEFAULT_STORE,
+    last: Annotated[int, typer.Option(min=0, help="How many of the latest trials to list.")] = 10,
+) -> None:
+    """Show one study: its best configuration, its counts and its latest trials.
+
+    [bold]Example[/bold]
+
+    luthier show fashion_mnist-random --store fashion.db --last 20
+    """
+    from collections import Counter
+
+    from luthier.study.settings import method_name
+    from luthier.study.study import Study
+
+    with told(), existing(store) as opened:
+        study = Study.load(name, opened)
+        console = screen()
+        records = study.trials
+        counts = ", ".join(f"{count} {status}" for status, count in Counter(row.status for row in records).items())
+        objectives = ", ".join(f"{metric} ({mode})" for metric, mode in study.history.objectives.items())
+        budget = ", ".join(f"{key} {value:g}" for key, value in study.settings["budget"].items() if value is not None)
+        console.print(
+            Text.assemble(
+                (study.name, "bold"),
+                f": {method_name(study.settings)}, {objectives}, ",
+                f"seed {study.settings['seed']}, {budget or 'no limit'}\n",
+                f"{len(records)} trials: {counts or 'none'}",
+            )
+        )
+        best = study.best
+        if best:
+            console.print(front_table(best, "best") if isinstance(best, list) else best_table(best, "best"))
+        if records and last:
+            console.print(trials_table(records[-last:], list(study.history.objectives)))
+
+
+def report(
+    name: NameArgument,
+    store: StoreOption = DEFAULT_STORE,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file. \\[default: NAME.html]")] = None,
+) -> None:
+    """Write a study as one HTML page that needs no network.
+
+    [bold]Example[/bold]
+
+    luthier report fashion_mnist-random --store fashion.db --output fashion.html
+    """
+    from luthier.study.study import Study
+
+    with told(), existing(store) as opened:
+        typer.echo(Study.load(name, opened).report(output or Path(f"{name.replace('/', '-')}.html")))
+
+
+def export(
+    name: NameArgument,
+    store: StoreOption = DEFAULT_STORE,
+    format_: Annotated[Format, typer.Option("--format", "-f", help="What to write.")] = Format.csv,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file; else standard output.")] = None,
+) -> None:
+    """Write every job of a study, one row each; or, as [bold]schedule[/bold], the hyperparameters over its steps of the
+    training that is best by the first objective, which [bold]tune --schedule[/bold] replays.
+
+    [bold]Examples[/bold]
+
+    luthier export fashion_mnist-random --store fashion.db --output trials.csv
+
+    luthier export fashion_mnist-random --store fashion.db --format json | jq '.[0]'
+
+    luthier export digits-pbt --store digits.db --format schedule --output schedule.json
+    """
+    from luthier.study.export import to_csv, to_json
+    from luthier.study.study import Study
+
+    with told(), existing(store) as opened:
+        study = Study.load(name, opened)
+        if format_ is Format.schedule:
+            if not study.front:
+                raise failure(study)
+            text = json.dumps(study.front[0].schedule.to_json(), indent=1) + "\n"
+        else:
+            text = to_csv(study.history) if format_ is Format.csv else to_json(study.history)
+        if output is None:
+            sys.stdout.write(text)
+            return
+        try:
+            output.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise usage(f"{output}: it cannot be written ({error.strerror})") from None

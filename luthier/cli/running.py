@@ -1,0 +1,147 @@
+"""The commands that train: ``tune`` and ``compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from luthier.cli.common import (
+    DEFAULT_STORE,
+    Mode,
+    StoreOption,
+    directions,
+    failure,
+    options,
+    quoted,
+    screen,
+    several,
+    told,
+)
+from luthier.tables import best_table, front_table, standings_table
+
+
+def tune(
+    file: Annotated[Path, typer.Argument(help="A Python file that defines [bold]task[/bold].", show_default=False)],
+    method: Annotated[
+        str | None,
+        typer.Option("--method", "-m", help="A name of [bold]luthier methods[/bold]. \\[default: random]"),
+    ] = None,
+    schedule: Annotated[
+        Path | None,
+        typer.Option(help="Instead of a method: train once under this file of [bold]export --format schedule[/bold]."),
+    ] = None,
+    trials: Annotated[int | None, typer.Option("--trials", "-n", min=1, help="Configurations to start.")] = None,
+    epochs: Annotated[float | None, typer.Option("--epochs", "-e", help="Passes over the data of each trial.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps of each trial, instead of epochs.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Wall time of this call.")] = None,
+    store: StoreOption = DEFAULT_STORE,
+    name: Annotated[str | None, typer.Option(help="Name of the study. \\[default: FILE-METHOD]")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of everything that is random. \\[default: 0, or that of the schedule]")
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="Processes that train at once.")] = 1,
+    metric: Annotated[
+        str | None, typer.Option(help="The objective, or several with commas between. \\[default: loss]")
+    ] = None,
+    mode: Annotated[
+        str | None, typer.Option(help="min or max, for all of them or one for each: min,max. \\[default: min]")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the method; again for more.", metavar="KEY=VALUE")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")] = False,
+) -> None:
+    """Tune the task that a Python file defines; the same command again resumes.
+
+    [bold]Examples[/bold]
+
+    luthier tune examples/fashion_mnist.py --trials 16 --epochs 5
+
+    luthier tune mine.py --method grid --set points=3 --metric accuracy --mode max --workers 2
+
+    luthier tune mine.py --seconds 600 --store sqlite:///studies/mine.db
+
+    luthier tune mine.py --schedule schedule.json
+    """
+    with told():
+        from luthier import execute
+        from luthier.study.methods import resolve
+        from luthier.study.tuning import tune as run
+
+        settings, goals = options(set_ or []), several(metric)
+        study_name = name or f"{file.stem}-{method or ('random' if schedule is None else 'replay')}"
+        study = run(
+            file,
+            resolve(method or "random", settings, 1 if isinstance(goals, str | None) else len(goals))
+            if settings
+            else method,
+            schedule=schedule,
+            trials=trials,
+            epochs=epochs,
+            steps=steps,
+            seconds=seconds,
+            metric=goals,
+            mode=directions(mode),
+            store=store,
+            name=study_name,
+            seed=seed,
+            executor=execute.Local(workers=workers),
+            progress=False if quiet else None,
+        )
+        console = screen()
+        best = study.best
+        if not best:
+            raise failure(study)
+        console.print(front_table(best, study.name) if isinstance(best, list) else best_table(best, study.name))
+        if not quiet and study.in_store:
+            asked = f"{quoted(study.name)} --store {quoted(store)}"
+            console.print(f"luthier report {asked}", style="dim", soft_wrap=True, highlight=False, markup=False)
+
+
+def compare(
+    file: Annotated[Path, typer.Argument(help="A Python file that defines [bold]task[/bold].", show_default=False)],
+    methods: Annotated[str, typer.Option("--methods", "-m", help="Names, with commas between.")] = "random,gp,genetic",
+    trials: Annotated[int, typer.Option("--trials", "-n", min=1, help="Whole trainings that each may spend.")] = 20,
+    epochs: Annotated[float | None, typer.Option("--epochs", "-e", help="Passes over the data of each.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps of each, instead of epochs.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Studies of each method.")] = 3,
+    store: StoreOption = DEFAULT_STORE,
+    name: Annotated[str | None, typer.Option(help="Name of the comparison. \\[default: FILE-compare]")] = None,
+    workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="Processes that train at once.")] = 1,
+    metric: Annotated[str | None, typer.Option(help="The objective. \\[default: loss]")] = None,
+    mode: Annotated[Mode | None, typer.Option(help="Which direction is better. \\[default: min]")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The page. \\[default: NAME.html]")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the table only.")] = False,
+) -> None:
+    """Tune a task by several methods, each with the same total of training; the same command again resumes.
+
+    [bold]Example[/bold]
+
+    luthier compare examples/fashion_mnist.py --methods random,gp,pbt --trials 16 --epochs 3 --seeds 3
+    """
+    with told():
+        from luthier import execute
+        from luthier.study.compare import compare as run
+
+        found = run(
+            file,
+            [part.strip() for part in methods.split(",") if part.strip()],
+            trials=trials,
+            epochs=epochs,
+            steps=steps,
+            seeds=seeds,
+            metric=metric,
+            mode=mode and mode.value,
+            store=store,
+            name=name,
+            executor=execute.Local(workers=workers),
+            progress=False if quiet else None,
+        )
+        console = screen()
+        title = f"{found.name}: {found.total:,} training steps for each method and seed"
+        console.print(standings_table(found.table(), found.objective, title))
+        page = found.report(output or Path(f"{found.name.replace('/', '-')}.html"))
+        if not quiet:
+            console.print(str(page), style="dim", soft_wrap=True, highlight=False, markup=False)

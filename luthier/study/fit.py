@@ -1,0 +1,82 @@
+"""What cannot work together is refused before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from luthier.errors import MethodError, StudyError
+from luthier.seeds import Seeds
+from luthier.study.methods import Resolved
+from luthier.task import Task, is_torch, level, require_level
+
+
+def check_limit(max_failures: int) -> None:
+    if isinstance(max_failures, bool) or not isinstance(max_failures, int) or max_failures < 1:
+        raise StudyError(
+            f"max_failures={max_failures!r} is not a positive whole number",
+            where="max_failures",
+            remedy="Give the failures in a row after which to stop, such as 20.",
+        )
+
+
+def check_fit(
+    task: Task,
+    method: Resolved,
+    goals: Mapping[str, str],
+    endless: bool,
+    epochs: float | None,
+    steps: int | None,
+    checkpoints: bool | None,
+) -> None:
+    """Refuse what cannot work before anything is trained."""
+    if endless and not hasattr(method.proposer, "size"):
+        raise MethodError(
+            f"{method.proposer!r} has no end: trials=None and seconds=None",
+            where="trials",
+            remedy="Give trials=, or seconds= of wall time.",
+        )
+    if level(task) != "function" and epochs is None and steps is None:
+        name = type(getattr(task, "trainable", task)).__name__
+        raise MethodError(
+            f"{name} trains step by step, and neither epochs nor steps was given",
+            where="epochs",
+            remedy="Say how long each trial trains: epochs=5, or steps=1000.",
+        )
+    if method.adapter is not None:
+        require_level(task, "torch", f"{method.adapter!r} moves hyperparameters during a training")
+        _check_adapter(task, method.adapter)
+    if hasattr(method.proposer, "parents"):
+        require_level(task, "trainable", f"{method.proposer!r} continues trainings")
+        if checkpoints is False:
+            raise MethodError(
+                f"{method.proposer!r} continues trainings, and checkpoints=False",
+                where="checkpoints",
+                remedy="Leave checkpoints out: it keeps only those that may be continued.",
+            )
+    known = list(goals)
+    if is_torch(task) and method.adapter is None:
+        known = ["loss", "train_loss", *task.metrics, *task.costs]  # type: ignore[union-attr]
+    missing = [name for name in goals if name not in known]
+    if missing:
+        raise StudyError(
+            f"metric={missing[0]!r} is not measured by the task",
+            where="metric",
+            remedy=f"It measures {', '.join(known)}; add others by TorchTask(metrics={{name: function}}).",
+        )
+
+
+def _check_adapter(task: Any, adapter: Any) -> None:
+    """Begin a training, without a step of it, so that an adapter refuses now what it would refuse in every trial.
+
+    Raises:
+        MethodError: If the adapter cannot tune the task.
+    """
+    config = task.space.sample(Seeds(0).rng(0, "check"), 1)[0]
+    task = task.sharing() if getattr(adapter, "shares_weights", False) else task
+    try:
+        adapter.init(task.program(config), config, 0)
+    except MethodError:
+        raise
+    except Exception:  # a network that cannot be built is a trial's failure, and perhaps this configuration's alone
+        return
