@@ -380,6 +380,8 @@ def test_ctrl_c_is_the_drivers(tmp_path: Path) -> None:
 
 def test_a_script_needs_no_guard(tmp_path: Path) -> None:
     process, pids = driver(tmp_path, "pass")
-    out, err = process.communicate(timeout=10)
+    assert process.stdout is not None and process.stderr is not None
+    with process:  # communicate() would lose what readline() has read ahead
+        out, err = process.stdout.read(), process.stderr.read()
     assert (process.returncode, out.split(), err) == (0, ["ok", "ok"], "")
     assert not any(is_alive(pid) for pid in pids)
