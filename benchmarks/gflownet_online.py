@@ -31,8 +31,8 @@ import torch  # noqa: E402
 from tuning import FOLDER, ROOT, to_space  # noqa: E402
 
 import luthier as lt  # noqa: E402
-from luthier.space.distance import first_apart  # noqa: E402
 
+first_apart = importlib.import_module("luthier.space.distance").first_apart
 OUT = ROOT / "benchmarks" / "results" / "gflownet_online.json"
 TRIALS, BATCH = 100, 10
 WITHIN, APART = 0.02, 0.1

@@ -20,7 +20,7 @@ def penalty(params: dict[str, torch.Tensor], hyper: dict[str, torch.Tensor]) -> 
 
 
 task = lt.TorchTask(
-    space=lt.Space(dropout=lt.Float(0.0, 0.8), decay=lt.Float(1e-6, 1e-1, log=True)),
+    space=lt.Space(dropout=lt.Float(0.0, 0.8), decay=lt.Float(1e-4, 1e-1, log=True)),
     model=network,
     data=lt.data.digits(train=400),
     loss=lt.losses.cross_entropy,
@@ -32,7 +32,7 @@ task = lt.TorchTask(
 
 
 def main() -> None:
-    study = lt.tune(task, method=lt.adapt.Hypernet(warmup=10), epochs=100, seed=0, progress=False)
+    study = lt.tune(task, method=lt.adapt.Hypernet(warmup=10, outer_lr=0.05), epochs=100, seed=0, progress=False)
     assert study.best is not None
     for step, config in study.best.schedule[::20]:
         print(f"step {step}: dropout {config['dropout']:.2f}, decay {config['decay']:.1e}")
@@ -40,8 +40,10 @@ def main() -> None:
 
     response = study.response()
     print(response)
-    for decay in (1e-4, 1e-3, 1e-2):  # around where the training ended, without training
-        print(f"decay {decay:.0e}: predicted validation loss {response.loss({'decay': decay}):.3f}")
+    decay = response.config["decay"]
+    for factor in (0.5, 1.0, 2.0):  # a local response knows the neighbourhood
+        near = min(max(factor * decay, 1e-4), 1e-1)
+        print(f"decay {near:.1e}: predicted validation loss {response.loss({'decay': near}):.3f}")
 
 
 if __name__ == "__main__":

@@ -9,13 +9,24 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 if TYPE_CHECKING:  # these import torch, which the contract itself does without
     from torch import Tensor
 
+    from luthier.adapt import structures
+    from luthier.adapt.best_response import BestResponse
+    from luthier.adapt.bilevel import Bilevel
+    from luthier.adapt.enas import Enas
     from luthier.adapt.hypergradient import Hypergradient
+    from luthier.adapt.hypernet import Hypernet
     from luthier.space import Config
     from luthier.task.program import Batch, Program, State
 
-__all__ = ["Adapter", "Hypergradient"]
+__all__ = ["Adapter", "BestResponse", "Bilevel", "Enas", "Hypergradient", "Hypernet", "structures"]
 
-_PLACES = {"Hypergradient": "hypergradient"}  # the file of each method
+_PLACES = {  # the file of each method
+    "BestResponse": "best_response",
+    "Bilevel": "bilevel",
+    "Enas": "enas",
+    "Hypergradient": "hypergradient",
+    "Hypernet": "hypernet",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -23,6 +34,8 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f"luthier.adapt.{_PLACES[name]}"), name)
         globals()[name] = value  # the next use finds it without this function
         return value
+    if name == "structures":
+        return importlib.import_module("luthier.adapt.structures")
     raise AttributeError(f"module 'luthier.adapt' has no attribute {name!r}")
 
 
@@ -38,6 +51,14 @@ class Adapter(Protocol):
     (dynamic hyperparameters) and ``own`` (the adapter's). Every tensor in it has the members axis first, and members
     never mix: stacking states, training and taking a row is the same as training it alone. ``params`` is always the
     network that one would evaluate.
+
+    Optional attributes, looked up by name:
+
+    - ``traceable = False``: the step branches on values, and is never traced.
+    - ``shares_weights = True``: it trains all options of the model's choices in one network, a program of
+      ``TorchTask.sharing()``; what is measured then is called ``shared_loss`` and so on.
+    - ``phase(tag) -> Adapter``: what trains a job, by the tag that the proposer gave it.
+    - ``proposer``: ``"module:class"`` of the proposer that it comes with where it is given alone.
     """
 
     @property
@@ -82,5 +103,8 @@ class Adapter(Protocol):
         ...
 
     def hyperparameters(self, state: State) -> Mapping[str, Tensor]:
-        """The hyperparameters that the adapter has moved, each (members,) or (members, d); none where none moves."""
+        """The hyperparameters that the adapter has moved, each (members,) or (members, d); none where none moves.
+
+        Where weights are shared, a choice of modules or optimizers is the position of its option, int64.
+        """
         ...

@@ -19,18 +19,19 @@ class Derive:
     """The jobs of a method that searches with shared weights (:class:`luthier.adapt.Enas`), in three phases.
 
     1. ``search``: one job that trains the shared weights and the controller, for a share of the whole budget.
-    2. ``draw``: jobs that continue it without training, each with a child of the controller's: its configuration is
+    2. ``draw``: jobs that continue it, for a few steps each, with one child of the controller's: its configuration is
        the job's ``final``, and its metrics are those under the shared weights, ``shared_loss`` and so on.
     3. ``train``: the best of these by rank are trained from scratch, as ordinary trials.
 
-    The budget is that of ``trials`` ordinary trainings: with ``trials=10, epochs=5`` and half of it for the search, the
-    search trains for 25 epochs and 5 children are trained for 5 epochs each. The phase of a job is in its tag, and of a
-    child that is trained also the job that drew it. The objective of the study is measured in the third phase alone, so
-    ``study.best`` is a network that was trained from scratch.
+    The budget is that of ``trials`` ordinary trainings: with ``trials=10, epochs=5`` and half of it for the search,
+    search and draws have the steps of 25 epochs, and 5 children are trained for 5 epochs each. The phase of a job is in
+    its tag, and of a child that is trained also the job that drew it. The objective of the study is measured in the
+    third phase alone, so ``study.best`` is a network that was trained from scratch.
 
     Args:
-        search: The share of the budget that the search gets.
+        search: The share of the budget that the search gets, with its draws.
         draws: Children drawn.
+        draw_steps: Steps of each: a child trains for as many before it is measured, if its reward counted that.
         rank: What ranks them; by default the study's first objective, measured under the shared weights.
         budget: Set by :meth:`bind`.
 
@@ -44,13 +45,15 @@ class Derive:
 
     search: float = 0.5
     draws: int = 30
+    draw_steps: int = 10
     rank: str | None = None
     budget: Budget | None = field(default=None, repr=False)
     extendable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_number("search", self.search, 1e-6, 1 - 1e-6, "Derive")
-        check_number("draws", self.draws, 1, float("inf"), "Derive", whole=True)
+        for name in ("draws", "draw_steps"):
+            check_number(name, getattr(self, name), 1, float("inf"), "Derive", whole=True)
 
     def bind(self, budget: Budget) -> Derive:
         """The same under a budget of at least two trials.
@@ -82,14 +85,13 @@ class Derive:
         done = len(history)
         if not done:
             config = history.space.sample(seeds.rng(0, "propose"))
-            steps = (self._trials - self.children) * self._budget.steps_for(config)
-            return [Job(0, config, steps, tag={"phase": "search"})]
+            return [Job(0, config, self._search_steps(config), tag={"phase": "search"})]
         if history.status[0] != OK:
             return []  # it runs; or it diverged, and there is nothing to draw from
         if done <= self.draws:
             config = history.jobs[0].config
             stop = min(done + count, 1 + self.draws)
-            return [Job(n, config, 1, parent=0, tag={"phase": "draw"}) for n in range(done, stop)]
+            return [Job(n, config, self.draw_steps, 0, {"phase": "draw"}) for n in range(done, stop)]
         if any(history.results[n] is None for n in range(1, 1 + self.draws)):
             return []
         chosen = self._best(history)
@@ -104,6 +106,17 @@ class Derive:
     def _budget(self) -> Budget:
         assert self.budget is not None, "bind comes first"
         return self.budget
+
+    def _search_steps(self, config: Config) -> int:
+        share = (self._trials - self.children) * self._budget.steps_for(config)
+        steps = share - self.draws * self.draw_steps
+        if steps < 1:
+            raise MethodError(
+                f"{self.draws} draws of {self.draw_steps} steps leave nothing of the {share} steps of the search",
+                where="Derive",
+                remedy="Give fewer draws, or more trials or epochs.",
+            )
+        return steps
 
     def _train(self, number: int, config: Config, draw: int) -> Job:
         return Job(number, dict(config), self._budget.steps_for(config), tag={"phase": "train", "draw": draw})

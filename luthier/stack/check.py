@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from luthier.errors import TaskError
+from luthier.stack.choices import choosing, replace_choices
 from luthier.stack.dropout import refuse_generators, replace_dropout
 from luthier.stack.layout import Call, Value
 from luthier.stack.members import general_attention
@@ -24,22 +26,26 @@ TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}  # of the largest value, 
 ROUGH = 3e-2  # of other types, and where float32 is computed in fewer bits
 
 
-def prepare(module: nn.Module, example: Tensor, training: bool) -> tuple[nn.Module, set[str]]:
-    """A copy of the module in its mode, with dropout replaced, and the hyperparameters that it reads.
+def prepare(module: nn.Module, example: Tensor, training: bool) -> tuple[nn.Module, dict[str, int]]:
+    """A copy of the module in its mode, with luthier's layers and dropout replaced by what runs in a stack.
+
+    Returns:
+        The copy, and the hyperparameters that it reads with the number of their options; 0 for a number.
 
     Raises:
         TaskError: If forward cannot be run for a member alone and in a stack with equal results.
     """
     model = copy.deepcopy(module)
-    rates = replace_dropout(model)
+    read = {**dict.fromkeys(replace_dropout(model), 0), **replace_choices(model)}
     model.train(training)
     _of_one_input(model)
 
     @torch.no_grad()
     def run() -> None:
-        state = {name: buffer.clone() for name, buffer in model.named_buffers()}
-        with general_attention():
-            functional_call(model, state, (example.clone(),))
+        for decision in decisions(read):
+            state = {name: buffer.clone() for name, buffer in model.named_buffers()}
+            with general_attention(), choosing(model, decision):
+                functional_call(model, state, (example.clone(),))
 
     try:
         refuse_generators(model, run, example.device)
@@ -49,7 +55,8 @@ def prepare(module: nn.Module, example: Tensor, training: bool) -> tuple[nn.Modu
         raise
     except Exception as error:  # anything that a user's forward may raise
         raise TaskError(
-            f"forward fails on inputs of shape {tuple(example.shape)}: {type(error).__name__}: {error}",
+            f"forward fails on inputs of shape {tuple(example.shape)}{_place(model, run)}: "
+            f"{type(error).__name__}: {error}",
             where=f"model ({type(module).__name__})",
             remedy="Run model(inputs) on a batch of the data to see the whole error.",
         ) from error
@@ -60,7 +67,33 @@ def prepare(module: nn.Module, example: Tensor, training: bool) -> tuple[nn.Modu
             where=f"model ({type(module).__name__})",
             remedy="Register it as a buffer (register_buffer) and change it in place, or compute it outside the model.",
         )
-    return model, rates
+    return model, read
+
+
+def _place(model: nn.Module, run: Callable[[], None]) -> str:
+    """Where in the model ``run`` fails: the innermost module that it does not come out of."""
+    inside: list[str] = []
+
+    def entered(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            shapes = ", ".join(str(tuple(x.shape)) for x in inputs if isinstance(x, Tensor))
+            inside.append(f", in {name} ({type(module).__name__}), which gets {shapes}")
+
+        return hook
+
+    hooks: list[Any] = []
+    for name, module in model.named_modules():
+        if name:
+            hooks.append(module.register_forward_pre_hook(entered(name)))
+            hooks.append(module.register_forward_hook(lambda *_: inside.pop() and None))
+    try:
+        run()
+    except Exception:
+        return inside[-1] if inside else ""
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return ""
 
 
 def _of_one_input(model: nn.Module) -> None:
@@ -98,7 +131,7 @@ def _attributes(model: nn.Module) -> dict[str, Any]:
     return found
 
 
-def agree(run: Run, reference: Run, model: nn.Module, example: Tensor) -> bool:
+def agree(run: Run, reference: Run, model: nn.Module, example: Tensor, options: Mapping[str, int]) -> bool:
     """Whether ``run`` gives the outputs, gradients and buffers of ``reference`` for two members that differ.
 
     Args:
@@ -106,13 +139,15 @@ def agree(run: Run, reference: Run, model: nn.Module, example: Tensor) -> bool:
         reference: Each member alone.
         model: Whose parameters the first member has.
         example: Run both as a batch for all members and as batches of their own.
+        options: How many options each hyperparameter has that decides between modules: each of them is run.
     """
-    for inputs in (Value(example, "shared"), Value(torch.stack([example, example.flip(0)]), "plain")):
-        expected = _results(reference, model, inputs)
+    shared, own = Value(example, "shared"), Value(torch.stack([example, example.flip(0)]), "plain")
+    for inputs, decision in itertools.product((shared, own), decisions(options)):
+        expected = _results(reference, model, inputs, decision)
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", message=".*performance drop.*")
-                found = _results(run, model, inputs)
+                found = _results(run, model, inputs, decision)
         except Exception:  # of a form that does not fit this model
             return False
         if len(found) != len(expected) or not all(map(_close, found, expected)):
@@ -120,13 +155,20 @@ def agree(run: Run, reference: Run, model: nn.Module, example: Tensor) -> bool:
     return True
 
 
-def _results(run: Run, model: nn.Module, inputs: Value) -> list[list[Tensor]]:
+def decisions(options: Mapping[str, int]) -> list[dict[str, Tensor]]:
+    """Decisions of two members that agree, (2,) each, in which every option comes up."""
+    chosen = {name: count for name, count in options.items() if count}
+    most = max(chosen.values(), default=1)
+    return [{name: torch.tensor([i % count] * 2) for name, count in chosen.items()} for i in range(most)]
+
+
+def _results(run: Run, model: nn.Module, inputs: Value, decision: dict[str, Tensor]) -> list[list[Tensor]]:
     """Outputs, gradients, buffers, and what has become of the parameters and buffers given, of two members."""
     members = [1.0, 1.1]  # the second has other weights
     params = {n: torch.stack([p.detach() * scale for scale in members]) for n, p in model.named_parameters()}
     buffers = {n: torch.stack([b.detach()] * len(members)) for n, b in model.named_buffers()}
     trained = [param.requires_grad_() for param in params.values() if param.is_floating_point()]
-    call = Call(dict(params), dict(buffers), {}, None, len(members), silent=True)
+    call = Call(dict(params), dict(buffers), dict(decision), None, len(members), silent=True)
     leaves = pytree.tree_leaves(run(call, Value(inputs.tensor.clone(), inputs.layout)))
     outputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     gradients: list[Tensor] = []

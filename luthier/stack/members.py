@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
+from luthier.stack.choices import Branch, Mask
 from luthier.stack.dropout import Site
 from luthier.stack.layout import Call, Names, Value, plain
 from luthier.stack.noise import Noise
@@ -116,18 +118,21 @@ def lift_module(lifted: Lifted, module: nn.Module, names: Names, call: Call, arg
     Returns:
         The nest that the module returns, with values for tensors.
     """
-    sites = [part for part in module.modules() if isinstance(part, Site)]
+    sites = [part for part in module.modules() if isinstance(part, Site | Branch | Mask)]
     rates = {
         site.rate: call.hyper[site.rate] for site in sites if isinstance(site.rate, str) and site.rate in call.hyper
     }
     state = {local: call.tensor(name) for local, name in names.items()}
     changing = [local for local, name in names.items() if name in call.buffers]
     state |= {local: state[local].clone() for local in changing}  # the module may write into its buffers
-    noise = {} if call.noise is None or not sites else {"key": call.noise.key, "step": call.noise.step}
+    noisy = call.noise is not None and any(isinstance(site, Site) for site in sites)
+    noise = {"key": call.noise.key, "step": call.noise.step} if noisy else {}  # type: ignore[union-attr]
     first = call.draws
 
     def one(state: Any, rates: Any, noise: Any, args: Any, kwargs: Any) -> Any:
-        own = Noise(noise["key"].unsqueeze(0), noise["step"].unsqueeze(0), call.noise.site) if noise else None  # type: ignore[union-attr]
+        own = None
+        if noise and call.noise is not None:
+            own = replace(call.noise, key=noise["key"].unsqueeze(0), step=noise["step"].unsqueeze(0))
         hyper = {name: rate.unsqueeze(0) for name, rate in rates.items()}
         alone = Call({}, {}, hyper, own, 1, call.silent, first)
         for site in sites:

@@ -37,6 +37,7 @@ class Noise:
         key: One integer a member, (members,) int64.
         step: Steps done by each member, (members,) int64.
         site: Added to the site of each draw: sets the draws of one caller apart from those of another.
+        differentiable: Random layers give their output a derivative by their rate. The numbers are the same.
 
     Example:
         >>> noise = Noise(torch.tensor([7, 8]), torch.tensor([0, 0]))
@@ -51,6 +52,7 @@ class Noise:
     key: Tensor  # (members,)
     step: Tensor  # (members,)
     site: int = 0
+    differentiable: bool = False
 
     def bits(self, site: int, shape: Sequence[int], *, batch_last: bool = False) -> Tensor:
         """Random 64-bit integers, (members, \\*shape); the leading 24 bits are sound, the trailing ones are not.

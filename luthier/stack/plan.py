@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate, map_arg
 
+from luthier.stack.choices import Branch, Mask, position
 from luthier.stack.dropout import Site
 from luthier.stack.layout import Call, Names, Unknown, Value, plain
 from luthier.stack.members import Lifted, lift_function, lift_module
@@ -39,6 +40,7 @@ class Step:
         self.args: tuple[Any, ...] = ()
         self.kwargs: dict[str, Any] = {}
         self.last_used: list[int] = []  # results that nobody reads after this step
+        self.options: list[Plan] = []  # of a branch: one of them runs
 
     def run(self, call: Call, results: list[Any]) -> Any:
         """The step's result."""
@@ -86,6 +88,11 @@ class Plan:
 
     def run(self, call: Call, inputs: Value) -> Any:
         """The model's outputs: the nest that forward returns, tensors (members, …)."""
+        filled = self.values(call, inputs)
+        return map_aggregate(filled, lambda leaf: plain(leaf, call.members) if isinstance(leaf, Value) else leaf)
+
+    def values(self, call: Call, inputs: Value) -> Any:
+        """The same nest with the values as they lie in memory."""
         results: list[Any] = []
         for step in self._steps:
             if step is None:
@@ -94,20 +101,25 @@ class Plan:
             results.append(step.run(call, results))
             for index in step.last_used:
                 results[index] = None
-        filled = fill(self._output, results)
-        return map_aggregate(filled, lambda leaf: plain(leaf, call.members) if isinstance(leaf, Value) else leaf)
+        return fill(self._output, results)
 
     @property
     def fallbacks(self) -> tuple[str, ...]:
         """Steps that run by vmap, or (loop) one member after the other, since no rule covers them."""
-        steps = [step for step in self._steps if step is not None and step.fell_back]
-        return tuple(step.label + (" (loop)" if step.lifted.loop else "") for step in steps)
+        found: list[str] = []
+        for step in self._steps:
+            if step is not None and step.fell_back:
+                found.append(step.label + (" (loop)" if step.lifted.loop else ""))
+            found += [inner for plan in (step.options if step is not None else ()) for inner in plan.fallbacks]
+        return tuple(found)
 
     def loop(self) -> None:
         """Run the steps without a rule one member after the other from now on."""
         for step in self._steps:
             if step is not None:
                 step.lifted.loop = True
+                for plan in step.options:
+                    plan.loop()
 
 
 def fill(argument: Any, results: list[Any]) -> Any:
@@ -134,11 +146,18 @@ def _step(node: fx.Node, model: nn.Module, aliases: Names) -> Step:
         module = model.get_submodule(target)
         names = own_names(module, f"{target}.", aliases)
         hooked = bool(module._forward_hooks or module._forward_pre_hooks)
-        return Step(
+        options = _options(module, names) if isinstance(module, Branch) else []
+        if isinstance(module, Branch):
+            rule: Any = lambda call, x: options[position(module, call)].values(call, x)  # noqa: E731
+        else:
+            rule = None if hooked else module_rule(module, names)
+        step = Step(
             f"{target} ({type(module).__name__})",
-            None if hooked else module_rule(module, names),
+            rule,
             lambda lifted, call, args, kwargs: lift_module(lifted, module, names, call, args, kwargs),
         )
+        step.options = options
+        return step
     if node.op == "call_method":
 
         def function(x: Any, *args: Any, **kwargs: Any) -> Any:
@@ -152,6 +171,23 @@ def _step(node: fx.Node, model: nn.Module, aliases: Names) -> Step:
         return lift_function(lifted, function, call, args, kwargs)
 
     return Step(label, _rule_of(target), fallback)
+
+
+def _options(branch: Branch, names: Names) -> list[Plan]:
+    """The plan of each option of a branch."""
+    first = {id(tensor): names[local] for local, tensor in _tensors(branch) if local in names}
+    plans = []
+    for option in branch.options:
+        alone = nn.Sequential(option)  # so that the option itself is a step with a rule
+        plan = make_plan(alone.train(branch.training), {name: first[id(tensor)] for name, tensor in _tensors(alone)})
+        assert plan is not None, "what cannot be followed in it becomes a step of its own"
+        plans.append(plan)
+    return plans
+
+
+def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Parameters and buffers under all their names."""
+    return [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
 
 
 def _rule_of(target: Any) -> Callable[..., Any] | None:
@@ -203,7 +239,7 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         hooked = bool(m._forward_hooks or m._forward_pre_hooks)
-        known = module_qualified_name in self.leaves or isinstance(m, Site) or hooked
+        known = module_qualified_name in self.leaves or isinstance(m, Site | Branch | Mask) or hooked
         return known or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(

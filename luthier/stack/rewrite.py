@@ -26,7 +26,8 @@ class StackedModule:
     Attributes:
         form: ``"rewritten"``: a rule for each part of the model; ``"vmap"``: torch.fx cannot follow forward, so the
             whole of it runs by vmap; ``"loop"``: nor can that be (it branches on values), so members run in turn.
-        hyperparameters: Names that the model's :class:`luthier.nn.Dropout` layers read from ``hyper``.
+        hyperparameters: Names that the model's :mod:`luthier.nn` layers read from ``hyper``.
+        chooses: Whether some of them decide between modules: members then run in turn.
     """
 
     def __init__(
@@ -34,12 +35,13 @@ class StackedModule:
         run: Callable[[Call, Value], Any],
         form: Form,
         plan: Plan | None,
-        hyperparameters: frozenset[str],
+        hyperparameters: Mapping[str, int],
         rank: int,
     ) -> None:
         self._run, self._plan, self._rank = run, plan, rank
         self.form: Form = form
-        self.hyperparameters = hyperparameters
+        self.hyperparameters = frozenset(hyperparameters)
+        self.chooses = any(hyperparameters.values())
 
     @property
     def fallbacks(self) -> tuple[str, ...]:
@@ -84,9 +86,25 @@ class StackedModule:
                 where="stacked model",
                 remedy="Give each member a batch of its own, or all of them one batch.",
             )
+        if self.chooses and members > 1:
+            return self._in_turn(
+                params, buffers, inputs if own else inputs.expand(members, *inputs.shape), hyper, noise
+            )
         call = Call(dict(params), dict(buffers), dict(hyper or {}), noise, members)
         outputs = self._run(call, Value(inputs, "plain" if own else "shared"))
         return outputs, call.buffers
+
+    def _in_turn(
+        self, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor, hyper: Any, noise: Any
+    ) -> tuple[Any, Tensors]:
+        """One member after the other: each may have other modules."""
+        results = []
+        for i in range(len(inputs)):
+            row = slice(i, i + 1)
+            own, states, knobs = ({n: t[row] for n, t in tree.items()} for tree in (params, buffers, hyper or {}))
+            one = None if noise is None else Noise(noise.key[row], noise.step[row], noise.site)
+            results.append(self(own, states, inputs[row], knobs, one))
+        return pytree.tree_map(lambda *tensors: torch.cat(tensors), *results)
 
 
 def stack_module(module: nn.Module, example: Tensor, *, training: bool) -> StackedModule:
@@ -109,10 +127,10 @@ def stack_module(module: nn.Module, example: Tensor, *, training: bool) -> Stack
         >>> stacked(params, buffers, torch.ones(4, 3))[0].shape
         torch.Size([5, 4, 2])
     """
-    model, rates = prepare(module, example, training)
+    model, read = prepare(module, example, training)
     aliases = aliases_of(model)
     names = own_names(model, "", aliases)
-    rank, hyperparameters = example.ndim, frozenset(rates)
+    rank = example.ndim
 
     def whole(lifted: Lifted) -> Callable[[Call, Value], Any]:
         def run(call: Call, inputs: Value) -> Any:
@@ -124,14 +142,14 @@ def stack_module(module: nn.Module, example: Tensor, *, training: bool) -> Stack
     in_turn, together = Lifted(loop=True), Lifted()
     plan = make_plan(model, aliases)
     if plan is not None:
-        if agree(plan.run, whole(in_turn), model, example):
-            return StackedModule(plan.run, "rewritten", plan, hyperparameters, rank)
+        if agree(plan.run, whole(in_turn), model, example, read):
+            return StackedModule(plan.run, "rewritten", plan, read, rank)
         plan.loop()
-        if plan.fallbacks and agree(plan.run, whole(in_turn), model, example):
-            return StackedModule(plan.run, "rewritten", plan, hyperparameters, rank)
-    if agree(whole(together), whole(in_turn), model, example) and not together.loop:
-        return StackedModule(whole(together), "vmap", None, hyperparameters, rank)
-    return StackedModule(whole(in_turn), "loop", None, hyperparameters, rank)
+        if plan.fallbacks and agree(plan.run, whole(in_turn), model, example, read):
+            return StackedModule(plan.run, "rewritten", plan, read, rank)
+    if agree(whole(together), whole(in_turn), model, example, read) and not together.loop:
+        return StackedModule(whole(together), "vmap", None, read, rank)
+    return StackedModule(whole(in_turn), "loop", None, read, rank)
 
 
 def stack_parameters(modules: Sequence[nn.Module]) -> tuple[Tensors, Tensors]:

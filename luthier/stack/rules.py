@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from luthier.stack.choices import Mask, narrow
 from luthier.stack.dropout import Site, drop
 from luthier.stack.layout import Call, Names, Rule, Unknown, Value, fills_registers, plain, pointwise, product
 from luthier.stack.spatial import (
@@ -317,6 +318,7 @@ MODULES: dict[type[nn.Module], Callable[[Any, Names], Rule | None]] = {
     nn.Softmax: lambda m, names: lambda call, x: FUNCTIONS[torch.softmax](call, x, m.dim),
     nn.LogSoftmax: lambda m, names: lambda call, x: FUNCTIONS[torch.log_softmax](call, x, m.dim),
     Site: lambda module, names: lambda call, x: drop(module, call, x),
+    Mask: lambda module, names: lambda call, x: narrow(module, call, x),
     **dict.fromkeys(BATCH_NORMS, batch_norm),
     **dict.fromkeys(CONVOLUTION_MODULES, convolution),
     **dict.fromkeys(POOL_MODULES, pooled),

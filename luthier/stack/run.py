@@ -28,13 +28,14 @@ class Data(Protocol):
 def make_runner(program: Any, adapter: Any, state: Any, data: Data, position: int, ahead: int) -> Eager | Traced:
     """Something that advances ``state``: traced once stacks of its shape repay the tracing, else eager.
 
-    Both give the same numbers, so the choice is free to depend on the clock.
+    Both give the same numbers, so the choice is free to depend on the clock. An adapter whose step branches on values
+    says ``traceable = False``.
     """
 
     def step(state: Any, batches: Any, valid: Any) -> Any:
         return adapter.step(program, state, batches, valid)
 
-    if ahead < FEW_STEPS and not program.task.compile:
+    if not getattr(adapter, "traceable", True) or (ahead < FEW_STEPS and not program.task.compile):
         return Eager(step, state)
     batches, valid = data.at(position)
     key = (adapter, tuple(tuple(leaf.shape) for leaf in pytree.tree_leaves((state, batches, valid or ()))))
@@ -74,7 +75,7 @@ def measured_width(program: Any, adapter: Any, state: Any, data: Data, members: 
 
     Measured once for a program and adapter with a few eager steps of ``state``, a stack of one, repeated.
     """
-    if members == 1:
+    if members == 1 or not getattr(adapter, "traceable", True):  # such members run in turn, in a stack too
         return 1
     key = ("width", adapter)
     known: dict[int, float] = program.traces.setdefault(key, {})

@@ -200,10 +200,15 @@ def _hoistable(graph: fx.Graph, invariant: list[fx.Node]) -> list[fx.Node]:
     found = []
     for node in graph.nodes:
         pure = node.op == "get_attr" or (node.op == "call_function" and not _mutates(node))
-        if pure and all(argument in fixed for argument in node.all_input_nodes):
+        if pure and all(argument in fixed for argument in node.all_input_nodes) and not _overwritten(node):
             fixed.add(node)
             found.append(node)
     return found
+
+
+def _overwritten(node: fx.Node) -> bool:
+    """Whether a step writes into its memory, as into an accumulator that starts at zero: it must start there anew."""
+    return any(_mutates(user) for view in _views(node) for user in view.users)
 
 
 def _mutates(node: fx.Node) -> bool:

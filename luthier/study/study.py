@@ -13,6 +13,7 @@ from luthier.seeds import Seeds
 from luthier.space import Config, Space
 from luthier.store import Store
 from luthier.study import export, settings
+from luthier.study.diverse import By, diverse
 from luthier.study.ledger import MEMORY, Ledger, open_ledger, open_to_read
 from luthier.study.methods import resolve
 from luthier.study.telling import held, told
@@ -289,6 +290,28 @@ class Study:
         if len(history.objectives) > 1:
             return self.front
         return None if history.best is None else self._record(history, history.best)
+
+    def diverse(
+        self, count: int, within: float = 0.01, by: By = None, mode: str = "min", apart: float = 0.1
+    ) -> list[Best]:
+        """Jobs that are nearly as good as the best by the first objective, and differ.
+
+        The distance of two configurations is that of :mod:`luthier.space.distance`: 0 is equal, 1 is different in
+        everything, 0.1 is a tenth of the box. Without a second measure the best comes first, then again and again what
+        is farthest from all before it. With one they come in its order, each farther than ``apart`` from all before it.
+
+        Args:
+            count: How many at most.
+            within: How far from the best value a value may be, as a part of it: 0.01 is 1 %.
+            by: The second measure: the name of a metric or a hyperparameter, ``"seconds"``, or a function of a Best.
+            mode: ``"min"`` or ``"max"``, of the second measure.
+            apart: See above.
+
+        Raises:
+            MethodError: If an argument cannot be, or a job has no number by the name of the second measure.
+        """
+        history = self.history
+        return diverse(history, lambda number: self._record(history, number), count, within, by, mode, apart)
 
     def suggest(self) -> Config:
         """The evaluated configuration that the method's model believes best, where results are noisy; see ``best``.

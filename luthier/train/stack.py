@@ -52,7 +52,8 @@ def group_key(work: Work, job: Job, parents: Mapping[int, Result]) -> Hashable:
 def _trainer(work: Work, job: Job) -> tuple[TorchTask, Any]:
     """What trains a job: the task, with all its choices in one network where weights are shared, and the adapter."""
     assert isinstance(work.task, TorchTask)
-    task, adapter = work.task.on(work.device), work.adapter or Plain()
+    task = work.task.on(work.device)
+    adapter: Any = work.adapter or Plain()
     if hasattr(adapter, "phase"):
         adapter = adapter.phase(job.tag)
     return (task.sharing() if getattr(adapter, "shares_weights", False) else task), adapter

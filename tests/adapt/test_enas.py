@@ -260,7 +260,9 @@ def test_a_study_searches_draws_and_trains_from_scratch(study):
     jobs, results = study.history.jobs, study.history.results
     assert [job.tag["phase"] for job in jobs] == ["search"] + 5 * ["draw"] + 2 * ["train"]
     assert all(result.status == "ok" for result in results)
-    assert results[0].steps == 2 * jobs[6].steps, "half of four trainings"
+    assert sum(result.steps for result in results[:6]) == 2 * jobs[6].steps - 2, (
+        "half of four trainings, in whole windows"
+    )
     for job, result in zip(jobs, results, strict=True):
         SPACE.check(result.final)
         assert ("loss" in result.metrics) == (job.tag["phase"] == "train")
@@ -291,6 +293,19 @@ def test_decisions_are_reported_over_time(study):
         )
         low, mean, high = (report.metrics[f"policy.lr.{what}"] for what in ("low", "mean", "high"))
         assert 1e-3 <= low <= mean <= high <= 0.1
+
+
+def test_the_report_draws_decisions_and_the_network_that_was_found(study, tmp_path: Path):
+    text = study.report(tmp_path / "study.html").read_text()
+    section = text[text.index('<section id="decisions">') :]
+    section = section[: section.index("</section>")]
+    for name, value in study.best.config.items():
+        if isinstance(value, str):
+            assert f'<div class="value">{value}</div><div class="name">{name}</div>' in section
+    for shown in ("reward over time", "entropy, nats over time", "How norm was decided", "How lr was decided"):
+        assert shown in section
+    curves = text[text.index('<section id="curves">') :]
+    assert "policy." not in curves[: curves.index("</section>")]
 
 
 KILLED = """

@@ -14,7 +14,7 @@ from luthier.errors import LuthierError
 from luthier.interop.botorch import HypervolumeImprovement
 from luthier.interop.optuna import CMAES, NSGA2, TPE
 from luthier.jobs import OK, Budget, History, Job
-from luthier.propose import GaussianProcess, Grid, Proposer, Random
+from luthier.propose import GaussianProcess, GFlowNet, Grid, Proposer, Random
 from luthier.propose.asha import ASHA
 from luthier.propose.genetic import Genetic
 from luthier.propose.hyperband import Hyperband
@@ -61,6 +61,16 @@ class TestGaussianProcess(ProposerContract):
 
     def make(self) -> Proposer:
         return GaussianProcess()
+
+
+class TestGFlowNet(ProposerContract):
+    budget = Budget(trials=12, steps=9)
+    learns = True
+    learning_budget = Budget(trials=30)
+    learning_runs = 5
+
+    def make(self) -> Proposer:
+        return GFlowNet(batch=5, initial=5, bins=4)
 
 
 def drift(config: Config, steps: int, state: tuple[float, int] | None) -> tuple[float, tuple[float, int]]:

@@ -40,9 +40,12 @@ def test_the_search_has_its_share_and_children_the_rest():
     proposer = Derive(draws=4).bind(BUDGET)
     history = searched(proposer)
     search, *draws = history.jobs
-    assert search.steps == 300 and search.tag == {"phase": "search"} and proposer.children == 3
-    assert [(job.parent, job.config, job.tag["phase"]) for job in draws] == 4 * [(0, search.config, "draw")]
+    assert search.steps == 300 - 4 * 10 and search.tag == {"phase": "search"} and proposer.children == 3
+    assert [(job.parent, job.config, job.steps, job.tag["phase"]) for job in draws] == 4 * [
+        (0, search.config, 10, "draw")
+    ]
     jobs = proposer.propose(history, 8, Seeds(0))
+    assert sum(job.steps for job in [*history.jobs, *jobs]) == 6 * 100, "the whole budget"
     assert [(job.config["lr"], job.tag["draw"], job.steps) for job in jobs] == [
         (0.1, 2, 100),
         (0.3, 3, 100),
@@ -92,10 +95,17 @@ def test_a_metric_that_nobody_has_is_refused():
     assert "shared_loss" in error.value.remedy
 
 
-@pytest.mark.parametrize("settings", [{"search": 0.0}, {"search": 1.0}, {"draws": 0}, {"draws": 1.5}])
+@pytest.mark.parametrize(
+    "settings", [{"search": 0.0}, {"search": 1.0}, {"draws": 0}, {"draws": 1.5}, {"draw_steps": 0}]
+)
 def test_settings_that_cannot_be_are_refused(settings):
     with pytest.raises(MethodError):
         Derive(**settings)
+
+
+def test_draws_that_leave_nothing_to_the_search_are_refused():
+    with pytest.raises(MethodError, match="30 draws of 10 steps leave nothing of the 300 steps"):
+        Derive().bind(BUDGET).propose(History(SPACE), 1, Seeds(0))
 
 
 @pytest.mark.parametrize("budget", [Budget(trials=1, steps=10), Budget(trials=None, steps=10), Budget(trials=4)])

@@ -209,11 +209,17 @@ def test_a_space_that_does_not_fit_is_refused(space, named):
 
 
 def test_a_name_that_is_inactive_where_a_layer_asks_for_it_is_refused():
-    space = without("depth", depth=lt.Choice([1, 2], when={"skip": False}))
-    with pytest.raises(TaskError, match="the configuration has no 'depth'"):
-        task(space=space).program({**CONFIGS[0], "skip": True, "depth": 1} | {})._model(
-            {"skip": True, "norm": "none"}, 0
-        )
+    def model(config: object) -> nn.Module:
+        head = lt.nn.Choose("depth", {1: nn.Linear(5, 3), 2: nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 3))})
+        return nn.Sequential(lt.nn.Skip("skip", nn.Linear(5, 5)), head)
+
+    rate = lt.Float(0.01, 0.1)
+    space = lt.Space(skip=lt.Choice([False, True]), depth=lt.Choice([1, 2], when={"skip": False}), lr=rate)
+    made = task(space=space, model=model)
+    assert made.program({"skip": False, "depth": 2, "lr": 0.05})
+    with pytest.raises(TaskError, match="the configuration has no 'depth'") as error:
+        made.program({"skip": True, "lr": 0.05})
+    assert error.value.where == "model, 1 (Choose)" and "active" in error.value.remedy
 
 
 def test_shapes_that_do_not_fit_are_named_with_their_layer():

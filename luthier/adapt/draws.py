@@ -1,0 +1,117 @@
+"""Hyperparameters side by side as unconstrained numbers, and draws of them around a place or everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from luthier.adapt import unconstrained
+from luthier.adapt.differentiable import coupled_decay, half_square
+from luthier.space import Float
+from luthier.stack import Noise
+from luthier.task.program import Program, State
+
+Domains = Mapping[str, Float]
+ROWS = 64  # training examples on which a hyperparameter must make a difference
+
+
+def free(domains: Domains, hyper: Mapping[str, Tensor]) -> Tensor:
+    """The unconstrained numbers that stand for ``hyper``, (members, numbers)."""
+    return together({name: unconstrained.free(domain, hyper[name]) for name, domain in domains.items()})
+
+
+def values(domains: Domains, points: Tensor) -> dict[str, Tensor]:
+    """The hyperparameters by name at ``points``, (members, numbers)."""
+    return {name: unconstrained.value(domains[name], part) for name, part in apart(domains, points).items()}
+
+
+def apart(domains: Domains, points: Tensor) -> dict[str, Tensor]:
+    """``points``, (members, numbers), by name: (members,), or (members, d) of a vector."""
+    parts = points.split([domain.width for domain in domains.values()], dim=1)
+    return {
+        name: part if domain.shape else part.squeeze(1)
+        for (name, domain), part in zip(domains.items(), parts, strict=True)
+    }
+
+
+def together(parts: Mapping[str, Tensor]) -> Tensor:
+    """What :func:`apart` has taken apart, (members, numbers)."""
+    return torch.cat([part.reshape(len(part), -1) for part in parts.values()], dim=1)
+
+
+def count(domains: Domains) -> int:
+    """Numbers of one member."""
+    return sum(domain.width for domain in domains.values())
+
+
+def bounds(domains: Domains, like: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the largest of each number, (numbers,)."""
+    ends = [end for domain in domains.values() for end in [unconstrained.limits(domain)] * domain.width]
+    low, high = like.new_tensor(ends).unbind(1)
+    return low, high
+
+
+def around(domains: Domains, place: Tensor, width: Tensor | float, noise: Tensor) -> Tensor:
+    """``place`` + ``width`` · ``noise``, held within the bounds, (members, samples, numbers).
+
+    Args:
+        domains: Of the hyperparameters.
+        place: (members, numbers).
+        width: One for all, or (members, numbers).
+        noise: (members, samples, numbers).
+    """
+    width = width.unsqueeze(1) if isinstance(width, Tensor) else width
+    return (place.unsqueeze(1) + noise * width).clamp(*bounds(domains, place))
+
+
+def everywhere(domains: Domains, uniform: Tensor) -> Tensor:
+    """Points whose values are spread as those of the space are, from numbers in [0, 1] of any shape (…, numbers)."""
+    low, high = bounds(domains, uniform)
+    parts = (low + (high - low) * uniform).split([domain.width for domain in domains.values()], dim=-1)
+    shares = uniform.split([domain.width for domain in domains.values()], dim=-1)
+    found = [
+        part if domain.log else unconstrained.free(domain, domain.low + (domain.high - domain.low) * share)
+        for domain, part, share in zip(domains.values(), parts, shares, strict=True)
+    ]
+    return torch.cat(found, dim=-1)
+
+
+def noise(state: State, site: int, samples: int, numbers: int, *, uniform: bool = False) -> Tensor:
+    """Draws of the step at hand, (members, samples, numbers), of an even number in pairs of opposites."""
+    paired = samples % 2 == 0
+    shape = (samples // 2 if paired else samples, numbers)
+    source = Noise(state["key"], state["t"])
+    dtype = next(iter(state["params"].values())).dtype
+    if uniform:
+        draw = source.uniform(site, shape, dtype=dtype)
+        return torch.cat((draw, 1 - draw), 1) if paired else draw
+    draw = source.normal(site, shape, dtype=dtype)
+    return torch.cat((draw, -draw), 1) if paired else draw
+
+
+def entering(task: Program, state: State) -> set[str]:
+    """Numbers of the space that change the training loss when they change, smoothly or not.
+
+    Args:
+        task: The step that is trained.
+        state: A stack of one of it.
+    """
+    inputs, targets = (tensor[:ROWS] for tensor in task.task.tensors("train"))
+    domains = {name: domain for name, domain in task.task.space.domains.items() if isinstance(domain, Float)}
+
+    @torch.no_grad()
+    def loss(hyper: Mapping[str, Tensor]) -> Tensor:
+        source = Noise(state["key"], state["t"])
+        found, _ = task.losses(state["params"], state["buffers"], dict(hyper), (inputs, targets), source)
+        decay = coupled_decay(task, hyper)
+        return found if decay is None else found + decay * half_square(state["params"])
+
+    found = set()
+    for name in domains.keys() & state["hyper"].keys():
+        low, high = unconstrained.limits(domains[name])
+        ends = [unconstrained.value(domains[name], torch.full_like(state["hyper"][name], end)) for end in (low, high)]
+        if not torch.equal(*(loss({**state["hyper"], name: end}) for end in ends)):
+            found.add(name)
+    return found

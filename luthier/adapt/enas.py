@@ -1,0 +1,416 @@
+"""A controller of architecture and optimizer over shared weights (Pham et al. 2018; Adam and Lorraine 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from luthier.adapt.children import Problem, Response, Verdict, judge, part_of, put_back, ruined
+from luthier.adapt.plain import Plain
+from luthier.errors import MethodError
+from luthier.optim.common import Tensors
+from luthier.policy import Decisions, Policy
+from luthier.policy.collapse import collapsed
+from luthier.policy.factorised import Factorised
+from luthier.policy.lstm import LSTM
+from luthier.policy.outer import by_code
+from luthier.policy.reinforce import Reinforce, policy_gradient
+from luthier.space import Config, Float, Space
+from luthier.stack import Noise
+from luthier.task.program import Batch, Program, State
+
+SITE = 1 << 21  # of the controller's noise: far from the sites of a model's layers
+SHOWN = 32  # samples from which the probabilities are estimated that are reported
+TOLD_EVERY = 10  # steps between two looks at the controller
+
+
+@dataclass(frozen=True)
+class Enas:
+    """Trains one set of weights under decisions that a controller samples, and the controller by what they lead to.
+
+    The controller decides names of the space: options of :class:`luthier.nn.Choose`, widths, the family of a
+    :class:`luthier.optim.Switch` and its settings, rates of dropout. At each step it samples some children; each in
+    turn trains its own part of the shared weights for a few minibatches under its own optimizer, and gets a reward:
+    minus a validation loss. Then the controller moves once, by REINFORCE with these rewards. The outer gradient is the
+    sum of a direct and a response part (Adam and Lorraine, eq. 2), and both are reported. The direct part judges the
+    weights as the child finds them: it knows nothing of learning rates. The response part counts what the child's own
+    training makes of them:
+
+    ============== ====================================================================================================
+    ``"none"``     nothing, as in ENAS
+    ``"unrolled"`` L_V(w') - L_V(w) for the weights w' after its steps; derivatives go back through the steps
+    ``"identity"`` the same; derivatives take the gradients of the steps as constants: no second derivatives
+    ``"implicit"`` ∇L_V · (w* - w), w* by one Newton step of the training loss, with conjugate gradients
+    ============== ====================================================================================================
+
+    Except under ``"none"``, real numbers are learnt by their derivative through the same weights (pathwise) and not by
+    score. Under ``"implicit"`` what the optimizer alone reads, such as a learning rate, is differentiated as under
+    ``"identity"``, for it has no implicit response.
+
+    Weights, momentum and moments that are not in a child do not move in its steps, and Adam's bias correction counts
+    the updates of each weight. Names that ``model(config)`` itself reads cannot change during a training: the proposer
+    decides them. What is measured is that of the controller's most probable child, under names such as
+    ``shared_loss``; given to ``tune`` alone, this adapter comes with :class:`luthier.propose.Derive`, which draws and
+    ranks children when the search has ended, and trains the best from scratch.
+
+    Args:
+        response: As above.
+        decide: The names that are decided; by default all that can be. Others stay as the proposer has set them.
+        policy: ``"lstm"``, where each decision knows those before it, or ``"factorised"``.
+        learner: How the controller learns; None leaves it as it starts: uniform sampling, a random search over shared
+            weights.
+        samples: Children of one step of the controller.
+        steps: Minibatches that each of them trains.
+        warmup: Epochs before the controller moves.
+        guard: Of a child whose steps raise the loss of its first minibatch by more than this, they are undone: one bad
+            learning rate must not ruin the weights of all. It is still told what they led to.
+        iterations: Of conjugate gradients, under ``"implicit"``.
+        damping: Added to the Hessian, under ``"implicit"``.
+
+    Raises:
+        MethodError: If a setting makes no sense.
+
+    Example:
+        >>> Enas("unrolled", samples=8).window
+        40
+
+    References:
+        Pham, Guan, Zoph, Le and Dean, "Efficient neural architecture search via parameter sharing", ICML 2018.
+        Adam and Lorraine, "More efficient stochastic hyperparameter optimization", equation 2.
+    """
+
+    response: Response = "none"
+    decide: Sequence[str] | None = None
+    policy: Literal["lstm", "factorised"] = "lstm"
+    learner: Reinforce | None = field(default_factory=Reinforce)
+    samples: int = 4
+    steps: int = 5
+    warmup: float = 1.0
+    guard: float = 0.1
+    iterations: int = 5
+    damping: float = 0.1
+
+    needs_valid: ClassVar[bool] = True
+    traceable: ClassVar[bool] = False  # it runs the modules that were decided for, and no others
+    shares_weights: ClassVar[bool] = True
+    proposer: ClassVar[str] = "luthier.propose.derive:Derive"
+
+    def __post_init__(self) -> None:
+        if self.decide is not None:
+            object.__setattr__(self, "decide", tuple([self.decide] if isinstance(self.decide, str) else self.decide))
+        _check(self)
+
+    @property
+    def window(self) -> int:
+        """Minibatches of one step of the controller."""
+        return self.samples * self.steps
+
+    def phase(self, tag: Mapping[str, Any]) -> Any:
+        """What trains a job: the search, a child that is drawn from it, or plain training from scratch."""
+        phases = {"search": self, "draw": Draw(self), "train": Plain()}
+        return phases[tag.get("phase", "search")]
+
+    def init(
+        self, task: Program, config: Config, key: int, parent: State | None = None, overwrite: Config | None = None
+    ) -> State:
+        """A fresh search, or the continuation of one.
+
+        Raises:
+            MethodError: If a name cannot be decided during a training, or there is none.
+        """
+        policy = policy_of(self, task)
+        full = {**_defaults(task.task.space), **config}
+        state = task.init(full, key, parent, overwrite)
+        if "enas" not in state["own"]:
+            learner = (self.learner or Reinforce()).init(policy.init(key))
+            told = self._told(task, policy, learner, Noise(state["key"], state["t"], SITE))
+            own = pytree.tree_map(lambda tensor: tensor.to(task.device)[None], {"enas": learner, "told": told})
+            state = {**state, "own": {**state["own"], **own}}
+        return state
+
+    def step(
+        self, task: Program, state: State, batches: Sequence[Batch], valid: Batch | None
+    ) -> tuple[State, Mapping[str, Tensor]]:
+        """One step of the controller, for one member after the other: their networks differ.
+
+        Metrics, each (members,): ``train_loss``; ``reward`` and its parts ``reward_direct`` and ``reward_response``;
+        ``entropy`` of the controller; ``undone``, the share of children that the guard stopped. At every tenth step
+        anew: ``gradient_direct`` and ``gradient_response``, norms of what the parts contribute to the controller's
+        gradient; ``collapsed``, 1 where one decision is all that is left; ``policy.…``, what names are decided by.
+        """
+        assert valid is not None, "needs_valid"
+        results = []
+        for i in range(len(state["t"])):
+            member = pytree.tree_map(lambda tensor, i=i: tensor[i : i + 1], state)
+            results.append(self._one(task, member, [_row(task, b, i) for b in batches], _row(task, valid, i)))
+        return pytree.tree_map(lambda *tensors: torch.cat(tensors), *results)
+
+    def hyperparameters(self, state: State) -> dict[str, Any]:
+        """The most probable decisions, (members,) each; of a choice of modules or optimizers its position, int64."""
+        labels = {name.removeprefix("start ") for name in state["own"]["enas"]["params"]}
+        names = {label.partition("[")[0] for label in labels}
+        return {name: value for name, value in state["hyper"].items() if name in names}
+
+    def _one(self, task: Program, state: State, batches: list[Batch], valid: Batch) -> tuple[State, dict[str, Tensor]]:
+        """The step of a stack of one."""
+        policy = policy_of(self, task)
+        learner = pytree.tree_map(lambda tensor: tensor[0], state["own"]["enas"])
+        noise = Noise(state["key"], state["t"], SITE)
+        decisions = _sample(policy, learner["params"], noise, 0, self.samples)
+        values = policy.values(decisions)
+        verdicts, undone = [], 0
+        for i, config in enumerate(policy.configs(decisions)):
+            hyper = hyper_of(task, policy, state, config)
+            floats = {name: hyper[name] for name in values if name in hyper} if self._pathwise else {}
+            mine = batches[i * self.steps : (i + 1) * self.steps]
+            problem = Problem(task, part_of(task, state, hyper), floats, mine, valid)
+            after, verdict = judge(problem, self.response, self._settings)
+            if ruined(problem, after, verdict.losses, self.guard):
+                verdict, after, undone = verdict._replace(losses=verdict.losses[:1]), None, undone + 1
+            verdicts.append(verdict)
+            state = {**state, "t": state["t"] + self.steps} if after is None else put_back(state, after)
+        rewards, pathwise = self._rewards(verdicts, decisions, values)
+        after, facts = self._learn(task, policy, learner, decisions, rewards, pathwise, state)
+        (config,) = policy.configs(_finite(policy.mode(after["params"])))
+        hyper = {**state["hyper"], **task.hyper(config)}
+        told = {name: tensor[0] for name, tensor in state["own"]["told"].items()}
+        if int(state["t"][0]) // self.window % TOLD_EVERY == 0:
+            parts = {part: (x, pathwise if part == "response" else None) for part, x in rewards.items()}
+            norms = {f"gradient_{part}": _norm(policy, learner, decisions.actions, *x) for part, x in parts.items()}
+            told = self._told(task, policy, after, noise, norms)
+        own = pytree.tree_map(lambda tensor: tensor[None], {"enas": after, "told": told})
+        metrics = {
+            "train_loss": torch.stack([verdict.losses.mean() for verdict in verdicts]).mean(),
+            "undone": torch.tensor(undone / self.samples),
+            **facts,
+        }
+        metrics = {name: x.to(task.task.dtype)[None] for name, x in metrics.items()}
+        return {**state, "hyper": hyper, "own": {**state["own"], **own}}, {**metrics, **own["told"]}
+
+    def _told(self, task: Program, policy: Policy, learner: Any, noise: Noise, norms: Tensors | None = None) -> Tensors:
+        """What is told of the controller from time to time, () each."""
+        known = all(bool(x.isfinite().all()) for x in learner["params"].values())
+        gone = known and collapsed(policy, learner["params"]).collapsed
+        told = norms or dict.fromkeys(("gradient_direct", "gradient_response"), torch.zeros(()))
+        params = learner["params"] if known else policy.init(0)  # of a member that has diverged nothing is known
+        told = {**told, "collapsed": torch.tensor(float(gone)), **_shown(policy, params, noise)}
+        return {name: torch.as_tensor(x, dtype=task.task.dtype) for name, x in told.items()}
+
+    def _rewards(
+        self, verdicts: list[Verdict], decisions: Decisions, values: Tensors
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The rewards of the children, (samples,), in their parts, and their derivative by the codes.
+
+        One that is not finite counts as the worst of the others: a decision that ruins the weights must lose by it.
+        """
+        parts = {"direct": [v.direct for v in verdicts], "response": [v.response for v in verdicts]}
+        rewards = {part: torch.stack(numbers).double() for part, numbers in parts.items()}
+        total = rewards["direct"] + rewards["response"]
+        known = total.isfinite()
+        if bool(known.any()):
+            worst = total[known].argmin()
+            rewards = {part: torch.where(known, x, x[known][worst]) for part, x in rewards.items()}
+        if not self._pathwise:
+            return rewards, None
+        slopes = {
+            name: torch.stack([v.slopes.get(name, torch.zeros(1))[0] for v in verdicts]).to(value.dtype).view_as(value)
+            for name, value in values.items()
+        }
+        return rewards, by_code(decisions, values, slopes) if slopes else torch.zeros_like(decisions.codes)
+
+    def _learn(
+        self,
+        task: Program,
+        policy: Policy,
+        learner: Any,
+        decisions: Decisions,
+        rewards: dict[str, Tensor],
+        pathwise: Tensor | None,
+        state: State,
+    ) -> tuple[Any, dict[str, Any]]:
+        """The controller after its step, and facts."""
+        rule = self.learner or Reinforce()
+        actions, total = decisions.actions.detach(), rewards["direct"] + rewards["response"]
+        after, facts = rule.update(policy, learner, actions, total, pathwise=pathwise)
+        warm = float(state["t"][0]) / task.epoch_steps > self.warmup
+        if not warm:  # the baseline learns from the beginning, the controller does not
+            after = {**learner, **{name: after[name] for name in ("baseline", "variance", "weight")}}
+        means = {f"reward_{part}": x.mean() for part, x in rewards.items()}
+        return (after if self.learner else learner), {"reward": facts["reward"], "entropy": facts["entropy"], **means}
+
+    @property
+    def _pathwise(self) -> bool:
+        return self.response != "none"
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        return {"iterations": self.iterations, "damping": self.damping} if self.response == "implicit" else {}
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One child that the controller of an ended search draws, judged as its reward was.
+
+    Under ``response="none"`` it has the shared weights as they are: the minibatches of the job only give its
+    normalisation the statistics of this child alone, where it has any. Otherwise it trains its part of them for these
+    minibatches under its own optimizer, so that what it has decided about that is judged too.
+
+    Args:
+        search: The search that has ended.
+    """
+
+    search: Enas
+
+    window: ClassVar[int] = 1
+    needs_valid: ClassVar[bool] = False
+    traceable: ClassVar[bool] = False
+    shares_weights: ClassVar[bool] = True
+
+    def init(
+        self, task: Program, config: Config, key: int, parent: State | None = None, overwrite: Config | None = None
+    ) -> State:
+        """The shared weights with the decisions of a child, drawn by the job's own key."""
+        assert parent is not None, "a child is drawn from a search"
+        state = {**parent, "key": torch.tensor([key], device=task.device)}
+        policy = policy_of(self.search, task)
+        params = {name: tensor[0] for name, tensor in state["own"]["enas"]["params"].items()}
+        noise = Noise(state["key"], torch.zeros_like(state["t"]), SITE)
+        (decided,) = policy.configs(_sample(policy, params, noise, 0, 1))
+        return {**state, "hyper": {**state["hyper"], **task.hyper(decided)}}
+
+    def step(
+        self, task: Program, state: State, batches: Sequence[Batch], valid: Batch | None
+    ) -> tuple[State, Mapping[str, Tensor]]:
+        """Training, or statistics of normalisation alone; the metric is the training loss, (members,)."""
+        results = []
+        for i in range(len(state["t"])):
+            member = pytree.tree_map(lambda tensor, i=i: tensor[i : i + 1], state)
+            results.append(self._one(task, member, _row(task, batches[0], i)))
+        state, losses = pytree.tree_map(lambda *tensors: torch.cat(tensors), *results)
+        return state, {"train_loss": losses}
+
+    def _one(self, task: Program, state: State, batch: Batch) -> tuple[State, Tensor]:
+        policy = policy_of(self.search, task)
+        active = policy.space.active({n: task.values(n, state["hyper"][n])[0] for n in policy.space})
+        hyper = {name: value for name, value in state["hyper"].items() if name not in policy.space or name in active}
+        part = part_of(task, state, hyper)
+        if self.search.response != "none":
+            losses, gradients, buffers = task.gradient(part, hyper, batch)
+            return put_back(state, task.apply(part, hyper, gradients, buffers)), losses
+        with torch.no_grad():
+            noise = Noise(part["key"], part["t"])
+            losses, buffers = task.losses(part["params"], part["buffers"], hyper, batch, noise)
+        return put_back(state, {**part, "buffers": buffers, "t": part["t"] + 1}), losses
+
+    def hyperparameters(self, state: State) -> dict[str, Any]:
+        """What was drawn, (members,) each."""
+        return self.search.hyperparameters(state)
+
+
+def policy_of(settings: Enas, task: Program) -> Policy:
+    """The controller of a task.
+
+    Raises:
+        MethodError: If a name cannot be decided during a training, or there is none.
+    """
+    space, static = task.task.space, dict(task.static)
+    names = tuple(settings.decide) if settings.decide is not None else tuple(n for n in space if n not in static)
+    for name in names:
+        if name in static:
+            raise MethodError(
+                f"{name!r} is read by model(config) or optimizer(config), and so fixed for a whole training",
+                where="Enas(decide=…)",
+                remedy="Declare it in the model, as lt.nn.Choose, lt.nn.Width or lt.optim.Switch, or leave it out.",
+            )
+    if not names:
+        raise MethodError(
+            "there is nothing that it can decide",
+            where="Enas",
+            remedy="Put lt.nn.Choose layers into the model, or leave lr to the optimizer, which reads it by its name.",
+        )
+    return _policy(settings.policy, space, names)
+
+
+@lru_cache(maxsize=32)
+def _policy(kind: str, space: Space, names: tuple[str, ...]) -> Policy:
+    return (LSTM if kind == "lstm" else Factorised)(space, list(names))
+
+
+def hyper_of(task: Program, policy: Policy, state: State, config: Config) -> Tensors:
+    """What a child trains with: what it has decided, and what is not the controller's to decide."""
+    fixed = {name: value for name, value in state["hyper"].items() if name not in policy.space}
+    return {**fixed, **task.hyper(config)}
+
+
+def _sample(policy: Policy, params: Tensors, noise: Noise, site: int, count: int) -> Decisions:
+    leaves = {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
+    return _finite(policy.rsample(leaves, noise.uniform(site, (count, policy.columns), dtype=policy.dtype)[0]))
+
+
+def _finite(decisions: Decisions) -> Decisions:
+    """Decisions of a member that has diverged are in the space all the same."""
+    return decisions._replace(codes=decisions.codes.nan_to_num(0.5))
+
+
+def _defaults(space: Space) -> Config:
+    """A value for every name, active or not, so that all states have the same tensors."""
+    found: Config = {}
+    for name, domain in space.domains.items():
+        start, length = domain.stretch
+        width = domain.shape if isinstance(domain, Float) else ()
+        values = list(domain.values([start + 0.5 * length] * domain.width))
+        found[name] = values if width else values[0]
+    return found
+
+
+def _row(task: Program, batch: Batch, i: int) -> Batch:
+    """The minibatch of one member."""
+    inputs, targets = batch
+    own = inputs.ndim > task.task.data.train.inputs.ndim
+    return (inputs[i], targets[i]) if own else batch
+
+
+def _norm(policy: Policy, learner: Any, actions: Tensor, rewards: Tensor, pathwise: Tensor | None) -> Tensor:
+    """The norm of what one part of the rewards contributes to the controller's gradient."""
+    advantages = (rewards - rewards.mean()).nan_to_num(0.0)
+    gradient, _ = policy_gradient(policy, learner["params"], actions, advantages, pathwise=pathwise)
+    return torch.stack([g.square().sum() for g in gradient.values()]).sum().sqrt()
+
+
+def _shown(policy: Policy, params: Tensors, noise: Noise) -> dict[str, float]:
+    """What each name is decided by: ``policy.<name>=<option>`` and ``policy.<name>.mean``, ``.low``, ``.high``."""
+    shown: dict[str, float] = {}
+    facts: Any = policy.probabilities(params, noise.uniform(1, (SHOWN, policy.columns), dtype=policy.dtype)[0])
+    for name, told in facts.items():
+        if "options" in told:
+            labels = [f"{x[0]:.3g}-{x[1]:.3g}" if isinstance(x, list) else str(x) for x in told["options"]]
+            shares = told["probabilities"]
+            shown |= {f"policy.{name}={label}": share for label, share in zip(labels, shares, strict=True)}
+        else:
+            shown |= {f"policy.{name}.{what}": told[what] for what in ("mean", "low", "high")}
+    return shown
+
+
+def _check(settings: Enas) -> None:
+    """Refuse settings that make no sense."""
+    if settings.response not in ("none", "identity", "unrolled", "implicit"):
+        remedy = "Use 'none', 'identity', 'unrolled' or 'implicit'."
+        raise MethodError(f"response={settings.response!r} is unknown", where="Enas", remedy=remedy)
+    if settings.policy not in ("lstm", "factorised"):
+        remedy = "Use 'lstm' or 'factorised'."
+        raise MethodError(f"policy={settings.policy!r} is unknown", where="Enas", remedy=remedy)
+    for name, least in (("samples", 2), ("steps", 1), ("iterations", 1)):
+        count = getattr(settings, name)
+        if isinstance(count, bool) or not isinstance(count, int) or count < least:
+            remedy = f"Give a whole number from {least} on."
+            raise MethodError(f"{name}={count!r} is no count", where="Enas", remedy=remedy)
+    for name in ("warmup", "guard", "damping"):
+        number = getattr(settings, name)
+        if isinstance(number, bool) or not isinstance(number, int | float) or not number >= 0:
+            raise MethodError(f"{name}={number!r} cannot be", where="Enas", remedy="Give a number of at least 0.")

@@ -1,0 +1,398 @@
+"""Hyperparameter tuning by a hypernetwork that learns how the best weights respond (Lorraine and Duvenaud 2018)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from luthier.adapt import draws
+from luthier.adapt import samples as folding
+from luthier.adapt.best_response import BestResponse
+from luthier.adapt.differentiable import coupled_decay, half_square
+from luthier.adapt.structures import STRUCTURES, choose
+from luthier.adapt.unconstrained import tunable
+from luthier.errors import MethodError
+from luthier.optim import Adam
+from luthier.optim.common import Tensors
+from luthier.space import Config, Float
+from luthier.stack import Noise
+from luthier.stack.layout import aligned
+from luthier.task.program import Batch, Program, State
+
+INNER, OUTER, FRESH = 1 << 21, 1 << 22, 1 << 23  # sites of the draws here: beyond the model's and augmentation's
+
+
+@dataclass(frozen=True)
+class Hypernet:
+    """Learns the best weights as a function of the hyperparameters, and moves the hyperparameters down that function.
+
+    Weights w(λ) come from a hypernetwork φ, which descends the training loss at hyperparameters λ that are drawn anew
+    at every step, so that it learns not one network but how the weights respond; the validation loss of w(λ̂) then has
+    a derivative by the current λ̂. The model is not changed: its weights are replaced. Hyperparameters need not be
+    differentiable in the training loss (dropout, augmentation), but they must enter it: a learning rate does not.
+
+    The task's optimizer descends φ, at its learning rate; the state's ``params`` are w(λ̂). Draws and moves are in
+    unconstrained numbers, see `luthier.adapt.unconstrained`. Metrics of the last move before each measurement:
+    ``"hypergradient"``, its norm in these numbers; ``"valid_loss"``, what was differentiated; and ``"perturbation"``,
+    the mean width of the draws, where that is learnt.
+
+    Args:
+        names: The hyperparameters to move; None is every one that can be.
+        mode: ``"local"``: λ is drawn around λ̂ (the paper's second algorithm). ``"global"``: λ is drawn from the whole
+            space (its first), for `luthier.Study.response`; ``warmup`` should then be most of the training.
+        structure: Of the hypernetwork, a row of `luthier.adapt.structures`; ``"auto"`` chooses by size, and the
+            response says which.
+        samples: Draws of λ a step, each with the whole minibatch; an even number comes in pairs of opposite sign.
+        scale: Width of the draws at first. 0 is the simplified local form, λ = λ̂, which needs ``centred=False`` and
+            learns from the way of λ̂ alone.
+        entropy: Weight τ of the draws' entropy, with which their width is learnt; None keeps it. Not in global mode.
+        centred: The hypernetwork's input is λ - λ̂. Without it, as published, it is λ, from -1 to 1 over the domain, and
+            the present weights and their response share their gradients.
+        warmup: Epochs before the hyperparameters begin to move.
+        inner_steps: Steps of φ, each on a minibatch, between two moves of the hyperparameters.
+        outer_lr: Learning rate of the moves, which are Adam's.
+        objective: What is minimised on the validation split: ``"loss"``, or a metric of the task that can be
+            differentiated. It must not read the hyperparameters itself.
+        rank: Of ``structure="low_rank"``.
+        hidden: Units of ``structure="mlp"``.
+
+    Raises:
+        MethodError: If a setting makes no sense.
+
+    Example:
+        >>> Hypernet(mode="global", warmup=20).structure
+        'auto'
+
+    References:
+        Lorraine and Duvenaud 2018, Stochastic hyperparameter optimization through hypernetworks, algorithms 2 to 4.
+        MacKay et al. 2019, Self-tuning networks: the learnt width; Bae and Grosse 2020, Delta-STN: the centred input.
+    """
+
+    names: tuple[str, ...] | None = None
+    mode: Literal["local", "global"] = "local"
+    structure: Literal["auto", "linear", "low_rank", "gated", "diagonal", "mlp"] = "auto"
+    samples: int = 2
+    scale: float = 0.5
+    entropy: float | None = 1e-3
+    centred: bool = True
+    warmup: float = 1.0
+    inner_steps: int = 5
+    outer_lr: float = 0.02
+    objective: str = "loss"
+    rank: int = 10
+    hidden: int = 50
+
+    needs_valid: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _check(self)
+        if self.names is not None:
+            object.__setattr__(self, "names", tuple(self.names))
+
+    @property
+    def window(self) -> int:
+        """Minibatches between two moves of the hyperparameters."""
+        return self.inner_steps
+
+    def init(
+        self, task: Program, config: Config, key: int, parent: State | None = None, overwrite: Config | None = None
+    ) -> State:
+        """A fresh training, or the continuation of ``parent``, which any adapter may have trained.
+
+        Raises:
+            MethodError: If a hyperparameter that is asked for cannot be moved, or none can.
+        """
+        state = task.init(config, key, parent, overwrite)
+        own = state["own"].get("hypernet")
+        if own is not None:
+            changed = config if overwrite is None else overwrite
+            fresh = draws.apart(self._domains(task, state), draws.free(self._domains(task, state), state["hyper"]))
+            free = {name: fresh[name] if name in changed else old for name, old in own["free"].items()}
+            return self._evaluated(task, _with(state, {**own, "free": free}))
+        movable = tunable(task, state, self.names, "Hypernet", draws.entering(task, state))
+        domains = {name: domain for name, domain in movable.items() if name in state["hyper"]}
+        self._check_objective(task, state, domains)
+        place = draws.free(domains, state["hyper"])
+        moving = {"free": place}
+        if self._learns_width:
+            width = torch.full_like(place, self.scale)
+            moving["width"] = width + (-torch.expm1(-width)).log()  # the inverse of softplus
+        noise = Noise(state["key"], torch.zeros_like(state["t"]), FRESH)
+        structure = STRUCTURES[self._structure(state["params"], domains)]
+        response = structure.init(state["params"], draws.count(domains), noise, self.rank, self.hidden)
+        base = {} if self.centred else {"base": {name: param.clone() for name, param in state["params"].items()}}
+        own = {
+            **moving,
+            **base,
+            "free": draws.apart(domains, place),
+            "response": response,
+            "opt": task.optimizer.init(response, state["hyper"]),
+            "outer": Adam().init(moving, {}),
+            "moves": torch.zeros_like(state["t"]),
+        }
+        return self._evaluated(task, _with(state, own))
+
+    def step(
+        self, task: Program, state: State, batches: Sequence[Batch], valid: Batch | None
+    ) -> tuple[State, Mapping[str, Tensor]]:
+        """``inner_steps`` steps of the hypernetwork and one of the hyperparameters; metrics are (members,) each."""
+        assert valid is not None, "needs_valid"
+        losses = []
+        for batch in batches:
+            state, loss = self._descend(task, state, batch)
+            losses.append(loss)
+        state, metrics = self._move(task, state, valid)
+        return self._evaluated(task, state), {"train_loss": folding.mean(torch.stack(losses, 1)), **metrics}
+
+    def hyperparameters(self, state: State) -> dict[str, Any]:
+        """The hyperparameters that move, each (members,) or (members, d)."""
+        return {name: state["hyper"][name] for name in _own(state)["free"]}
+
+    def response(self, task: Program, config: Config, state: State) -> BestResponse:
+        """What a training, a stack of one, has learnt: weights for any hyperparameters."""
+        domains, (base, response) = self._domains(task, state), self._phi(state)
+        place = self._place(domains, state)
+
+        def weights(points: Tensor) -> Tensors:
+            return self._weights(domains, base, response, points, place)
+
+        return BestResponse(task, config, state, domains, self._structure(base, domains), weights)
+
+    # -- the two kinds of step --------------------------------------------------------------------------------------
+
+    def _descend(self, task: Program, state: State, batch: Batch) -> tuple[State, Tensor]:
+        """One step of φ down the training loss at hyperparameters drawn anew; the loss, (members,)."""
+        domains, own = self._domains(task, state), _own(state)
+        place = self._place(domains, state)
+        points = self._drawn(domains, state, place)  # (members, samples, n)
+        base, response = self._phi(state)
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in {**base, **response}.items()}
+        params = self._weights(domains, *folding.parted(leaves, base), points, place)
+        many = points.shape[1]
+        hyper = {**folding.repeated(state["hyper"], many), **draws.values(domains, points.flatten(0, 1))}
+        losses, buffers = task.losses(
+            params,
+            folding.repeated(state["buffers"], many),
+            hyper,
+            folding.repeated_batch(batch, many, task.task.own_batches),
+            folding.repeated_noise(state, many),
+        )
+        decay = coupled_decay(task, hyper)
+        if decay is not None:  # of the network's weights, and so no longer of φ
+            losses = losses + decay * half_square(params)
+        loss = folding.mean(losses.unflatten(0, (-1, many)))
+        found = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True)
+        gradients = dict(zip(leaves, found, strict=True))
+
+        # φ descends as one: clipping, if any, is by the norm of all its gradients
+        whole = {**state, "params": {**base, **response}, "opt": folding.joined(state["opt"], own["opt"])}
+        undecayed = {} if decay is None else {"weight_decay": torch.zeros_like(loss)}
+        after = task.apply(whole, {**state["hyper"], **undecayed}, gradients, folding.mean_buffers(buffers, many))
+        base, response = folding.parted(after["params"], base)
+        slots = {slot: folding.parted(tensors, base) for slot, tensors in after["opt"].items()}
+        own = {**own, "opt": {slot: both[1] for slot, both in slots.items()}}
+        after = {**after, "opt": {slot: both[0] for slot, both in slots.items()}, "params": state["params"]}
+        return self._with_phi(_with(after, own), base, response), loss.detach()
+
+    def _move(self, task: Program, state: State, valid: Batch) -> tuple[State, dict[str, Tensor]]:
+        """One step of λ̂, and of the width of the draws, down the validation loss of w(λ̂)."""
+        domains, own = self._domains(task, state), _own(state)
+        place = self._place(domains, state)
+        old = {"free": place} | ({"width": own["width"]} if "width" in own else {})
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in old.items()}
+        loss, objective = self._valid_loss(task, domains, state, place, leaves, valid)
+        found = torch.autograd.grad(objective.sum(), list(leaves.values()))
+        gradients = dict(zip(leaves, found, strict=True))
+
+        started = state["t"] > self.warmup * task.epoch_steps  # (members,)
+        new, outer = Adam(lr=self.outer_lr).update(old, gradients, own["outer"], {}, own["moves"])
+        new["free"] = new["free"].clamp(*draws.bounds(domains, place))
+        new, outer = (folding.chosen(started, *both) for both in ((new, old), (outer, own["outer"])))
+        values = {
+            name: folding.chosen(started, value, state["hyper"][name])
+            for name, value in draws.values(domains, new["free"]).items()
+        }
+        moves = own["moves"] + started.to(own["moves"].dtype)
+        own = {**own, **new, "free": draws.apart(domains, new["free"]), "outer": outer, "moves": moves}
+        metrics = {"valid_loss": loss, "hypergradient": folding.total(gradients["free"].square()).sqrt()}
+        if "width" in new:
+            width = aligned(F.softplus, new["width"])
+            metrics["perturbation"] = folding.total(width) / width.shape[1]
+        moved = _with({**state, "hyper": {**state["hyper"], **values}}, own)
+        return self._recentred(domains, moved, place, new["free"]), metrics
+
+    def _valid_loss(
+        self, task: Program, domains: draws.Domains, state: State, place: Tensor, leaves: Tensors, valid: Batch
+    ) -> tuple[Tensor, Tensor]:
+        """The validation loss, (members,), of w(λ̂), and the same less the entropy.
+
+        Where the width of the draws is learnt it is the mean over draws around λ̂ (MacKay et al., eq. 14).
+        """
+        points = leaves["free"].unsqueeze(1)
+        if "width" in leaves:
+            noise = draws.noise(state, OUTER, self.samples, points.shape[2])
+            points = draws.around(domains, leaves["free"], aligned(F.softplus, leaves["width"]), noise)
+        many = points.shape[1]
+        losses = task.objective(
+            self._weights(domains, *self._phi(state), points, place),
+            folding.repeated(state["buffers"], many),
+            {**folding.repeated(state["hyper"], many), **draws.values(domains, points.flatten(0, 1))},
+            folding.repeated_batch(valid, many, task.task.own_batches),
+            self.objective,
+        )
+        loss = folding.mean(losses.unflatten(0, (-1, many)))
+        if "width" not in leaves:
+            return loss.detach(), loss
+        assert self.entropy is not None, "or there would be no width"
+        entropy = folding.total(aligned(lambda s: F.softplus(s).log(), leaves["width"]))  # but for a constant
+        return loss.detach(), loss - self.entropy * entropy
+
+    def _check_objective(self, task: Program, state: State, domains: draws.Domains) -> None:
+        """Refuse an objective that a move of the hyperparameters makes small by itself, or that nothing measures."""
+        if self.objective not in ("loss", *task.task.metrics):
+            known = ", ".join(("loss", *task.task.metrics))
+            raise MethodError(
+                f"objective={self.objective!r} is not measured",
+                where="Hypernet",
+                remedy=f"The task measures {known}; add others by TorchTask(metrics={{name: function}}).",
+            )
+        inputs, targets = task.task.tensors("valid")
+        leaves = {name: state["hyper"][name].detach().clone().requires_grad_() for name in domains}
+        params = {name: param.detach().requires_grad_() for name, param in state["params"].items()}
+        hyper = {**state["hyper"], **leaves}
+        values = task.objective(params, state["buffers"], hyper, (inputs[:2], targets[:2]), self.objective)
+        if not values.requires_grad:
+            raise MethodError(
+                f"the metric {self.objective!r} cannot be differentiated",
+                where="Hypernet(objective=…)",
+                remedy='Give a smooth one, such as the default, "loss".',
+            )
+        found = torch.autograd.grad(values.sum(), list(leaves.values()), allow_unused=True)
+        direct = [name for name, gradient in zip(leaves, found, strict=True) if gradient is not None]
+        if direct:
+            raise MethodError(
+                f"{min(direct)} enters the validation {self.objective} itself, which would be made small by it alone",
+                where="Hypernet(objective=…)",
+                remedy="Name a metric of the task that does not read it: metrics={'cross_entropy': "
+                "lt.losses.cross_entropy} and objective='cross_entropy'.",
+            )
+
+    # -- the hypernetwork -------------------------------------------------------------------------------------------
+
+    @property
+    def _learns_width(self) -> bool:
+        return self.mode == "local" and self.scale > 0 and self.entropy is not None
+
+    def _domains(self, task: Program, state: State) -> dict[str, Float]:
+        names = _own(state)["free"]
+        return {name: domain for name, domain in task.task.space.domains.items() if name in names}  # type: ignore[misc]
+
+    def _structure(self, params: Tensors, domains: draws.Domains) -> str:
+        if self.structure != "auto":
+            return self.structure
+        return choose(params, draws.count(domains), everywhere=self.mode == "global")
+
+    def _place(self, domains: draws.Domains, state: State) -> Tensor:
+        """λ̂ on the scale without bounds, (members, n)."""
+        return draws.together({name: _own(state)["free"][name] for name in domains})
+
+    def _drawn(self, domains: draws.Domains, state: State, place: Tensor) -> Tensor:
+        """Where φ is trained, (members, samples, n)."""
+        if self.mode == "global":
+            uniform = draws.noise(state, INNER, self.samples, place.shape[1], uniform=True)
+            return draws.everywhere(domains, uniform)
+        if self.scale == 0:
+            return place.unsqueeze(1)
+        width = aligned(F.softplus, _own(state)["width"]) if self._learns_width else self.scale
+        return draws.around(domains, place, width, draws.noise(state, INNER, self.samples, place.shape[1]))
+
+    def _phi(self, state: State) -> tuple[Tensors, Tensors]:
+        """φ: what it gives at its centre, which is the network itself if that is λ̂, and its response."""
+        return state["params"] if self.centred else _own(state)["base"], _own(state)["response"]
+
+    def _with_phi(self, state: State, base: Tensors, response: Tensors) -> State:
+        if self.centred:
+            return _with({**state, "params": base}, {**_own(state), "response": response})
+        return _with(state, {**_own(state), "base": base, "response": response})
+
+    def _weights(
+        self, domains: draws.Domains, base: Tensors, response: Tensors, points: Tensor, place: Tensor
+    ) -> Tensors:
+        """w(λ) at ``points``, (members, samples, n), of every sample."""
+        structure = STRUCTURES[self._structure(base, domains)]
+        return structure.weights(base, response, self._input(domains, points, place.unsqueeze(1)))
+
+    def _input(self, domains: draws.Domains, points: Tensor, place: Tensor) -> Tensor:
+        """What the hypernetwork reads."""
+        if self.centred and self.mode == "local":
+            return points - place
+        low, high = draws.bounds(domains, points)
+        return (points - (place if self.centred else (low + high) / 2)) * (2 / (high - low))
+
+    def _recentred(self, domains: draws.Domains, state: State, old: Tensor, new: Tensor) -> State:
+        """The same function about λ̂ where it is now: the weights follow their response as the hyperparameters move."""
+        if not self.centred:
+            return state
+        base, response = self._phi(state)
+        followed = self._weights(domains, base, response, new.unsqueeze(1), old)
+        moved = STRUCTURES[self._structure(base, domains)].moved(response, self._input(domains, new, old))
+        return self._with_phi(state, followed, moved)
+
+    def _evaluated(self, task: Program, state: State) -> State:
+        """With the weights at λ̂ as ``params``."""
+        if self.centred:
+            return state
+        domains = self._domains(task, state)
+        place = self._place(domains, state)
+        return {**state, "params": self._weights(domains, *self._phi(state), place.unsqueeze(1), place)}
+
+
+def _own(state: State) -> dict[str, Any]:
+    """The part of the state that is this adapter's."""
+    return state["own"]["hypernet"]
+
+
+def _with(state: State, own: dict[str, Any]) -> State:
+    return {**state, "own": {**state["own"], "hypernet": own}}
+
+
+def _check(settings: Hypernet) -> None:
+    """Refuse settings that make no sense."""
+    whole = {"samples": 1, "inner_steps": 1, "rank": 1, "hidden": 1}
+    faults = [
+        (settings.mode not in ("local", "global"), "mode", "Choose 'local' or 'global'."),
+        (settings.structure not in ("auto", *STRUCTURES), "structure", f"Choose 'auto', {', '.join(STRUCTURES)}."),
+        *(
+            (
+                type(getattr(settings, name)) is not int or getattr(settings, name) < least,
+                name,
+                f"Give a whole number from {least} on.",
+            )
+            for name, least in whole.items()
+        ),
+        *(
+            (not _is_real(getattr(settings, name), least), name, f"Give a number from {least} on.")
+            for name, least in (("scale", 0), ("warmup", 0), ("outer_lr", 0))
+        ),
+        (settings.entropy is not None and not _is_real(settings.entropy, 0), "entropy", "Give 1e-3, or None."),
+        (isinstance(settings.names, str), "names", "Give names: names=('dropout',)."),
+    ]
+    for wrong, name, remedy in faults:
+        if wrong:
+            raise MethodError(f"{name}={getattr(settings, name)!r} makes no sense", where="Hypernet", remedy=remedy)
+    if settings.mode == "local" and settings.scale == 0 and settings.centred:
+        raise MethodError(
+            "scale=0 with centred=True: the hypernetwork would see nothing but 0",
+            where="Hypernet",
+            remedy="The simplified form is Hypernet(scale=0, centred=False); the usual one draws, with scale=0.5.",
+        )
+
+
+def _is_real(value: Any, least: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value < math.inf

@@ -1,0 +1,67 @@
+"""Configurations that are nearly as good as the best and differ from one another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from luthier.errors import MethodError
+from luthier.jobs import OK, History
+from luthier.space.distance import farthest, first_apart
+from luthier.trials import Best
+
+By = str | Callable[[Best], float] | None
+
+
+def diverse(
+    history: History, record: Callable[[int], Best], count: int, within: float, by: By, mode: str, apart: float
+) -> list[Best]:
+    """See :meth:`luthier.Study.diverse`.
+
+    Args:
+        history: The study.
+        record: Gives a finished job in the shape of the best.
+        count: How many at most.
+        within: How far from the best value a value may be, as a part of the best value's size.
+        by: The second measure.
+        mode: ``"min"`` or ``"max"``, of the second measure.
+        apart: The distance that any two exceed where there is a second measure.
+    """
+    where = "study.diverse"
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise MethodError(f"count={count!r} cannot be", where=where, remedy="Give a whole number above zero.")
+    if not 0 <= within < math.inf or not 0 <= apart < math.inf:
+        what = f"within={within!r}, apart={apart!r} cannot be"
+        raise MethodError(what, where=where, remedy="Give numbers from 0 on: 0.01 is 1 %.")
+    if mode not in ("min", "max"):
+        raise MethodError(f"mode={mode!r} cannot be", where=where, remedy="Give 'min' or 'max'.")
+    values = np.where(history.status == OK, history.values[:, 0], np.nan) if len(history) else np.zeros(0)
+    if not np.isfinite(values).any():
+        return []
+    best = float(np.nanmin(values))
+    rows = np.flatnonzero(values <= best + within * abs(best))
+    rows = rows[np.argsort(values[rows], kind="stable")]
+    if by is None:
+        chosen = farthest(history.space, history.codes[rows], history.mask[rows], count)
+        return [record(int(rows[i])) for i in chosen]
+    measured = np.array([_measure(record(int(row)), by, where) for row in rows])
+    rows = rows[np.argsort(measured if mode == "min" else -measured, kind="stable")]
+    chosen = first_apart(history.space, history.codes[rows], history.mask[rows], apart, count)
+    return [record(int(rows[i])) for i in chosen]
+
+
+def _measure(one: Best, by: Any, where: str) -> float:
+    if callable(by):
+        return float(by(one))
+    known: dict[str, Any] = {"seconds": one.result.seconds, **one.config, **one.metrics}
+    value = known.get(by)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise MethodError(
+            f"job {one.number} has no number by the name {by!r}",
+            where=where,
+            remedy=f"Give a function of a Best, or one of {', '.join(known)}.",
+        )
+    return float(value)
