@@ -5,7 +5,7 @@ INSTALLED := .venv/.installed
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all bench postgres lint format clean
+.PHONY: help demo test test-slow test-all bench papers postgres lint format clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,11 @@ test-all: lint  ## Style, types and every test, the slow proofs included
 bench: $(INSTALLED)  ## Every benchmark, beside the peers it is measured against
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script; done
+
+PAPERS := autotune genetic hypernets gflownet joint_enas
+papers: $(INSTALLED)  ## The five papers, reproduced at a reduced size; FULL=--full is theirs
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[papers,optuna]'
+	@set -e; for paper in $(PAPERS); do echo "== $$paper"; $(BIN)/python -m papers.$$paper.run $(FULL); done
 
 postgres:  ## Start a throw-away PostgreSQL server, installed by apt-get if need be, and print its address
 	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 \

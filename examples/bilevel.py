@@ -39,7 +39,7 @@ task = lt.TorchTask(
 
 def main() -> None:
     start = lt.propose.Grid(points={"dropout": [0.2], "parts": [0.001]})
-    moving = lt.adapt.Bilevel(lt.response.implicit, inner_steps=5, outer_lr=0.1)
+    moving = lt.adapt.Bilevel(lt.response.implicit, inner_steps=5, outer_lr=0.03)
     held = lt.tune(task, method=start, trials=1, epochs=200, progress=False)
     study = lt.tune(task, method=(start, moving), trials=1, epochs=200)  # a line for each measurement
     for name, found in (("held", held), ("moved", study)):

@@ -21,6 +21,7 @@ ADAPTERS = {  # a row for each adapter: how to make one, in the driver
     "hypergradient": "lt.adapt.Hypergradient()",
     "implicit": "lt.adapt.Bilevel(lt.response.implicit, inner_steps=4, settings={'iterations': 3})",
     "unrolled": "lt.adapt.Bilevel(lt.response.unrolled, inner_steps=4)",
+    "hypernet": "lt.adapt.Hypernet()",
 }
 KILLS = (3, 8)  # measurements of a process until it is killed
 DRIVER = """

@@ -53,8 +53,8 @@ def diverse(
     return [record(int(rows[i])) for i in chosen]
 
 
-def _measure(one: Best, by: Any, where: str) -> float:
-    if callable(by):
+def _measure(one: Best, by: str | Callable[[Best], float], where: str) -> float:
+    if not isinstance(by, str):
         return float(by(one))
     known: dict[str, Any] = {"seconds": one.result.seconds, **one.config, **one.metrics}
     value = known.get(by)
