@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+TWO := --numprocesses 2 --dist worksteal
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
@@ -14,13 +15,13 @@ demo: $(INSTALLED)  ## Tune a network on Fashion-MNIST by random search, about t
 	$(BIN)/python examples/demo.py
 
 test: lint  ## Style, types and the fast tests, at most eight minutes on two cores
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(TWO)
 
 test-slow: $(INSTALLED)  ## The slow proofs alone
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(TWO)
 
 test-all: lint  ## Style, types and every test, the slow proofs included
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TWO)
 
 bench: $(INSTALLED)  ## Every benchmark, beside the peers it is measured against
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'

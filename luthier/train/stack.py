@@ -375,7 +375,7 @@ def load_response(work: Work, job: Job, result: Result) -> Any:
     Raises:
         MethodError: If it learns nothing of the kind.
     """
-    if not hasattr(work.adapter, "response"):
+    if not callable(getattr(work.adapter, "response", None)):
         raise MethodError(
             f"{work.adapter or 'plain training'} does not learn how the weights respond",
             where=f"job {job.number}",

@@ -408,7 +408,7 @@ def test_a_network_that_cannot_be_built_is_the_trial_s_failure_still() -> None:
     "settings",
     [
         {"response": "newton"},
-        {"response": torch.sum},
+        {"response": sum},
         {"inner_steps": 0},
         {"inner_steps": 2.5},
         {"batches": 0},
