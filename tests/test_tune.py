@@ -337,6 +337,6 @@ def test_what_cannot_work_is_refused_before_anything_is_trained() -> None:
 def test_a_stack_under_a_limit_of_wall_time_is_no_wider_than_the_time_allows() -> None:
     from luthier.testing.adapters import digits_task
 
-    study = lt.tune(digits_task(), space=None, epochs=4, seconds=10, progress=False)
+    study = lt.tune(digits_task(), space=None, steps=60, seconds=5, progress=False)
     finished = [result for result in study.history.results if result and result.status == "ok"]
     assert study.best is not None and len(finished) >= 8, "256 at once would all have been pruned or have been late"

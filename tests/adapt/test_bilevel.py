@@ -91,7 +91,10 @@ SETTLED = {
 }
 
 
-@pytest.mark.parametrize("response", SETTLED)
+@pytest.mark.parametrize(
+    "response",
+    [pytest.param(name, marks=[] if name == "implicit" else pytest.mark.slow) for name in SETTLED],
+)
 def test_at_a_minimum_it_is_the_difference_of_the_problem_solved_again(response: str) -> None:
     task = logistic()
     adapter = Bilevel(response, inner_steps=600, settings=SETTLED[response])

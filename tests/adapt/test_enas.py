@@ -320,6 +320,7 @@ lt.tune(test_enas.task(), method=test_enas.METHOD, **settings)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seen", [2, 8])
 def test_a_search_that_is_killed_goes_on_bit_for_bit(study, tmp_path: Path, seen):
     store = f"sqlite:///{tmp_path}/study.db"

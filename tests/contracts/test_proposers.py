@@ -206,7 +206,7 @@ class TestAsynchronousPB2(ProposerContract):
     budget = Budget(trials=6, steps=9)
     learns = True
     learning_budget = Budget(trials=10, steps=90)
-    problems: ClassVar[Mapping[str, Problem]] = {"drift": DRIFT, "decay": DECAY}
+    problems: ClassVar[Mapping[str, Problem]] = {"drift": DRIFT}
 
     def make(self) -> Proposer:
         return PB2(rounds=9, asynchronous=True, exploit="tournament", fresh=1)

@@ -98,11 +98,11 @@ def test_values_are_those_of_the_configurations_and_carry_the_gradient(kind):
 
 def test_density_of_the_code_integrates_to_one_and_its_entropy_is_right():
     policy = Factorised(Space(x=Float(0.0, 1.0)))
-    codes = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+    codes = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000  # the midpoint rule: 2e-4 off at the steepest
     for raw in ([0.0, 1.942], [2.0, 0.5], [-3.0, 3.0]):
         params = {"x": torch.tensor(raw, dtype=torch.float64)}
         log_density = policy.evaluate(params, (codes.log() - torch.log1p(-codes)).unsqueeze(1)).log_prob
-        assert abs(log_density.exp().mean() - 1) < 1e-4
+        assert abs(log_density.exp().mean() - 1) < 1e-3
         entropy = -(log_density.exp() * log_density).mean()
         assert abs(gaussian_entropy(*gaussian(params["x"])) - entropy) < 2e-3
     start = gaussian_entropy(*gaussian(policy.init(0)["x"]))
