@@ -2,7 +2,8 @@
 
     python -m venv peers
     peers/bin/pip install -c constraints.txt torch numpy graphviz matplotlib optree
-    peers/bin/pip install --no-deps --ignore-requires-python higher==0.2.1 torchopt==0.7.3 boat-torch==1.1.1 betty-ml==0.2.1
+    peers/bin/pip install --no-deps --ignore-requires-python higher==0.2.1 torchopt==0.7.3 boat-torch==1.1.1 \\
+        betty-ml==0.2.1
     peers/bin/python benchmarks/hypergradient_peers.py
 
 The libraries pin versions that do not go together, hence an environment of their own; ``luthier.response`` needs torch
@@ -75,9 +76,7 @@ def luthier_row(problem: Problem, method: str, steps: int, memory: Any = "graph"
     given = (losses.train_loss, losses.valid_loss, losses.params, hyper, [problem.train], problem.valid)
     if method == "unrolled":
         optimizer = response.SGD(lr=RATE)
-        return lambda: list(
-            response.unrolled(*given, optimizer=optimizer, steps=steps, memory=memory).total.values()
-        )
+        return lambda: list(response.unrolled(*given, optimizer=optimizer, steps=steps, memory=memory).total.values())
     return lambda: list(
         response.implicit(*given, solver="neumann", iterations=steps, alpha=RATE, damping=0.0).total.values()
     )

@@ -61,7 +61,7 @@ def methods() -> dict[str, object]:
         "pbt": lt.propose.PBT(rounds=12),
         "pb2": lt.propose.PB2(rounds=12),
         "hypergradient": "hypergradient",
-        "bilevel": "bilevel",
+        "bilevel, unrolled": lt.adapt.Bilevel("unrolled"),
     }
 
 

@@ -1,7 +1,7 @@
 """Methods beside each other on scikit-learn's digits: the same training steps, splits and seeds for all.
 
-    python examples/compare.py
-    luthier compare examples/digits.py --methods random,genetic,pbt,hypergradient --trials 12 --epochs 6
+python examples/compare.py
+luthier compare examples/digits.py --methods random,genetic,pbt,hypergradient --trials 12 --epochs 6
 """
 
 from pathlib import Path

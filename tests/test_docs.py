@@ -21,7 +21,9 @@ def test_the_code_of_a_page_runs(page: str, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_the_table_of_the_readme_is_that_of_the_methods() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \| .*? \| `(.*?)` \|", (DOCS.parent / "README.md").read_text(), re.M)
+    rows = re.findall(
+        r"^\| `(\w+)` \| (.*?) \| (.*?) \| .*? \| `(.*?)` \|", (DOCS.parent / "README.md").read_text(), re.M
+    )
     assert rows == [(m.name, m.summary, m.paper, m.file) for m in METHODS.values()]
 
 

@@ -16,7 +16,7 @@ from luthier.adapt import unconstrained
 from luthier.adapt.differentiable import InnerTraining, Update, coupled_decay
 from luthier.errors import MethodError
 from luthier.optim import SGD, Adam
-from luthier.optim.common import Tensors
+from luthier.optim.common import norm, total
 from luthier.response import Hypergradient
 from luthier.space import Config, Float
 from luthier.task.program import Batch, Program, State
@@ -145,7 +145,7 @@ class Bilevel:
         else:
             state, losses, found = self._at_the_end(task, state, batches, valid, names)
         state, length = self._outer_step(task, state, found)
-        metrics = {"train_loss": _total(losses) / len(losses), "hypergradient": length, "valid_loss": found.valid_loss}
+        metrics = {"train_loss": total(losses) / len(losses), "hypergradient": length, "valid_loss": found.valid_loss}
         if found.residual is not None:
             metrics["residual"] = found.residual
         return state, metrics
@@ -237,11 +237,11 @@ class Bilevel:
         """The state after the outer step, and the norm of the hypergradient, (members,), in unconstrained numbers."""
         own, domains = state["own"]["bilevel"], task.task.space.domains
         place, gradient = {}, {}
-        for name, total in found.total.items():
+        for name, slope in found.total.items():
             domain: Any = domains[name]
             place[name] = unconstrained.free(domain, state["hyper"][name])
-            gradient[name] = total * unconstrained.slope(domain, place[name])
-        length = _norm(gradient)
+            gradient[name] = slope * unconstrained.slope(domain, place[name])
+        length = norm(gradient)
         warm = state["t"].to(torch.float64) / task.epoch_steps >= self.warmup
         moves = torch.isfinite(length) & warm  # a member that diverged keeps its values, and harms no other
         there = {name: _where(moves, g, torch.zeros_like(g)) for name, g in gradient.items()}
@@ -314,14 +314,3 @@ def _check(chosen: Bilevel) -> None:
 def _where(chosen: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     """Member by member."""
     return torch.where(chosen.view(-1, *(1,) * (yes.ndim - 1)), yes, no)
-
-
-def _norm(tree: Tensors) -> Tensor:
-    """The Euclidean norm of each member over all entries, (members,)."""
-    squares = [torch.linalg.vector_norm(x.reshape(len(x), -1), dim=1).square() for x in tree.values()]
-    return _total(squares).sqrt()
-
-
-def _total(parts: Sequence[Tensor]) -> Tensor:
-    """Their sum, in one order whatever the number of members: torch.sum may choose another."""
-    return sum(parts[1:], start=parts[0])

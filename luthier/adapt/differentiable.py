@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from luthier.optim import SGD, Adam
-from luthier.optim.common import Scale, Tensors, read
+from luthier.optim.common import Scale, Tensors, read, total
 from luthier.stack import Noise
 from luthier.task.program import Batch, Program, State
 
@@ -87,5 +87,4 @@ def coupled_decay(task: Program, hyper: Mapping[str, Tensor]) -> Scale | None:
 
 def half_square(params: Tensors) -> Tensor:
     """½‖w‖² of each member, (members,), in one order of summation."""
-    parts = [param.reshape(len(param), -1).square().sum(1) for param in params.values()]
-    return 0.5 * sum(parts[1:], start=parts[0])
+    return 0.5 * total([param.reshape(len(param), -1).square().sum(1) for param in params.values()])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from luthier.errors import MethodError
-from luthier.optim.common import Tensors, add_scaled, clip_by_norm, read
+from luthier.optim.common import Tensors, add_scaled, clip_by_norm, norm, read, total
 from luthier.optim.rate_rules import Rule, checked_bounds, checked_hyper_lr
 from luthier.space import Config, Float
 from luthier.task.program import Batch, Program, State
@@ -103,7 +103,7 @@ class Hypergradient:
         if self.rule == "additive":
             new = lr + beta * descent
         else:
-            scale = _norm(gradients) * _norm(direction)
+            scale = norm(gradients) * norm(direction)
             nonzero = scale > 0
             new = lr * (1 + beta * torch.where(nonzero, descent / torch.where(nonzero, scale, 1.0), 0.0))
         low, high = self._limits(task, lr.dtype)
@@ -161,14 +161,4 @@ def objective_gradient(optimizer: Any, params: Tensors, gradients: Tensors, hype
 
 def _dot(left: Tensors, right: Tensors) -> Tensor:
     """The inner product of each member, (members,)."""
-    return _total([(x * right[name]).reshape(len(x), -1).sum(1) for name, x in left.items()])
-
-
-def _norm(tree: Tensors) -> Tensor:
-    """The Euclidean norm of each member, (members,)."""
-    return _total([torch.linalg.vector_norm(x.reshape(len(x), -1), dim=1).square() for x in tree.values()]).sqrt()
-
-
-def _total(parts: list[Tensor]) -> Tensor:
-    """Their sum, in one order whatever the number of members: torch.sum may choose another."""
-    return sum(parts[1:], start=parts[0])
+    return total([(x * right[name]).reshape(len(x), -1).sum(1) for name, x in left.items()])

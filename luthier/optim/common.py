@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -34,9 +34,18 @@ def read(name: str, default: float | None, hyper: Mapping[str, Tensor]) -> Scale
 def clip_by_norm(gradients: Tensors, limit: Scale) -> Tensors:
     """Each member's gradients scaled down to a global norm of at most ``limit``, as ``torch.nn.utils`` does it."""
     squares = [gradient.reshape(len(gradient), -1).square().sum(1) for gradient in gradients.values()]
-    total = sum(squares[1:], squares[0])  # one after the other: the order must not depend on the members
-    factor = (limit / (root(total) + 1e-6)).clamp(max=1.0)  # (members,)
+    factor = (limit / (root(total(squares)) + 1e-6)).clamp(max=1.0)  # (members,)
     return {name: gradient * rows(factor, gradient) for name, gradient in gradients.items()}
+
+
+def norm(tree: Tensors) -> Tensor:
+    """The Euclidean norm of each member over all entries, (members,)."""
+    return total([torch.linalg.vector_norm(x.reshape(len(x), -1), dim=1).square() for x in tree.values()]).sqrt()
+
+
+def total(parts: Sequence[Tensor]) -> Tensor:
+    """Their sum, one after the other: torch.sum may choose another order for another number of members."""
+    return sum(parts[1:], start=parts[0])
 
 
 def root(x: Tensor) -> Tensor:

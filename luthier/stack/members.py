@@ -17,7 +17,6 @@ from torch.utils import _pytree as pytree
 from luthier.stack.choices import Branch, Mask
 from luthier.stack.dropout import Site
 from luthier.stack.layout import Call, Names, Value, plain
-from luthier.stack.noise import Noise
 
 
 class Lifted:

@@ -85,7 +85,10 @@ def run(name: str, task: lt.TorchTask, size: Size, seed: int) -> dict[str, Any]:
     study = lt.tune(task, ARMS[name].method(), trials=size.trainings, epochs=size.epochs, seed=seed, progress=False)
     seconds = time.process_time() - clock
     best, history = study.best, study.history
-    assert best is not None
+    if best is None:  # the search diverged, and nothing was drawn from it
+        ended = [f"{result.status}: {result.error.splitlines()[:1]}" for result in history.results if result]
+        print(f"{name}, seed {seed}: nothing to train; {ended[:3]}", flush=True)
+        return {"method": name, "seed": seed, "seconds": seconds, "steps": int(history.steps.sum())}
     scratch = [history.results[job.number] for job in history.jobs if job.tag.get("phase", "train") == "train"]
     found: dict[str, Any] = {
         "method": name,
