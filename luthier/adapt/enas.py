@@ -186,7 +186,7 @@ class Enas:
             told = self._told(task, policy, after, noise, norms)
         own = pytree.tree_map(lambda tensor: tensor[None], {"enas": after, "told": told})
         metrics = {
-            "train_loss": torch.stack([verdict.losses.mean() for verdict in verdicts]).mean(),
+            "train_loss": _mean_of_finite(torch.stack([verdict.losses.mean() for verdict in verdicts])),
             "undone": torch.tensor(undone / self.samples),
             **facts,
         }
@@ -376,9 +376,15 @@ def _row(task: Program, batch: Batch, i: int) -> Batch:
     return (inputs[i], targets[i]) if own else batch
 
 
+def _mean_of_finite(losses: Tensor) -> Tensor:
+    """The mean over the children whose loss is a number: the others were undone. NaN where there is none."""
+    return losses[losses.isfinite()].mean()
+
+
 def _norm(policy: Policy, learner: Any, actions: Tensor, rewards: Tensor, pathwise: Tensor | None) -> Tensor:
     """The norm of what one part of the rewards contributes to the controller's gradient."""
     advantages = (rewards - rewards.mean()).nan_to_num(0.0)
+    pathwise = None if pathwise is None else pathwise.nan_to_num(0.0, 0.0, 0.0)  # as the learner takes it
     gradient, _ = policy_gradient(policy, learner["params"], actions, advantages, pathwise=pathwise)
     return torch.stack([g.square().sum() for g in gradient.values()]).sum().sqrt()
 

@@ -201,6 +201,22 @@ def test_a_child_that_ruins_the_weights_is_undone():
     assert after["t"].item() == adapter.window
 
 
+@pytest.mark.parametrize("response", ["none", "identity", "unrolled", "implicit"])
+def test_children_that_overflow_do_not_end_the_search(response):
+    wild = lt.Space(**{**SPACE.domains, "lr": lt.Float(1e-3, 1e30, log=True)})
+    program = task(space=wild).sharing().program(CHILD)
+    adapter = Enas(response, samples=6, steps=3, warmup=0.0)
+    state, undone = adapter.init(program, CHILD, 3), 0.0
+    train, valid = Batches(program, "train", Seeds(0)), Batches(program, "valid", Seeds(0))
+    for t in range(12):  # long enough for a look at the controller
+        batches = [train.at(adapter.window * t + i) for i in range(adapter.window)]
+        state, metrics = adapter.step(program, state, batches, valid.at(t))
+        undone += float(metrics["undone"][0])
+        assert all(torch.isfinite(value).all() for value in metrics.values()), t
+        assert all(torch.isfinite(tensor).all() for tensor in pytree.tree_leaves(state))
+    assert undone > 1.0, "some of them did overflow"
+
+
 @pytest.mark.parametrize("policy", ["lstm", "factorised"])
 def test_the_controller_finds_the_option_that_works(policy):
     class Nothing(nn.Module):
