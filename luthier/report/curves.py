@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from luthier.jobs import OK, PENDING, PRUNED
+from luthier.jobs import DIVERGED, FAILED, OK, PENDING, PRUNED
 from luthier.report.facts import STATUS_NAMES, Facts, metric_names, progress
 from luthier.report.figures import (
     CURVE_POINTS,
@@ -85,7 +85,7 @@ def _best_figure(known: Facts, x: np.ndarray, x_title: str, y: dict) -> Figure:
 def _failure_marks(known: Facts, x_title: str, y: dict) -> list[dict]:
     edge = worst_edge(y, known.mode)
     arrival = np.array(known.history.arrival, dtype=np.int64)
-    bad = ~np.isin(arrival, known.finished) & (known.status[arrival] != PRUNED)
+    bad = np.isin(known.status[arrival], (DIVERGED, FAILED))
     if edge is None or not bad.any():
         return []
     places = np.cumsum(known.history.steps[arrival]) if "steps" in x_title else np.arange(1, len(arrival) + 1)
@@ -161,14 +161,15 @@ def _groups(known: Facts, curves: list[Curve]) -> tuple[list[tuple[str, str, lis
     ended = rest[known.status[rest] != PENDING] if len(rest) else rest
     running = [n for n in rest if known.status[n] == PENDING][-LINES // 4 :]
     ended = ended[thin(len(ended), LINES // 2)]
+    other = [n for n in ended if known.status[n] == OK]  # that measured something else than the objective
 
     def chosen(numbers: Iterable[int]) -> list[Curve]:
         return [by_end[int(n)] for n in numbers]
 
     groups = [
-        ("diverged or failed", "@failed", chosen(n for n in ended if known.status[n] != PRUNED)),
+        ("diverged or failed", "@failed", chosen(n for n in ended if known.status[n] in (DIVERGED, FAILED))),
         ("pruned", "@pruned", chosen(n for n in ended if known.status[n] == PRUNED)),
-        ("finished", "@finished", chosen(n for n in shown if int(n) not in quarter)),
+        ("finished", "@finished", chosen([*(n for n in shown if int(n) not in quarter), *other])),
         ("running", "@running", chosen(running)),
         ("best quarter", "@primary", chosen(n for n in shown if int(n) in quarter)),
     ]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from luthier.jobs import DIVERGED, FAILED, PENDING, PRUNED
+from luthier.jobs import DIVERGED, FAILED, OK, PENDING, PRUNED
 from luthier.report.facts import Facts
 from luthier.report.figures import Html, Section
 from luthier.report.info import StudyInfo
@@ -49,7 +49,7 @@ def _sentence(known: Facts) -> str:
     value = number(float(known.values[known.best]), 5)
     return (
         f"Best <strong>{escape(known.objective)} {value}</strong> ({known.better}), reached by {known.noun} "
-        f"{known.best:,}; {len(known.finished):,} of {total} finished."
+        f"{known.best:,}; {known.count(OK):,} of {total} finished."
     )
 
 
@@ -62,7 +62,7 @@ def _tiles(known: Facts, info: StudyInfo) -> list[tuple[str, str, str]]:
         tiles.append(("in the Pareto set", f"{len(known.front):,}", "best"))
     if known.continued:
         tiles.append(("trials started", f"{known.trials:,}", ""))
-    tiles.append((f"{known.noun}s finished", f"{known.count(1):,}", ""))
+    tiles.append((f"{known.noun}s finished", f"{known.count(OK):,}", ""))
     for status, name in ((PRUNED, "pruned"), (DIVERGED, "diverged"), (FAILED, "failed"), (PENDING, "running")):
         if known.count(status):
             tiles.append((name, f"{known.count(status):,}", name))

@@ -331,3 +331,14 @@ def test_settings_and_labels_for_people() -> None:
     assert describe("random") == "random"
     assert label("<b>%{x}$a$</b>") == "&lt;b&gt;&#37;{x}&#36;a&#36;&lt;/b&gt;"
     assert len(label("x" * 100, 20)) == 20
+
+
+def test_a_job_that_measured_another_metric_has_finished_and_not_failed() -> None:
+    history = History(Space(x=Float(0, 1)), {"loss": "min"})
+    for job, metrics in enumerate([{"shared_loss": 3.0}, {"loss": 2.0}, {"loss": 1.0}]):
+        history.add(Job(job, {"x": job / 4}, 2))
+        for step in (1, 2):
+            history.add(Report(job, step, {name: value + 1 / step for name, value in metrics.items()}))
+        history.add(Result(job, "ok", metrics, 2))
+    text = render(history, StudyInfo("phases"))
+    assert "3 of 3 trials finished" in text and '"name":"diverged or failed"' not in text
