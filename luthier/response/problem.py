@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from luthier.errors import MethodError
 from luthier.response.result import Hypergradient, Loss, NonFiniteError, Tree
-from luthier.response.trees import norm, select
+from luthier.response.trees import norm, select, total
 
 _NO_RESPONSE = (
     "A hyperparameter that does not enter the training loss, such as a learning rate, has no implicit response: use "
@@ -48,7 +48,7 @@ class Problem:
             losses = [self.train_loss(tree, knobs, batch) for batch in batches]
         for loss in losses:
             self._check_loss(loss, "train_loss")
-        return losses[0] if len(losses) == 1 else torch.stack(losses).mean(0)
+        return losses[0] if len(losses) == 1 else total(losses) / len(losses)
 
     def train_gradient(self, params: Sequence[Tensor], hyper: Sequence[Tensor], batches: Sequence[Any]) -> list[Tensor]:
         """∂L_T/∂w as constants."""

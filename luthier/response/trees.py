@@ -24,8 +24,12 @@ def dot(left: Tensors, right: Tensors, members: int | None) -> Tensor:
     """Inner product over all tensors: () for one training, (members,) for a stack."""
     if members is None:
         return torch.stack([torch.dot(x.reshape(-1), y.reshape(-1)) for x, y in zip(left, right, strict=True)]).sum()
-    parts = [(x * y).reshape(members, -1).sum(1) for x, y in zip(left, right, strict=True)]
-    return torch.stack(parts).sum(0)
+    return total([(x * y).reshape(members, -1).sum(1) for x, y in zip(left, right, strict=True)])
+
+
+def total(parts: Tensors) -> Tensor:
+    """Their sum, one after the other: torch.sum may choose another order for another number of members."""
+    return sum(parts[1:], start=parts[0])
 
 
 def norm(tensors: Tensors, members: int | None) -> Tensor:

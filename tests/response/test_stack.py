@@ -89,6 +89,33 @@ def test_each_member_is_as_alone(name: str) -> None:
                 assert torch.allclose(a[member].double(), b[0].double(), rtol=1e-9, atol=1e-12), field
 
 
+@pytest.mark.parametrize("solver", ["cg", "neumann"])
+@pytest.mark.parametrize("members", [2, 3, 5])
+def test_many_tensors_and_many_batches_are_summed_in_one_order(solver: Any, members: int) -> None:
+    """torch.sum over an axis before the members' takes another order for one member than for several."""
+    tensors, width = range(12), 37
+    params = {f"w{k}": normal(generator(k), members, width).float() for k in tensors}
+    hyper = {"penalty": normal(generator(12), members, 1).float()}
+    batches = [normal(generator(13 + b), len(tensors), width).float() for b in range(9)]
+
+    def train(p: Tree, h: Tree, batch: Any) -> Tensor:
+        parts = [((p[f"w{k}"].tanh() - batch[k]).square() + h["penalty"].exp() * p[f"w{k}"] ** 2) for k in tensors]
+        return sum(part.sum(1) for part in parts)  # type: ignore[return-value]
+
+    def valid(p: Tree, h: Tree, batch: Any) -> Tensor:
+        return sum(((p[f"w{k}"] - batch[k]).square().sum(1) for k in tensors))  # type: ignore[return-value]
+
+    def estimate(p: Tree, h: Tree) -> response.Hypergradient:
+        return response.implicit(train, valid, p, h, batches, batches[0], solver=solver, iterations=4, damping=20.0)
+
+    stack = estimate(params, hyper)
+    for member in range(members):
+        single = estimate(alone(params, member), alone(hyper, member))
+        assert torch.equal(single.total["penalty"][0], stack.total["penalty"][member])
+        assert single.residual is not None and stack.residual is not None
+        assert torch.equal(single.residual[0], stack.residual[member])
+
+
 def test_a_stack_of_one_is_the_plain_problem() -> None:
     first = {name: x[0] for name, x in PARAMS.items()}
     hyper = {name: x[0] for name, x in PENALTIES.items()}
