@@ -71,11 +71,11 @@ def test_two_names_of_one_tensor_stay_one(tmp_path: Path) -> None:
 
 
 def test_memory_holds_the_latest_states_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("luthier.store.checkpoints.RECENT", 12_500)
+    monkeypatch.setattr("luthier.store.contents.BYTES", 12_500)
     checkpoints = Checkpoints(tmp_path)
     files = [checkpoints.save("a", {"w": torch.full((1_000,), float(i))}) for i in range(5)]
     large = checkpoints.save("a", {"w": torch.zeros(5_000)})
-    assert list(checkpoints._recent) == files[-2:]
+    assert checkpoints._recent.names() == files[-2:]
     assert all(checkpoints.load(file)[0]["w"][0] == i for i, file in enumerate(files))
     assert len(checkpoints.load(large)[0]["w"]) == 5_000
 
@@ -233,8 +233,8 @@ def test_a_limit_on_the_size_of_files_is_like_a_full_disk(tmp_path: Path) -> Non
 
 def test_what_a_killed_writer_left_is_swept_and_a_living_one_s_is_not(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from luthier.store.checkpoints import _owner_mark\n"
-        "Path(sys.argv[1], f'.x-1.ckpt.{_owner_mark()}.tmp').touch(); print('wrote', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from luthier.store.folder import owner_mark\n"
+        "Path(sys.argv[1], f'.x-1.ckpt.{owner_mark()}.tmp').touch(); print('wrote', flush=True); sys.stdin.read()"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", code, str(tmp_path)]
