@@ -16,7 +16,7 @@ from luthier.adapt.plain import Plain
 from luthier.seeds import Seeds
 from luthier.stack import Noise
 from luthier.task.batches import Batches
-from luthier.train.stack import _rows, _stack
+from luthier.train.members import rows_of, stacked
 
 STEPS, MEMBERS = 50, 3
 OPTIMIZERS: dict[str, tuple[Any, Callable[..., torch.optim.Optimizer]]] = {
@@ -88,14 +88,14 @@ def pairs(network: str, name: str, dtype: torch.dtype) -> Iterator[tuple[Tensor,
     configs = task.space.sample(np.random.default_rng(1), MEMBERS)
     program, plain = task.program(configs[0]), Plain()
     batches = Batches(program, "train", Seeds(0))
-    state = _stack([plain.init(program, config, key) for key, config in enumerate(configs)])
+    state = stacked([plain.init(program, config, key) for key, config in enumerate(configs)])
     for step in range(STEPS):
         state, _ = plain.step(program, state, [batches.at(step)], None)
     inputs = task.tensors("test")[0]
     for key, config in enumerate(configs):
         whole = {"momentum": 0.0, **config}
         alone = plain_loop(task, whole, key, batches, reference)
-        ours = with_same_masks(program.module(config, _rows(state, [key])), whole).eval()
+        ours = with_same_masks(program.module(config, rows_of(state, [key])), whole).eval()
         if name == "adamw":  # a bias before BatchNorm has no gradient, Adam turns its rounding noise into steps of lr,
             for layer in (*alone.modules(), *ours.modules()):  # and running means lag behind: batch statistics do not
                 layer.train(isinstance(layer, nn.BatchNorm1d))

@@ -18,7 +18,7 @@ from luthier.seeds import Seeds
 from luthier.stack.trace import Eager, Traced, trace
 from luthier.store.checkpoints import Checkpoints
 from luthier.task.batches import Batches
-from luthier.train import Work
+from luthier.train import Work, restore
 from luthier.train import stack as train_stack
 
 EPOCH = 33  # steps of one epoch: 1,077 rows of the digits in batches of 32
@@ -203,9 +203,9 @@ def test_the_network_learns_digits(tmp_path: Path):
     work = work_on(task, tmp_path)
     result = train(work, [job])[0]
     assert result.metrics["accuracy"] > 0.93
-    tested = train_stack.final_test(work, job, result)
+    tested = restore.final_test(work, job, result)
     assert tested["accuracy"] > 0.9
-    model = train_stack.load_model(work, job, result)
+    model = restore.load_model(work, job, result)
     with torch.no_grad():
         found = model(task.data.test.inputs).argmax(1).eq(task.data.test.targets).float().mean().item()
     assert found == pytest.approx(tested["accuracy"], abs=1e-6)

@@ -253,7 +253,7 @@ def test_a_finished_torch_task_reads_its_test_split_once(tmp_path: Path, monkeyp
     from torch import nn
 
     from luthier.data import Split, Splits
-    from luthier.train import stack as train_stack
+    from luthier.train import restore
 
     noise = torch.Generator().manual_seed(0)
     splits = []
@@ -268,9 +268,9 @@ def test_a_finished_torch_task_reads_its_test_split_once(tmp_path: Path, monkeyp
         batch_size=16,
     )
     reads: list[int] = []
-    measure = train_stack.final_test
+    measure = restore.final_test
     monkeypatch.setattr(
-        train_stack, "final_test", lambda work, job, result: (reads.append(job.number), measure(work, job, result))[1]
+        restore, "final_test", lambda work, job, result: (reads.append(job.number), measure(work, job, result))[1]
     )
     arguments: dict[str, Any] = {"epochs": 2, "store": tmp_path / "s.db", "progress": False}
     study = lt.tune(task, trials=4, **arguments)

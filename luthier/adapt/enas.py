@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -12,21 +11,19 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from luthier.adapt.children import Problem, Response, Verdict, judge, part_of, put_back, ruined
+from luthier.adapt.controller import SITE, defaults, finite, hyper_of, norm_of, policy_of, row, sample, shown
+from luthier.adapt.draw import Draw
 from luthier.adapt.plain import Plain
 from luthier.errors import MethodError
 from luthier.optim.common import Tensors
 from luthier.policy import Decisions, Policy
 from luthier.policy.collapse import collapsed
-from luthier.policy.factorised import Factorised
-from luthier.policy.lstm import LSTM
 from luthier.policy.outer import by_code
-from luthier.policy.reinforce import Reinforce, policy_gradient
-from luthier.space import Config, Float, Space
+from luthier.policy.reinforce import Reinforce
+from luthier.space import Config
 from luthier.stack import Noise
 from luthier.task.program import Batch, Program, State
 
-SITE = 1 << 21  # of the controller's noise: far from the sites of a model's layers
-SHOWN = 32  # samples from which the probabilities are estimated that are reported
 TOLD_EVERY = 10  # steps between two looks at the controller
 
 
@@ -125,7 +122,7 @@ class Enas:
             MethodError: If a name cannot be decided during a training, or there is none.
         """
         policy = policy_of(self, task)
-        full = {**_defaults(task.task.space), **config}
+        full = {**defaults(task.task.space), **config}
         state = task.init(full, key, parent, overwrite)
         if "enas" not in state["own"]:
             learner = (self.learner or Reinforce()).init(policy.init(key))
@@ -148,7 +145,7 @@ class Enas:
         results = []
         for i in range(len(state["t"])):
             member = pytree.tree_map(lambda tensor, i=i: tensor[i : i + 1], state)
-            results.append(self._one(task, member, [_row(task, b, i) for b in batches], _row(task, valid, i)))
+            results.append(self._one(task, member, [row(task, b, i) for b in batches], row(task, valid, i)))
         return pytree.tree_map(lambda *tensors: torch.cat(tensors), *results)
 
     def hyperparameters(self, state: State) -> dict[str, Any]:
@@ -162,7 +159,7 @@ class Enas:
         policy = policy_of(self, task)
         learner = pytree.tree_map(lambda tensor: tensor[0], state["own"]["enas"])
         noise = Noise(state["key"], state["t"], SITE)
-        decisions = _sample(policy, learner["params"], noise, 0, self.samples)
+        decisions = sample(policy, learner["params"], noise, self.samples)
         values = policy.values(decisions)
         verdicts, undone = [], 0
         for i, config in enumerate(policy.configs(decisions)):
@@ -177,12 +174,12 @@ class Enas:
             state = {**state, "t": state["t"] + self.steps} if after is None else put_back(state, after)
         rewards, pathwise = self._rewards(verdicts, decisions, values)
         after, facts = self._learn(task, policy, learner, decisions, rewards, pathwise, state)
-        (config,) = policy.configs(_finite(policy.mode(after["params"])))
+        (config,) = policy.configs(finite(policy.mode(after["params"])))
         hyper = {**state["hyper"], **task.hyper(config)}
         told = {name: tensor[0] for name, tensor in state["own"]["told"].items()}
         if int(state["t"][0]) // self.window % TOLD_EVERY == 0:
             parts = {part: (x, pathwise if part == "response" else None) for part, x in rewards.items()}
-            norms = {f"gradient_{part}": _norm(policy, learner, decisions.actions, *x) for part, x in parts.items()}
+            norms = {f"gradient_{part}": norm_of(policy, learner, decisions.actions, *x) for part, x in parts.items()}
             told = self._told(task, policy, after, noise, norms)
         own = pytree.tree_map(lambda tensor: tensor[None], {"enas": after, "told": told})
         metrics = {
@@ -199,7 +196,7 @@ class Enas:
         gone = known and collapsed(policy, learner["params"]).collapsed
         told = norms or dict.fromkeys(("gradient_direct", "gradient_response"), torch.zeros(()))
         params = learner["params"] if known else policy.init(0)  # of a member that has diverged nothing is known
-        told = {**told, "collapsed": torch.tensor(float(gone)), **_shown(policy, params, noise)}
+        told = {**told, "collapsed": torch.tensor(float(gone)), **shown(policy, params, noise)}
         return {name: torch.as_tensor(x, dtype=task.task.dtype) for name, x in told.items()}
 
     def _rewards(
@@ -253,154 +250,9 @@ class Enas:
         return {"iterations": self.iterations, "damping": self.damping} if self.response == "implicit" else {}
 
 
-@dataclass(frozen=True)
-class Draw:
-    """One child that the controller of an ended search draws, judged as its reward was.
-
-    Under ``response="none"`` it has the shared weights as they are: the minibatches of the job only give its
-    normalisation the statistics of this child alone, where it has any. Otherwise it trains its part of them for these
-    minibatches under its own optimizer, so that what it has decided about that is judged too.
-
-    Args:
-        search: The search that has ended.
-    """
-
-    search: Enas
-
-    window: ClassVar[int] = 1
-    needs_valid: ClassVar[bool] = False
-    traceable: ClassVar[bool] = False
-    shares_weights: ClassVar[bool] = True
-
-    def init(
-        self, task: Program, config: Config, key: int, parent: State | None = None, overwrite: Config | None = None
-    ) -> State:
-        """The shared weights with the decisions of a child, drawn by the job's own key."""
-        assert parent is not None, "a child is drawn from a search"
-        state = {**parent, "key": torch.tensor([key], device=task.device)}
-        policy = policy_of(self.search, task)
-        params = {name: tensor[0] for name, tensor in state["own"]["enas"]["params"].items()}
-        noise = Noise(state["key"], torch.zeros_like(state["t"]), SITE)
-        (decided,) = policy.configs(_sample(policy, params, noise, 0, 1))
-        return {**state, "hyper": {**state["hyper"], **task.hyper(decided)}}
-
-    def step(
-        self, task: Program, state: State, batches: Sequence[Batch], valid: Batch | None
-    ) -> tuple[State, Mapping[str, Tensor]]:
-        """Training, or statistics of normalisation alone; the metric is the training loss, (members,)."""
-        results = []
-        for i in range(len(state["t"])):
-            member = pytree.tree_map(lambda tensor, i=i: tensor[i : i + 1], state)
-            results.append(self._one(task, member, _row(task, batches[0], i)))
-        state, losses = pytree.tree_map(lambda *tensors: torch.cat(tensors), *results)
-        return state, {"train_loss": losses}
-
-    def _one(self, task: Program, state: State, batch: Batch) -> tuple[State, Tensor]:
-        policy = policy_of(self.search, task)
-        active = policy.space.active({n: task.values(n, state["hyper"][n])[0] for n in policy.space})
-        hyper = {name: value for name, value in state["hyper"].items() if name not in policy.space or name in active}
-        part = part_of(task, state, hyper)
-        if self.search.response != "none":
-            losses, gradients, buffers = task.gradient(part, hyper, batch)
-            return put_back(state, task.apply(part, hyper, gradients, buffers)), losses
-        with torch.no_grad():
-            noise = Noise(part["key"], part["t"])
-            losses, buffers = task.losses(part["params"], part["buffers"], hyper, batch, noise)
-        return put_back(state, {**part, "buffers": buffers, "t": part["t"] + 1}), losses
-
-    def hyperparameters(self, state: State) -> dict[str, Any]:
-        """What was drawn, (members,) each."""
-        return self.search.hyperparameters(state)
-
-
-def policy_of(settings: Enas, task: Program) -> Policy:
-    """The controller of a task.
-
-    Raises:
-        MethodError: If a name cannot be decided during a training, or there is none.
-    """
-    space, static = task.task.space, dict(task.static)
-    names = tuple(settings.decide) if settings.decide is not None else tuple(n for n in space if n not in static)
-    for name in names:
-        if name in static:
-            raise MethodError(
-                f"{name!r} is read by model(config) or optimizer(config), and so fixed for a whole training",
-                where="Enas(decide=…)",
-                remedy="Declare it in the model, as lt.nn.Choose, lt.nn.Width or lt.optim.Switch, or leave it out.",
-            )
-    if not names:
-        raise MethodError(
-            "there is nothing that it can decide",
-            where="Enas",
-            remedy="Put lt.nn.Choose layers into the model, or leave lr to the optimizer, which reads it by its name.",
-        )
-    return _policy(settings.policy, space, names)
-
-
-@lru_cache(maxsize=32)
-def _policy(kind: str, space: Space, names: tuple[str, ...]) -> Policy:
-    return (LSTM if kind == "lstm" else Factorised)(space, list(names))
-
-
-def hyper_of(task: Program, policy: Policy, state: State, config: Config) -> Tensors:
-    """What a child trains with: what it has decided, and what is not the controller's to decide."""
-    fixed = {name: value for name, value in state["hyper"].items() if name not in policy.space}
-    return {**fixed, **task.hyper(config)}
-
-
-def _sample(policy: Policy, params: Tensors, noise: Noise, site: int, count: int) -> Decisions:
-    leaves = {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
-    return _finite(policy.rsample(leaves, noise.uniform(site, (count, policy.columns), dtype=policy.dtype)[0]))
-
-
-def _finite(decisions: Decisions) -> Decisions:
-    """Decisions of a member that has diverged are in the space all the same."""
-    return decisions._replace(codes=decisions.codes.nan_to_num(0.5))
-
-
-def _defaults(space: Space) -> Config:
-    """A value for every name, active or not, so that all states have the same tensors."""
-    found: Config = {}
-    for name, domain in space.domains.items():
-        start, length = domain.stretch
-        width = domain.shape if isinstance(domain, Float) else ()
-        values = list(domain.values([start + 0.5 * length] * domain.width))
-        found[name] = values if width else values[0]
-    return found
-
-
-def _row(task: Program, batch: Batch, i: int) -> Batch:
-    """The minibatch of one member."""
-    inputs, targets = batch
-    own = inputs.ndim > task.task.data.train.inputs.ndim
-    return (inputs[i], targets[i]) if own else batch
-
-
 def _mean_of_finite(losses: Tensor) -> Tensor:
     """The mean over the children whose loss is a number: the others were undone. NaN where there is none."""
     return losses[losses.isfinite()].mean()
-
-
-def _norm(policy: Policy, learner: Any, actions: Tensor, rewards: Tensor, pathwise: Tensor | None) -> Tensor:
-    """The norm of what one part of the rewards contributes to the controller's gradient."""
-    advantages = (rewards - rewards.mean()).nan_to_num(0.0)
-    pathwise = None if pathwise is None else pathwise.nan_to_num(0.0, 0.0, 0.0)  # as the learner takes it
-    gradient, _ = policy_gradient(policy, learner["params"], actions, advantages, pathwise=pathwise)
-    return torch.stack([g.square().sum() for g in gradient.values()]).sum().sqrt()
-
-
-def _shown(policy: Policy, params: Tensors, noise: Noise) -> dict[str, float]:
-    """What each name is decided by: ``policy.<name>=<option>`` and ``policy.<name>.mean``, ``.low``, ``.high``."""
-    shown: dict[str, float] = {}
-    facts: Any = policy.probabilities(params, noise.uniform(1, (SHOWN, policy.columns), dtype=policy.dtype)[0])
-    for name, told in facts.items():
-        if "options" in told:
-            labels = [f"{x[0]:.3g}-{x[1]:.3g}" if isinstance(x, list) else str(x) for x in told["options"]]
-            shares = told["probabilities"]
-            shown |= {f"policy.{name}={label}": share for label, share in zip(labels, shares, strict=True)}
-        else:
-            shown |= {f"policy.{name}.{what}": told[what] for what in ("mean", "low", "high")}
-    return shown
 
 
 def _check(settings: Enas) -> None:

@@ -7,9 +7,11 @@ are those of ``luthier/propose/gaussian_process/``; the models and the acquisiti
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -17,11 +19,12 @@ import numpy as np
 from luthier.errors import MethodError
 from luthier.jobs import OK, PRUNED, Budget, Event, History, Job, Result
 from luthier.pareto import best_first, non_dominated
-from luthier.propose.gaussian_process.encoding import Encoding, Points, encoding_of, join, keys
+from luthier.propose.gaussian_process.encoding import Encoding, Points, encoding_of
 from luthier.propose.gaussian_process.search import maximise
-from luthier.propose.gaussian_process.settle import settle
+from luthier.propose.gaussian_process.sequential import one_by_one, upcoming
 from luthier.propose.gaussian_process.threads import one_thread
 from luthier.propose.gaussian_process.transform import transform
+from luthier.propose.lineages import check_number
 from luthier.seeds import Seeds
 
 try:
@@ -102,10 +105,7 @@ class HypervolumeImprovement:
             MethodError: If a setting is not a whole number in its range.
         """
         for name, least in (("initial", 2), ("batch", 1), ("points", 10)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                remedy = f"Give a whole number of at least {least}."
-                raise MethodError(f"{name}={value!r} cannot be", where="method gp", remedy=remedy)
+            check_number(name, getattr(self, name), least, math.inf, "method gp", whole=True)
         return replace(self, budget=budget)
 
     def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
@@ -115,33 +115,14 @@ class HypervolumeImprovement:
             MethodError: If the study has one objective or too wide a space.
         """
         _check(history)
-        budget, first = self.budget or Budget(), len(history)
-        stop = first + min(count, self.batch - len(history.pending))
-        stop = stop if budget.trials is None else min(stop, budget.trials)
-        if stop <= first:
+        numbers = upcoming(history, count, self.batch, self.budget)
+        if not numbers:
             return []
         with one_thread(), _own_torch():
-            return self._propose(history, first, stop, budget, seeds)
-
-    def _propose(self, history: History, first: int, stop: int, budget: Budget, seeds: Seeds) -> list[Job]:
-        encoding = encoding_of(history.space)
-        seen = set(keys(history.codes))
-        pending = list(history.pending)
-        running = Points(history.codes[pending], history.mask[pending])
-        fitted = _model(history, self.points) if stop > self.initial and len(encoding.groups) else None
-        jobs = []
-        for number in range(first, stop):
-            code = None
-            if number >= self.initial and fitted is not None:
-                code = _improve(fitted, encoding, seen, running, seeds.rng(number, "propose"))
-            config = settle(code, encoding, number, seen, seeds)
-            if config is None:
-                break
-            jobs.append(Job(number, config, budget.steps_for(config)))
-            point = encoding.points([config])
-            seen.update(keys(point.codes))
-            running = join(running, point)
-        return jobs
+            modelled = numbers[-1] >= self.initial and len(encoding_of(history.space).groups) > 0
+            fitted = _model(history, self.points) if modelled else None
+            improve = None if fitted is None else partial(_improve, fitted)
+            return one_by_one(history, numbers, self.initial, improve, self.budget, seeds)
 
 
 @dataclass

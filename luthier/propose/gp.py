@@ -5,7 +5,9 @@ The process and its settings are those that were best on real tuning problems; s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -13,11 +15,12 @@ import numpy as np
 from luthier.errors import MethodError
 from luthier.jobs import OK, Budget, History, Job
 from luthier.propose.gaussian_process.acquisition import log_expected_improvement
-from luthier.propose.gaussian_process.encoding import Encoding, Points, encoding_of, join, keys
+from luthier.propose.gaussian_process.encoding import Encoding, Points
 from luthier.propose.gaussian_process.memory import Model, model
 from luthier.propose.gaussian_process.search import maximise
-from luthier.propose.gaussian_process.settle import settle
+from luthier.propose.gaussian_process.sequential import one_by_one, upcoming
 from luthier.propose.gaussian_process.threads import one_thread
+from luthier.propose.lineages import check_number
 from luthier.seeds import Seeds
 from luthier.space import Config
 
@@ -74,10 +77,7 @@ class GaussianProcess:
             MethodError: If a setting is not a whole number in its range.
         """
         for name, least in (("initial", 2), ("batch", 1), ("points", 10)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                remedy = f"Give a whole number of at least {least}."
-                raise MethodError(f"{name}={value!r} cannot be", where="method gp", remedy=remedy)
+            check_number(name, getattr(self, name), least, math.inf, "method gp", whole=True)
         return replace(self, budget=budget)
 
     def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
@@ -87,33 +87,13 @@ class GaussianProcess:
             MethodError: If the study has several objectives or too wide a space.
         """
         _check(history)
-        budget, first = self.budget or Budget(), len(history)
-        stop = first + min(count, self.batch - len(history.pending))
-        stop = stop if budget.trials is None else min(stop, budget.trials)
-        if stop <= first:
+        numbers = upcoming(history, count, self.batch, self.budget)
+        if not numbers:
             return []
         with one_thread():
-            return self._propose(history, first, stop, budget, seeds)
-
-    def _propose(self, history: History, first: int, stop: int, budget: Budget, seeds: Seeds) -> list[Job]:
-        encoding = encoding_of(history.space)
-        seen = set(keys(history.codes))
-        pending = list(history.pending)
-        running = Points(history.codes[pending], history.mask[pending])
-        fitted = model(history, self.initial, self.points) if stop > self.initial else None
-        jobs = []
-        for number in range(first, stop):
-            code = None
-            if number >= self.initial and fitted is not None:
-                code = _improve(fitted, encoding, seen, running, seeds.rng(number, "propose"))
-            config = settle(code, encoding, number, seen, seeds)
-            if config is None:
-                break
-            jobs.append(Job(number, config, budget.steps_for(config)))
-            point = encoding.points([config])
-            seen.update(keys(point.codes))
-            running = join(running, point)
-        return jobs
+            fitted = model(history, self.initial, self.points) if numbers[-1] >= self.initial else None
+            improve = None if fitted is None else partial(_improve, fitted)
+            return one_by_one(history, numbers, self.initial, improve, self.budget, seeds)
 
     def suggest(self, history: History) -> Config:
         """The evaluated configuration that the model believes best: its mean is lowest there.

@@ -187,7 +187,7 @@ class Loop:
         for number in best_jobs(history):
             result, metrics = history.results[number], on_test(known, number)
             if not metrics and result is not None and result.checkpoint is not None:
-                from luthier.train.stack import final_test  # imports torch
+                from luthier.train.restore import final_test  # imports torch
 
                 metrics = final_test(self.work, history.jobs[number], result)
             if metrics:

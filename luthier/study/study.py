@@ -349,7 +349,7 @@ class Study:
             CheckpointError: If the state of this job was not kept.
         """
         job, result = self._trained(number)
-        from luthier.train.stack import load_model  # imports torch
+        from luthier.train.restore import load_model  # imports torch
 
         return load_model(self._work, job, result)
 
@@ -362,7 +362,7 @@ class Study:
             StudyError, CheckpointError: As :meth:`model`.
         """
         job, result = self._trained(number)
-        from luthier.train.stack import load_response  # imports torch
+        from luthier.train.restore import load_response  # imports torch
 
         return load_response(self._work, job, result)
 

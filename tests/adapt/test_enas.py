@@ -17,7 +17,8 @@ from torch.utils import _pytree as pytree
 
 import luthier as lt
 from luthier.adapt.children import Problem, judge, part_of, put_back
-from luthier.adapt.enas import Enas, policy_of
+from luthier.adapt.controller import policy_of
+from luthier.adapt.enas import Enas
 from luthier.data import Split, Splits
 from luthier.errors import MethodError
 from luthier.jobs import Job

@@ -126,8 +126,6 @@ def test_a_width_is_kept_with_the_weights(one_stack: None) -> None:
 
 
 def test_a_width_that_is_to_move_is_refused_and_harms_nobody_else(one_stack: None) -> None:
-    if not hasattr(train_stack, "_check_fits"):
-        pytest.skip("the training loop does not look yet whether a state fits the network")
     wrong = PBT(rounds=4, mutate=["lr", "width"], resample=0.0)
     study = lt.tune(width_task(), wrong, trials=4, steps=40, seed=0, progress=False)
     widths = {job.number: job.config["width"] for job in study.history.jobs}

@@ -1,0 +1,57 @@
+"""What a finished job of a TorchTask has left: its network, its test metrics, what its adapter has learnt."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from luthier.errors import CheckpointError, MethodError
+from luthier.jobs import Job, Result
+from luthier.train.members import on_device, rows_of
+from luthier.train.stack import trainer
+
+if TYPE_CHECKING:
+    from luthier.task.program import Program, State
+    from luthier.train import Work
+
+
+def final_test(work: Work, job: Job, result: Result) -> dict[str, float]:
+    """Loss and metrics of a finished job on the test split. Call it once, for the configuration a study ends with."""
+    program, state = _restore(work, job, result)
+    return {name: float(value) for name, value in program.evaluate(state, "test").items()}
+
+
+def load_model(work: Work, job: Job, result: Result) -> nn.Module:
+    """The user's module with the weights at the end of a job, in evaluation mode."""
+    program, state = _restore(work, job, result)
+    return program.module(dict(result.final) or job.config, state)
+
+
+def load_response(work: Work, job: Job, result: Result) -> Any:
+    """What the adapter has learnt in a job of how the weights respond.
+
+    Raises:
+        MethodError: If it learns nothing of the kind.
+    """
+    if not callable(getattr(work.adapter, "response", None)):
+        raise MethodError(
+            f"{work.adapter or 'plain training'} does not learn how the weights respond",
+            where=f"job {job.number}",
+            remedy="Tune with lt.adapt.Hypernet().",
+        )
+    program, state = _restore(work, job, result)
+    return work.adapter.response(program, job.config, state)  # type: ignore[union-attr]
+
+
+def _restore(work: Work, job: Job, result: Result) -> tuple[Program, State]:
+    if result.checkpoint is None or work.checkpoints is None:
+        raise CheckpointError(
+            "no checkpoint was kept",
+            where=f"job {job.number}",
+            remedy="Checkpoints are kept for the best job of a study and for those that others may continue.",
+        )
+    file, row = result.checkpoint
+    state, _ = work.checkpoints.load(file)
+    program = trainer(work, job)[0].program(job.config)
+    return program, on_device(rows_of(state, [row]), program)
