@@ -58,11 +58,13 @@ def existing(store: str) -> Iterator[Any]:
 
 
 def usage(message: str) -> typer.Exit:
+    """To be raised after wrong use, which it says."""
     Console(stderr=True).print(Text(message, style="red"), soft_wrap=True)
     return typer.Exit(2)
 
 
 def failure(study: Any) -> typer.Exit:
+    """To be raised where no trial of a study ended well, with the last one's error."""
     errors = [record.error for record in study.trials if record.error]
     last = f"; the last failed with: {errors[-1]}" if errors else ""
     text = f"{study.name}: none of {len(study.trials)} trials ended well{last}"
@@ -100,15 +102,18 @@ def options(pairs: list[str]) -> dict[str, Any]:
 
 
 def screen() -> Console:
+    """Standard output, for tables."""
     console = Console()
     return console if console.is_terminal else Console(width=160)  # a pipe has no width to respect
 
 
 def shown(store: str) -> str:
+    """A store's address without its password."""
     from luthier.study.settings import public_url
 
     return public_url(store)
 
 
 def quoted(text: str) -> str:
+    """A name or an address as a shell takes it."""
     return shlex.quote(shown(text))

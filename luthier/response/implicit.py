@@ -213,12 +213,13 @@ def finite_difference(
 def respond(problem: Problem, solve: Solve, products: Mode, radius: float | None) -> Hypergradient:
     """What all implicit methods share: v, then q ≈ H⁻¹v by ``solve``, then ∂L_V/∂λ - qᵀM."""
     loss, v, direct = problem.validation()
+    length = norm(v, problem.members)
     matrix = Products(problem, problem.params, problem.train_batches, products, radius)
     q, diagnostics = solve(matrix, v)
     response = [None if x is None else -x for x in matrix.mixed(q)]
-    return problem.finish(
-        loss, v, direct, response, inner_gradient_norm=norm(matrix.gradient, problem.members), **diagnostics
-    )
+    inner = norm(matrix.gradient, problem.members)
+    del v, q, matrix  # and with it the graph, before the result is put together
+    return problem.finish(loss, direct, response, gradient_norm=length, inner_gradient_norm=inner, **diagnostics)
 
 
 def check_number(name: str, value: float, least: float) -> None:

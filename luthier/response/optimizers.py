@@ -53,7 +53,7 @@ class SGD:
             if state:
                 b = buffers[name] = d + _times(self.momentum, state["momentum"][name], hyper)
                 d = d + _times(self.momentum, b, hyper) if self.nesterov else b
-            new[name] = w - _times(self.lr, d, hyper)
+            new[name] = _less(w, self.lr, d, hyper)
         return new, {"momentum": buffers} if state else {}
 
 
@@ -270,6 +270,12 @@ def _value(setting: Setting, hyper: Tree, like: Tensor) -> float | Tensor:
 
 def _times(setting: Setting, x: Tensor, hyper: Tree) -> Tensor:
     return _value(setting, hyper, x) * x
+
+
+def _less(w: Tensor, setting: Setting, d: Tensor, hyper: Tree) -> Tensor:
+    """w - setting·d, in one pass over memory where the setting is a number."""
+    value = _value(setting, hyper, d)
+    return w - value * d if isinstance(value, Tensor) else torch.sub(w, d, alpha=value)
 
 
 def _average(setting: Setting, old: Tensor, new: Tensor, hyper: Tree) -> Tensor:

@@ -66,10 +66,10 @@ class Problem:
     def finish(
         self,
         valid_loss: Tensor,
-        gradient: list[Tensor],
         direct: list[Tensor | None],
         response: list[Tensor | None],
         *,
+        gradient_norm: Tensor,
         inner_gradient_norm: Tensor,
         **diagnostics: Any,
     ) -> Hypergradient:
@@ -82,7 +82,6 @@ class Problem:
         first, second = filled(self.hyper, direct), filled(self.hyper, response)
         present = zip(direct, response, first, second, strict=True)
         total = [y if a is None else x if b is None else x + y for a, b, x, y in present]
-        gradient_norm = norm(gradient, self.members)
         parts = {"validation gradient": gradient_norm, "training gradient": inner_gradient_norm}
         parts["hypergradient"] = norm(total, self.members)
         finite = torch.stack([torch.isfinite(x) for x in parts.values()]).all(0)

@@ -93,17 +93,21 @@ def neumann(
     Returns:
         q and the diagnostics: residual, iterations, negative_curvature (of the last product), alpha.
     """
-    p = last = hp = total = v
+    p = total = v
+    negative = None
     for iteration in range(iterations):
-        last, hp = p, product(p)
-        p = shifted(p, -alpha, hp)
-        if iteration == 0:
-            total = shifted(total, 1.0, p)
+        hp = product(p)
+        if iteration == iterations - 1:
+            negative = dot(p, hp, members) < 0
+        if iteration == 0:  # v is not ours to write into
+            p = shifted(p, -alpha, hp)
+            total = shifted(v, 1.0, p)
         else:
+            add_scaled_(p, -alpha, hp)
             add_scaled_(total, 1.0, p)
+        del hp  # a copy of the weights less while the next product is made
     start = dot(v, v, members)
     left = torch.where(start > 0, dot(p, p, members) / start, torch.zeros_like(start)).sqrt()
-    negative = dot(last, hp, members) < 0 if iterations else None
     return scaled(alpha, total), {
         "residual": left if iterations else None,
         "iterations": torch.full_like(start, iterations),

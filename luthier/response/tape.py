@@ -22,7 +22,7 @@ from luthier.response.products import (
     lacks_second_derivative,
     warn_fall_back,
 )
-from luthier.response.trees import shifted
+from luthier.response.trees import norm, shifted
 
 Memory = Literal["graph", "checkpoint", "trajectory"]
 
@@ -87,18 +87,18 @@ class Tape:
         self.cut = False  # whether a function that can be differentiated but once is in the steps
         self.starts: list[Point] = []
 
-    def forward(self, point: Point) -> tuple[Point, list[Tensor]]:
-        """Make all steps; returns where they end and the last training gradient."""
-        inner: list[Tensor] = []
+    def forward(self, point: Point) -> tuple[Point, Tensor]:
+        """Make all steps; returns where they end and the norm of the last training gradient."""
         if self.kept:
             self.starts.append(replace(point, random=self._randomness()))
-            self.graph, point, inner = self._build(point, self.first)
-            return point, inner
+            self.graph, point, length = self._build(point, self.first)
+            return point, length
+        inner: list[Tensor] = []
         for t in range(self.first, self.last):
             if (t - self.first) % self.length == 0:
                 self.starts.append(replace(point, random=self._randomness()))
             point, inner = plain_step(self.problem, self.rule, point, t)
-        return point, inner
+        return point, norm(inner, self.problem.members)
 
     def backward(self, v: list[Tensor]) -> tuple[list[Tensor | None], list[Tensor]]:
         """From ∂L_V/∂w at the end: the response, and the gradient by the weights after the first step."""
@@ -174,8 +174,8 @@ class Tape:
             first=adjoint.params,
         )
 
-    def _build(self, start: Point, begin: int) -> tuple[Graph, Point, list[Tensor]]:
-        """Record a segment; returns its graph, where it ends, and the last training gradient."""
+    def _build(self, start: Point, begin: int) -> tuple[Graph, Point, Tensor]:
+        """Record a segment; returns its graph, where it ends, and the norm of the last training gradient."""
         problem = self.problem
         leaves, state_leaves, state = _leaves(start)
         params, first, grads = leaves, leaves, leaves
@@ -187,7 +187,8 @@ class Tape:
                 params, state = _update(problem, self.rule, params, grads, state)
             first = params if t == begin else first
         graph = Graph(leaves, state_leaves, first, params, _reals(state))
-        return graph, Point([p.detach() for p in params], detached(state)), [g.detach() for g in grads]
+        length = norm([g.detach() for g in grads], problem.members)
+        return graph, Point([p.detach() for p in params], detached(state)), length
 
     def _randomness(self) -> Randomness:
         return Randomness(self.problem.params[0].device, self.problem.traced)

@@ -92,10 +92,10 @@ def unrolled(
     growth = torch.where(end > 0, norm(first, problem.members) / end, torch.zeros_like(end))
     return problem.finish(
         valid,
-        v,
         direct,
         response,
-        inner_gradient_norm=norm(inner, problem.members),
+        gradient_norm=end,
+        inner_gradient_norm=inner,
         iterations=kept,
         adjoint_growth=growth,
         params=dict(zip(problem.param_names, (p.detach() for p in point.params), strict=True)),

@@ -12,6 +12,11 @@ from luthier.task import Task, is_torch, level, require_level
 
 
 def check_limit(max_failures: int) -> None:
+    """Refuse a limit of failures in a row that is none.
+
+    Raises:
+        StudyError: If it is not a positive whole number.
+    """
     if isinstance(max_failures, bool) or not isinstance(max_failures, int) or max_failures < 1:
         raise StudyError(
             f"max_failures={max_failures!r} is not a positive whole number",
