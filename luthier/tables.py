@@ -27,11 +27,16 @@ def best_table(best: Best, title: str) -> Table:
 
 def front_table(front: Sequence[Best], title: str) -> Table:
     """The Pareto set of several objectives: one line a job, the best by the first objective first."""
-    table = Table(title=Text(f"{title}: {len(front)} in the Pareto set"), title_justify="left")
-    metrics, tests = list(front[0].metrics), list(front[0].test)
+    return jobs_table(front, f"{title}: {len(front)} in the Pareto set")
+
+
+def jobs_table(jobs: Sequence[Best], title: str) -> Table:
+    """One line a job."""
+    table = Table(title=Text(title), title_justify="left")
+    metrics, tests = list(jobs[0].metrics), list(jobs[0].test)
     for heading in ("job", *metrics, *(f"test {name}" for name in tests), "configuration"):
         table.add_column(heading, overflow="fold")
-    for one in front:
+    for one in jobs:
         values = [_value(one.metrics[name]) for name in metrics] + [_value(one.test.get(name, "")) for name in tests]
         table.add_row(str(one.number), *values, ", ".join(f"{n} {_value(v)}" for n, v in one.final.items()))
     return table

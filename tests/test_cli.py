@@ -61,6 +61,11 @@ def test_tune_show_studies_export_and_report(here: Path) -> None:
     shown = run("show", "mine-random", "--store", "s.db", "--last", "12")
     assert "12 trials:" in shown and "Random" in shown and "ValueError: too deep" in shown
 
+    several = run("show", "mine-random", "--store", "s.db", "--last", "0", "--diverse", "3", "--within", "0.9")
+    lines = several.partition("within 0.9 of the best")[2].splitlines()
+    found = [int(line.split()[1]) for line in lines if line.startswith("│")]
+    assert found == [one.number for one in study.diverse(3, within=0.9)] and len(found) > 1
+
     rows = list(csv.DictReader(run("export", "mine-random", "--store", "s.db").splitlines()))
     assert len(rows) == 12 and float(rows[best.number]["metrics.loss"]) == best.metrics["loss"]
     run("export", "mine-random", "--store", "s.db", "--format", "json", "--output", "rows.json")

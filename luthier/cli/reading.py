@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from luthier.cli.common import DEFAULT_STORE, NameArgument, StoreOption, existing, failure, screen, shown, told, usage
-from luthier.tables import best_table, front_table, trials_table
+from luthier.tables import best_table, front_table, jobs_table, trials_table
 
 
 class Format(enum.StrEnum):
@@ -61,12 +61,18 @@ def show(
     name: NameArgument,
     store: StoreOption = DEFAULT_STORE,
     last: Annotated[int, typer.Option(min=0, help="How many of the latest trials to list.")] = 10,
+    diverse: Annotated[
+        int, typer.Option(min=0, help="Also up to so many jobs that are nearly as good as the best, and differ.")
+    ] = 0,
+    within: Annotated[float, typer.Option(help="How nearly, as a part of the best value: 0.01 is 1 %.")] = 0.01,
 ) -> None:
     """Show one study: its best configuration, its counts and its latest trials.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
     luthier show fashion_mnist-random --store fashion.db --last 20
+
+    luthier show fashion_mnist-gflownet --store fashion.db --diverse 5 --within 0.02
     """
     from collections import Counter
 
@@ -91,6 +97,8 @@ def show(
         best = study.best
         if best:
             console.print(front_table(best, "best") if isinstance(best, list) else best_table(best, "best"))
+        if best and diverse:
+            console.print(jobs_table(study.diverse(diverse, within), f"within {within:.3g} of the best, and different"))
         if records and last:
             console.print(trials_table(records[-last:], list(study.history.objectives)))
 
