@@ -32,6 +32,8 @@ def repeated_noise(state: State, samples: int) -> Noise:
 
 def mean(values: Tensor) -> Tensor:
     """The mean over axis 1 of (members, samples, …), summed one after the other: torch.sum may choose another order."""
+    if values.shape[1] == 1:
+        return values.squeeze(1)
     parts = values.unbind(1)
     return sum(parts[1:], start=parts[0]) / len(parts)
 

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -82,7 +82,7 @@ def low_rank_weights(params: Tensors, response: Tensors, x: Tensor) -> Tensors:
 def gated_init(params: Tensors, count: int, noise: Noise, rank: int, hidden: int) -> Tensors:
     """Q = 0 and w₁ normal, as large as weights are; of vectors (biases, scales) the gate is the response itself."""
     vectors = {name: param for name, param in params.items() if param.ndim <= 2}
-    response = _columns(vectors, count)
+    response = _columns(vectors, count) if vectors else {}
     for site, (name, param) in enumerate(params.items()):
         if name not in vectors:
             shape = tuple(param.shape[1:])
@@ -95,16 +95,16 @@ def gated_init(params: Tensors, count: int, noise: Noise, rank: int, hidden: int
 
 def gated_weights(params: Tensors, response: Tensors, x: Tensor) -> Tensors:
     """w₀ + (Q x) ⊙ w₁: the rows of a weight, one an output or channel, are scaled as wholes."""
-    found = {}
+    vectors = {name: param for name, param in params.items() if f"gate {name}" not in response}
+    found = _affine(vectors, response, x) if vectors else {}
     for name, param in params.items():
-        if f"gate {name}" not in response:
-            found |= _affine({name: param}, response, x)
+        if name in vectors:
             continue
         gate = product(x, response[f"gate {name}"], None)  # (members, samples, outputs)
         gate = gate.reshape(*gate.shape, *(1,) * (param.ndim - 2))
         weight = torch.addcmul(param.unsqueeze(1), gate, response[f"direction {name}"].unsqueeze(1))
         found[name] = weight.flatten(0, 1)
-    return found
+    return {name: found[name] for name in params}
 
 
 def diagonal_init(params: Tensors, count: int, noise: Noise, rank: int, hidden: int) -> Tensors:
@@ -208,20 +208,46 @@ def _dtype(params: Tensors) -> torch.dtype:
 
 
 def _columns(params: Tensors, count: int) -> Tensors:
-    """Zeros of (1, count, …) for each weight."""
-    return {_key(name): param.new_zeros((1, count, *param.shape[1:])) for name, param in params.items()}
+    """Zeros, (1, count, numbers): all weights side by side, so that a response is one product and one update."""
+    like = next(iter(params.values()))
+    return {"columns": like.new_zeros((1, count, size(params)))}
 
 
 def _codes(codes: Tensor, x: Tensor) -> Tensor:
     """V x / √n, (members, samples, rank)."""
-    return product(x, codes.mT, None) * (1 / math.sqrt(codes.shape[2]))
+    return _Rows.apply(x, codes, True) * (1 / math.sqrt(codes.shape[2]))
 
 
 def _affine(params: Tensors, response: Tensors, z: Tensor) -> Tensors:
     """w₀ + U z of every sample, z (members, samples, columns)."""
-    found = {}
-    for name, param in params.items():
-        columns = response[_key(name)].flatten(2) if param.ndim > 1 else response[_key(name)].unsqueeze(2)
-        moved = product(z, columns, None)  # (members, samples, numbers)
-        found[name] = (param.reshape(len(param), 1, -1) + moved).reshape(-1, *param.shape[1:])
-    return found
+    moved = _Rows.apply(z, response["columns"], False)  # (members, samples, numbers)
+    parts = moved.split([param[0].numel() for param in params.values()], dim=2)
+    return {
+        name: (param.reshape(len(param), 1, -1) + part).reshape(-1, *param.shape[1:])
+        for (name, param), part in zip(params.items(), parts, strict=True)
+    }
+
+
+class _Rows(torch.autograd.Function):
+    """``rows @ matrix``, or ``rows @ matrixᵀ``, for each member, with derivatives made for few rows.
+
+    Recorded from :func:`product` itself, the gradient of one row by a large matrix would be computed twice and summed.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, matrix: Tensor, transposed: bool) -> Tensor:
+        ctx.save_for_backward(rows, matrix)
+        ctx.transposed = transposed
+        return product(rows, matrix.mT if transposed else matrix, None)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        (gradient,) = grad_outputs
+        rows, matrix = ctx.saved_tensors
+        of_rows = of_matrix = None
+        if ctx.needs_input_grad[0]:
+            of_rows = product(gradient, matrix if ctx.transposed else matrix.mT, None)
+        if ctx.needs_input_grad[1]:
+            left, right = (gradient, rows) if ctx.transposed else (rows, gradient)
+            of_matrix = left.mT * right if rows.shape[1] == 1 else product(left.mT, right, None)
+        return of_rows, of_matrix, None

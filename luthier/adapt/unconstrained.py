@@ -59,8 +59,10 @@ def value(domain: Float, free: Tensor) -> Tensor:
     else:
         fraction = (1 + 2 * STRETCH) * aligned(torch.sigmoid, free) - STRETCH
         found = domain.low + (domain.high - domain.low) * fraction
-    # Rounding at a bound must not cut the gradient there: only the number is moved back inside.
     low, high = representable(domain, found.dtype)
+    if not found.requires_grad:
+        return found.clamp(low, high)
+    # Rounding at a bound must not cut the gradient there: only the number is moved back inside.
     return torch.where((found < low) | (found > high), found - found.detach() + found.detach().clamp(low, high), found)
 
 

@@ -49,6 +49,7 @@ def made(name: str, members: int = 2, samples: int = 4) -> tuple[Any, Any, Any, 
 def by_hand(name: str, params: Any, response: Any, x: Tensor, key: str) -> Tensor:
     """w(x) of one member and one x, written as the table of the module has it."""
     w, n = params[key], len(x)
+    mine = {name: param for name, param in params.items() if f"gate {name}" not in response}
     if name == "diagonal":
         start = list(SHAPES).index(key)
         first = sum(math.prod(shape) for shape in list(SHAPES.values())[:start])
@@ -61,7 +62,9 @@ def by_hand(name: str, params: Any, response: Any, x: Tensor, key: str) -> Tenso
     if name == "mlp":
         before = response["codes"] @ x / math.sqrt(n) + response["bends"]
         x = (before.clamp(min=0) - response["bends"].clamp(min=0)) / math.sqrt(len(before))
-    return w + sum(x[i] * response[f"response {key}"][i] for i in range(len(x)))
+    first = sum(param.numel() for name, param in mine.items() if list(mine).index(name) < list(mine).index(key))
+    columns = response["columns"][:, first : first + w.numel()]
+    return w + sum(x[i] * columns[i].view(w.shape) for i in range(len(x)))
 
 
 @pytest.mark.parametrize("name", structures.STRUCTURES)
@@ -146,7 +149,7 @@ def test_with_the_exact_response_the_hypergradient_is_exact():
     program, state, _, valid = begun(task, adapter, {"penalty": place.exp().tolist()})
     jacobian, hypergradient = exact(task.data, place)
     state["params"]["weight"] = best_weights(task.data, place).view(1, 1, -1)
-    state["own"]["hypernet"]["response"]["response weight"] = jacobian.mT.reshape(1, 4, 1, 4)
+    state["own"]["hypernet"]["response"]["columns"] = jacobian.mT.reshape(1, 4, 4)
     state["t"] += 5
     after, metrics = adapter._move(program, state, valid.at(0))
     assert metrics["hypergradient"].item() == pytest.approx(hypergradient.norm().item(), rel=1e-10)
