@@ -47,10 +47,42 @@ def test_errors_and_nothing_to_choose_from() -> None:
     study = made(ROWS)
     with pytest.raises(MethodError, match="no number by the name 'speed'"):
         study.diverse(2, by="speed")
-    for wrong in ({"count": 0}, {"count": 1, "within": -1.0}, {"count": 1, "mode": "up"}):
-        with pytest.raises(MethodError):
-            study.diverse(**wrong)
+    with pytest.raises(MethodError, match=r"by\(job 0\) returned 'slow'"):
+        study.diverse(2, by=lambda one: "slow")  # type: ignore[arg-type, return-value]
     assert lt.Study("none", SPACE).diverse(3) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"count": 0}, "count=0 cannot be"),
+        ({"count": 2.0}, "count=2.0 cannot be"),
+        ({"count": True}, "count=True cannot be"),
+        ({"within": -1.0}, r"within=-1.0 cannot be. Give a number from 0 on: 0.01 is 1 % of the best"),
+        ({"within": "1 %"}, "within='1 %' cannot be"),
+        ({"within": float("nan")}, "within=nan cannot be"),
+        ({"apart": None}, "apart=None cannot be"),
+        ({"mode": "up"}, "mode='up' cannot be"),
+        ({"by": 3}, "by=3 cannot be"),
+    ],
+)
+def test_each_mistake_is_named(wrong: dict, said: str) -> None:
+    with pytest.raises(MethodError, match=f"study.diverse: {said}"):
+        made(ROWS).diverse(**{"count": 1, **wrong})
+
+
+def test_where_everything_failed_there_is_nothing_and_a_measure_that_is_missing_comes_last() -> None:
+    study = lt.Study("failed", SPACE, metric="accuracy", mode="max")
+    for job in study.ask(3):
+        study.tell(job, status="failed", error="no memory")
+    assert study.diverse(2) == [] and study.diverse(2, by="seconds") == []
+    latest = made(ROWS)
+
+    def by(one: lt.Best) -> float:
+        return float("nan") if one.number == 1 else one.metrics["latency"]
+
+    assert [one.number for one in latest.diverse(9, by=by, apart=0.0)] == [3, 2, 0, 1]
+    assert [one.number for one in latest.diverse(9, by=by, apart=0.0, mode="max")] == [0, 2, 3, 1]
 
 
 def test_distances_by_hand() -> None:

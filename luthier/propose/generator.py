@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,12 @@ from luthier.space import Config, Space
 from luthier.space.distance import first_apart
 
 CHEAP = 2**17  # leaves that are enumerated within a second
-CHEAP_BINS = (64, 48, 32, 24, 16, 12, 10, 8, 7, 6, 5)
+CHEAP_BINS = (64, 48, 32, 24, 16, 12, 10, 8, 7, 6, 5, 4, 3, 2)
 BINS = 16  # where no number of them is cheap
 SHARPEST = 1e4  # the largest beta that is tried
 DRAWS = 2_000  # from which the entropy of a learnt sampler is estimated
 STAGES = 8  # of a first training, in which beta doubles
+BRIEF = 4  # so many times fewer evaluations has each of them than the training that follows
 POOL = 4_096  # samples among which top() chooses
 
 
@@ -64,11 +66,15 @@ class Generator:
         Raises:
             ConfigError: If a configuration does not belong to the space.
         """
-        return self.sampler.log_prob(self.sampler.tree.leaves(configs), temperature)
+        return self.sampler.log_prob(self.sampler.tree.leaves(self._checked(configs)), temperature)
 
     def predict(self, configs: Sequence[Config]) -> tuple[np.ndarray, np.ndarray]:
-        """The surrogate's mean and standard deviation of the metric, (n,) each, in the user's units and direction."""
-        mean, deviation = self.surrogate.predict(*self.sampler.tree.space.encode(configs))
+        """The surrogate's mean and standard deviation of the metric, (n,) each, in the user's units and direction.
+
+        Raises:
+            ConfigError: If a configuration does not belong to the space.
+        """
+        mean, deviation = self.surrogate.predict(*self.sampler.tree.space.encode(self._checked(configs)))
         return self.sign * mean, deviation
 
     def top(self, count: int, apart: float = 0.1, seed: int = 0) -> list[Config]:
@@ -80,24 +86,40 @@ class Generator:
             seed: Of the samples among which they are chosen.
 
         Raises:
-            MethodError: If the count is not a whole number above zero.
+            MethodError: If the count is not a whole number above zero, or the distance not a number from 0 on.
         """
         _check_count(count, 1)
+        if isinstance(apart, bool) or not isinstance(apart, int | float) or not 0 <= apart < math.inf:
+            raise MethodError(f"apart={apart!r} cannot be", where="top", remedy="Give a number from 0 on, such as 0.1.")
         tree = self.sampler.tree
         leaves = self.sampler.sample(POOL, rng=Seeds(seed).rng(0, "gflownet top"))
         mean, _ = self.surrogate.predict(leaves.codes, leaves.mask)
         best = leaves.take(np.argsort(mean, kind="stable"))
         return tree.configs(best.take(np.array(first_apart(tree.space, best.codes, best.mask, apart, count))))
 
+    def _checked(self, configs: Sequence[Config]) -> list[Config]:
+        if isinstance(configs, Mapping) or not isinstance(configs, Sequence):
+            remedy = "Give a list of configurations; [config] if there is one."
+            raise MethodError(f"{configs!r} is not a list of configurations", where="GFlowNet", remedy=remedy)
+        return [self.sampler.tree.space.check(config) for config in configs]
 
-def tree_of(space: Space, bins: int | None) -> Tree:
-    """The tree of a space: with given bins, or as many as are cheap to enumerate; of a large space with 16."""
+
+def tree_of(space: Space, bins: int | None, leaves: int = CHEAP, fewest: int = 5) -> Tree:
+    """The tree of a space: with given bins, or as many as are cheap to enumerate; of a large space with 16.
+
+    Args:
+        space: The search space.
+        bins: Of a Float, an Int and an ordered Choice; None chooses.
+        leaves: How many are cheap.
+        fewest: Bins that are enough.
+    """
     if bins is not None:
         return Tree(space, bins)
     for number in CHEAP_BINS:
-        tree = Tree(space, number)
-        if tree.size <= CHEAP:
-            return tree
+        if number >= fewest:
+            tree = Tree(space, number)
+            if tree.size <= leaves:
+                return tree
     return Tree(space, BINS)
 
 
@@ -177,15 +199,22 @@ def _sharpen(
     key: int,
     start: tuple[Sampler, float] | None,
 ) -> tuple[Sampler, float]:
-    """A learnt sampler whose beta doubles until its entropy is low; each training begins where the last ended."""
+    """A learnt sampler whose beta doubles until its entropy is low; each training begins where the last ended.
+
+    Without one to begin with the trainings that look for beta are brief, and a whole one follows.
+    """
     rng = Seeds(key).rng(0, "entropy")
     sampler, beta = (None, 1.0) if start is None else (start[0], start[1] / 2)
+    brief = replace(settings, evaluations=max(settings.batch, settings.evaluations // BRIEF))
     for stage in range(STAGES):
-        sampler = learn(tree, _times(log_reward, beta), settings, key=key + stage, start=_network((sampler, beta)))
+        each = settings if start is not None else brief
+        sampler = learn(tree, _times(log_reward, beta), each, key=key + stage, start=_network((sampler, beta)))
         drawn = sampler.sample(DRAWS, rng=rng)
-        if -sampler.log_mass(drawn).mean() <= np.log(effective):
+        if stage == STAGES - 1 or -sampler.log_mass(drawn).mean() <= np.log(effective):
             break
         beta *= 2
+    if start is None:
+        sampler = learn(tree, _times(log_reward, beta), settings, key=key + STAGES, start=_network((sampler, beta)))
     assert sampler is not None
     return sampler, beta
 

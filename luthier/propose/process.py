@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from luthier.propose.gaussian_process.acquisition import log_expected_improvement
 from luthier.propose.gaussian_process.encoding import Points, encoding_of
 from luthier.propose.gaussian_process.fit import fit, start
 from luthier.propose.gaussian_process.kernel import Kernel
@@ -13,6 +14,7 @@ from luthier.propose.gaussian_process.posterior import Posterior, posterior
 from luthier.space import Space
 
 CHUNK = 16_384  # rows predicted at once
+WORLDS = 8  # fantasies of the results of running jobs
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +33,16 @@ class Process:
     centre: float = 0.0
     scale: float = 1.0
 
+    @property
+    def noise(self) -> float:
+        """Variance of a result about the function."""
+        return self.scale**2 * self.posterior.noise
+
+    @property
+    def incumbent(self) -> float:
+        """The value that is to be improved on."""
+        return self.centre + self.scale * float(self.posterior.incumbents()[0])
+
     def predict(self, codes: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation at each configuration without noise, (n,) each, in the units of the values."""
         encoding = encoding_of(self.space)
@@ -41,6 +53,21 @@ class Process:
             means.append(mean[:, 0])
             deviations.append(deviation)
         return self.centre + self.scale * np.concatenate(means), self.scale * np.concatenate(deviations)
+
+    def log_improvement(self, points: Points, running: Points, rng: np.random.Generator) -> np.ndarray:
+        """Logarithm of the expected improvement, (n,), in deviations, if the running jobs ended as they may.
+
+        Args:
+            points: (n) configurations.
+            running: (jobs) configurations whose results are imagined.
+            rng: Source of the imagined results.
+        """
+        encoding, process = encoding_of(self.space), self.posterior
+        if len(running.codes):
+            normals = rng.normal(size=(len(running.codes), WORLDS))
+            process = process.imagine(encoding.features(running), normals)
+        mean, deviation = process.predict(encoding.features(points))
+        return log_expected_improvement(mean, deviation, process.incumbents())
 
 
 def process_of(space: Space, points: Points, y: np.ndarray) -> Process:

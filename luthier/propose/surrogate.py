@@ -7,16 +7,15 @@ ensemble's uncertainty.
 
 from __future__ import annotations
 
-import itertools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from luthier.errors import MethodError
 from luthier.propose.gaussian_process.encoding import Points, encoding_of
+from luthier.propose.networks import Networks, outputs, train
 from luthier.seeds import Seeds
 from luthier.space import Space
 
@@ -26,12 +25,9 @@ if TYPE_CHECKING:
 FEWEST = 2  # finite values before there is anything to fit
 MANY = 400  # values from which on one fifth is held out once, instead of each fifth in turn
 PARTS = 5
-ROWS = 256  # of a minibatch
 CHUNK = 32_768  # rows predicted at once
-BETA1, BETA2 = 0.9, 0.999  # of Adam
-PRIOR = 0.5  # size of the fixed random part of every member, in deviations of the values
 
-Networks = list[tuple[Tensor, Tensor]]  # a layer: weight (members, in, out) and bias (members, 1, out)
+LARGEST = 1e100  # results beyond it count as it: their squares must not overflow
 
 
 @dataclass(frozen=True)
@@ -75,6 +71,11 @@ class Surrogate:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 remedy = "Give a whole number above zero."
                 raise MethodError(f"{name}={value!r} cannot be", where="Surrogate", remedy=remedy)
+        for name, least in (("lr", "above zero"), ("decay", "from 0 on")):
+            value = getattr(self, name)
+            number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+            if not number or (name == "lr" and value == 0):
+                raise MethodError(f"{name}={value!r} cannot be", where="Surrogate", remedy=f"Give a number {least}.")
 
     def fit(self, history: History, key: int = 0) -> Ensemble:
         """The ensemble of a study's first objective, minimised; what failed, diverged or was pruned is left out.
@@ -105,7 +106,7 @@ class Surrogate:
                 where="Surrogate.fit",
                 remedy="Give at least two results that ended well.",
             )
-        x, y = inputs(space, codes[usable], mask[usable]), values[usable].astype(np.float64)
+        x, y = inputs(space, codes[usable], mask[usable]), values[usable].astype(np.float64).clip(-LARGEST, LARGEST)
         centre, scale = float(y.mean()), float(y.std())
         scale = scale if scale > 1e-12 * max(1.0, abs(centre)) else 1.0
         target = (y - centre) / scale
@@ -113,7 +114,7 @@ class Surrogate:
         hidden = _parts(len(y), rng)  # (parts, n)
         known = np.concatenate([np.ones((self.members, len(y)), dtype=bool), np.repeat(~hidden, self.members, axis=0)])
         layers, prior = train(self, x, target, known, rng)
-        everything = _run(layers, prior, x)  # (all members, n)
+        everything = outputs(layers, prior, x)  # (all members, n)
         mean, spread = _held_out(everything[self.members :], hidden, self.members)
         tested = np.isfinite(mean)
         factor, floor = calibrate(target[tested] - mean[tested], spread[tested])
@@ -171,9 +172,9 @@ class Ensemble:
         means, spreads = [], []
         for begin in range(0, len(codes), CHUNK):
             rows = slice(begin, begin + CHUNK)
-            outputs = _run(self.layers, self.prior, inputs(self.space, codes[rows], mask[rows]))
-            means.append(outputs.mean(axis=0))
-            spreads.append(outputs.std(axis=0))
+            found = outputs(self.layers, self.prior, inputs(self.space, codes[rows], mask[rows]))
+            means.append(found.mean(axis=0))
+            spreads.append(found.std(axis=0))
         mean, spread = np.concatenate(means or [np.zeros(0)]), np.concatenate(spreads or [np.zeros(0)])
         deviation = np.sqrt((self.factor * spread) ** 2 + self.floor**2)
         return self.centre + self.scale * mean, self.scale * deviation
@@ -188,67 +189,6 @@ def inputs(space: Space, codes: np.ndarray, mask: np.ndarray) -> np.ndarray:
     centred = np.where(mask, codes, 0.5)
     parts = [2.0 * encoding.features(Points(centred, mask)) - 1.0, mask[:, conditional].astype(np.float64)]
     return np.concatenate(parts, axis=1)
-
-
-def train(
-    settings: Surrogate, x: np.ndarray, y: np.ndarray, known: np.ndarray, rng: np.random.Generator
-) -> tuple[Networks, Networks]:
-    """Train all networks at once.
-
-    Args:
-        settings: Sizes and steps.
-        x: (n, features).
-        y: (n,) standardised values.
-        known: (networks, n) bool, which values each network sees.
-        rng: Source of all randomness.
-
-    Returns:
-        The trained networks, and the fixed ones that are added to them.
-    """
-    sizes = (x.shape[1], settings.width, settings.width, 1)
-    layers, prior = _networks(len(known), sizes, rng), _networks(len(known), sizes, rng)
-    prior = [*prior[:-1], (PRIOR * prior[-1][0], prior[-1][1])]
-    rows = torch.as_tensor(x, dtype=torch.float32)
-    weight = torch.as_tensor(known / known.sum(axis=1, keepdims=True).clip(1), dtype=torch.float32)
-    target = torch.as_tensor(y, dtype=torch.float32) - forward(prior, rows)  # (networks, n)
-    flat = torch.cat([tensor.reshape(-1) for layer in layers for tensor in layer])  # all weights of all networks
-    mean, square = torch.zeros_like(flat), torch.zeros_like(flat)
-    order, place = np.arange(len(y)), len(y)
-    for step in range(settings.steps):
-        if len(y) <= ROWS:
-            batch: Tensor | slice = slice(None)
-        else:
-            if place + ROWS > len(y):
-                order, place = rng.permutation(len(y)), 0
-            batch = torch.from_numpy(order[place : place + ROWS])
-            place += ROWS
-        flat.requires_grad_()
-        error = forward(_views(flat, layers), rows[batch]) - target[:, batch]
-        loss = (weight[:, batch] * error**2).sum() * (len(y) / error.shape[1])
-        (gradient,) = torch.autograd.grad(loss, flat)
-        flat = flat.detach()
-        mean.lerp_(gradient, 1 - BETA1)
-        square.lerp_(gradient**2, 1 - BETA2)
-        lr = settings.lr * 0.5 * (1.0 + np.cos(np.pi * step / settings.steps))
-        size = (square / (1 - BETA2 ** (step + 1))).sqrt_().add_(1e-8)
-        flat.mul_(1 - lr * settings.decay).addcdiv_(mean, size, value=-lr / (1 - BETA1 ** (step + 1)))
-    return _views(flat, layers), prior
-
-
-def _views(flat: Tensor, layers: Networks) -> Networks:
-    """The weights of all networks, from one vector."""
-    parts = flat.split([tensor.numel() for layer in layers for tensor in layer])
-    shaped = [part.view(like.shape) for part, like in zip(parts, itertools.chain(*layers), strict=True)]
-    return list(zip(shaped[::2], shaped[1::2], strict=True))
-
-
-def forward(layers: Networks, x: Tensor) -> Tensor:
-    """What every network says of every row, (networks, n)."""
-    hidden = x.expand(len(layers[0][0]), *x.shape)
-    for weight, bias in layers[:-1]:
-        hidden = torch.nn.functional.silu(torch.baddbmm(bias, hidden, weight))
-    weight, bias = layers[-1]
-    return torch.baddbmm(bias, hidden, weight)[:, :, 0]
 
 
 def calibrate(residuals: np.ndarray, spread: np.ndarray) -> tuple[float, float]:
@@ -282,19 +222,3 @@ def _held_out(outputs: np.ndarray, hidden: np.ndarray, members: int) -> tuple[np
         mine = outputs[i * members : (i + 1) * members, part]
         mean[part], spread[part] = mine.mean(axis=0), mine.std(axis=0)
     return mean, spread
-
-
-@torch.no_grad()
-def _run(layers: Networks, prior: Networks, x: np.ndarray) -> np.ndarray:
-    rows = torch.as_tensor(x, dtype=torch.float32)
-    return (forward(layers, rows) + forward(prior, rows)).double().numpy()
-
-
-def _networks(count: int, sizes: tuple[int, ...], rng: np.random.Generator) -> Networks:
-    """Random networks: weights of variance 1 / fan-in, biases of the first layer spread so that its bends are."""
-    layers = []
-    for fan_in, fan_out in itertools.pairwise(sizes):
-        weight = rng.normal(size=(count, fan_in, fan_out)) / np.sqrt(fan_in)
-        bias = rng.uniform(-1.0, 1.0, size=(count, 1, fan_out)) * (fan_out > 1)
-        layers.append((torch.as_tensor(weight, dtype=torch.float32), torch.as_tensor(bias, dtype=torch.float32)))
-    return layers

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from luthier.errors import StudyError
 from luthier.jobs import History
-from luthier.report.info import StudyInfo
+from luthier.report.info import Samples, StudyInfo
 
-__all__ = ["StudyInfo", "render", "write"]
+__all__ = ["Samples", "StudyInfo", "render", "write"]
 
 
 def render(history: History, info: StudyInfo) -> str:

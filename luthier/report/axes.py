@@ -70,11 +70,15 @@ class Axis:
         pad = margin * (self.high - self.low) or 0.5
         return axis(self.title, type="linear", range=[self.low - pad, self.high + pad], nticks=6)
 
-    def jittered(self) -> np.ndarray:
-        """The values, options spread a little so that equal ones do not hide each other (the same at every call)."""
+    def jittered(self, stride: float = 0.6180339887498949) -> np.ndarray:
+        """The values, options spread a little so that equal ones do not hide each other (the same at every call).
+
+        Args:
+            stride: An irrational number; two axes of one figure need two, or their options would lie on a line.
+        """
         if self.options is None:
             return self.values
-        spread = (np.arange(len(self.values)) * 0.6180339887498949) % 1.0 - 0.5
+        spread = (np.arange(len(self.values)) * stride) % 1.0 - 0.5
         return self.values + 0.5 * spread
 
     def take(self, rows: np.ndarray) -> Axis:

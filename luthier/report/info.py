@@ -1,10 +1,46 @@
-"""What a report is told beside the history: the study's name, its settings, and its test metrics."""
+"""What a report is told beside the history: the study's name, its settings, its test metrics, what a sampler drew."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from luthier.space import Config
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """What a generative sampler has drawn in a study, and what one that is fitted to all its results would draw.
+
+    Args:
+        initial: Jobs that the method named before it had a sampler.
+        drawn: Jobs that it drew from one.
+        missing: Why no sampler could be fitted; "" where one was, and only then the rest has a meaning.
+        configs: Configurations drawn from the fitted sampler.
+        predicted: What its surrogate expects of them, in the user's units and direction, (configs,).
+        untrained: The same of configurations drawn from the sampler before it has learnt anything.
+        random: The same of configurations drawn at random.
+        beta: The exponent of its target R^beta / Z.
+        leaves: How many configurations it tells apart.
+        rmse: Held-out error of the surrogate, in the user's units.
+        losses: Loss at each gradient step of the sampler's training; None where it is exact and was not trained.
+    """
+
+    initial: Sequence[int]
+    drawn: Sequence[int]
+    missing: str = ""
+    configs: Sequence[Config] = ()
+    predicted: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    untrained: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    random: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    beta: float = 1.0
+    leaves: int = 0
+    rmse: float = float("nan")
+    losses: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -20,6 +56,7 @@ class StudyInfo:
         test_metrics: Metrics of the best configuration on the test split, in the user's own units and direction,
             or None where the test split was not read.
         export: The shell command that writes every trial to a file; None gives ``luthier export NAME``.
+        samples: Of a method that draws from a generative sampler; None of all others.
 
     Example:
         >>> StudyInfo("digits", {"method": "random", "seed": 0}).name
@@ -32,3 +69,4 @@ class StudyInfo:
     wall_seconds: float | None = None
     test_metrics: Mapping[str, float] | None = None
     export: str | None = None
+    samples: Samples | None = None

@@ -14,6 +14,7 @@ from luthier.report.importance import importance
 from luthier.report.influence import importance_section, parallel, slices
 from luthier.report.info import StudyInfo
 from luthier.report.lineage import lineage_section
+from luthier.report.sampler import sampler_section
 from luthier.report.schedules import schedules
 from luthier.report.summary import best_section, header, settings_section
 from luthier.report.table import failures, table
@@ -37,6 +38,7 @@ def sections(history: History, info: StudyInfo) -> list[Section]:
         importance_section(known, found),
         slices(known, order),
         parallel(known, order),
+        sampler_section(known, info.samples, order),
         lineage_section(known),
         decisions(known),
         schedules(known),

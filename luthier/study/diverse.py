@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -33,9 +33,15 @@ def diverse(
     where = "study.diverse"
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise MethodError(f"count={count!r} cannot be", where=where, remedy="Give a whole number above zero.")
-    if not 0 <= within < math.inf or not 0 <= apart < math.inf:
-        what = f"within={within!r}, apart={apart!r} cannot be"
-        raise MethodError(what, where=where, remedy="Give numbers from 0 on: 0.01 is 1 %.")
+    for name, value, remedy in (
+        ("within", within, "Give a number from 0 on: 0.01 is 1 % of the best value."),
+        ("apart", apart, "Give a number from 0 on: 0.1 is a tenth of the box."),
+    ):
+        if not _number(value) or not 0 <= value < math.inf:
+            raise MethodError(f"{name}={value!r} cannot be", where=where, remedy=remedy)
+    if by is not None and not isinstance(by, str) and not callable(by):
+        remedy = 'Give the name of a metric or a hyperparameter, "seconds", or a function of a Best.'
+        raise MethodError(f"by={by!r} cannot be", where=where, remedy=remedy)
     if mode not in ("min", "max"):
         raise MethodError(f"mode={mode!r} cannot be", where=where, remedy="Give 'min' or 'max'.")
     values = np.where(history.status == OK, history.values[:, 0], np.nan) if len(history) else np.zeros(0)
@@ -55,13 +61,21 @@ def diverse(
 
 def _measure(one: Best, by: str | Callable[[Best], float], where: str) -> float:
     if not isinstance(by, str):
-        return float(by(one))
+        value = by(one)
+        if not _number(value):
+            remedy = "Return a number for every Best."
+            raise MethodError(f"by(job {one.number}) returned {value!r}", where=where, remedy=remedy)
+        return float(value)
     known: dict[str, Any] = {"seconds": one.result.seconds, **one.config, **one.metrics}
     value = known.get(by)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not _number(value):
         raise MethodError(
             f"job {one.number} has no number by the name {by!r}",
             where=where,
             remedy=f"Give a function of a Best, or one of {', '.join(known)}.",
         )
     return float(value)
+
+
+def _number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)

@@ -110,6 +110,7 @@ def to_html(ledger: Ledger, path: str | Path) -> Path:
         StudyError: If the file cannot be written.
     """
     from luthier import report  # here, for it loads Plotly and scikit-learn
+    from luthier.study.sampling import samples
 
     ledger.sync()
     history, settings, name = ledger.history, ledger.settings, ledger.name
@@ -121,5 +122,6 @@ def to_html(ledger: Ledger, path: str | Path) -> Path:
         wall_seconds=settings.get("wall_seconds"),
         test_metrics=None if history.best is None else on_test(settings.get("test"), history.best) or None,
         export=f"luthier export {shlex.quote(name)} --store {shlex.quote(public_url(ledger.store.url))}",
+        samples=samples(history, settings),
     )
     return report.write(history, info, path)

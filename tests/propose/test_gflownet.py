@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -152,7 +153,7 @@ def test_errors() -> None:
         GFlowNet(reward="metric", surrogate=QUICK).fit(study(mode="min"))
     with pytest.raises(MethodError, match="0 of 0"):
         GFlowNet().fit(History(SMALL))
-    for settings in ({"beta": 0.0}, {"batch": 0}, {"initial": 1}, {"apart": 1.0}, {"model": "trees"}, {"margin": -1}):
+    for settings in ({"beta": 0.0}, {"batch": 0}, {"initial": 1}, {"apart": 1.5}, {"model": "trees"}, {"within": -1}):
         with pytest.raises(MethodError, match=next(iter(settings))):
             GFlowNet(**settings).bind(Budget())
     with pytest.raises(MethodError, match="2 objectives"):
@@ -162,3 +163,44 @@ def test_errors() -> None:
         found.sample(3, temperature=0.0)
     with pytest.raises(MethodError, match="count"):
         found.top(0)
+
+
+def test_a_sampler_names_every_mistake() -> None:
+    space = lt.Space(x=lt.Float(-5.0, 5.0), y=lt.Float(-5.0, 5.0))
+    budget = Budget(trials=30)
+    least = simulate(lt.propose.Random(), lambda c: c["x"] ** 2, space, budget)
+    below = simulate(lt.propose.Random(), lambda c: c["x"], space, budget, objectives={"accuracy": "max"})
+    sampler = GFlowNet().fit(least)
+    mistakes: list[tuple[Any, str]] = [
+        (lambda: GFlowNet().fit("study"), "'study' is not a study"),
+        (lambda: GFlowNet(beta="sharp").fit(least), "beta='sharp'"),  # type: ignore[arg-type]
+        (lambda: GFlowNet(surrogate=None).fit(least), "surrogate=None"),  # type: ignore[arg-type]
+        (lambda: GFlowNet(training=5).fit(least), "training=5"),  # type: ignore[arg-type]
+        (lambda: GFlowNet(bins=0).fit(least), "bins=0"),
+        (lambda: GFlowNet(reward="metric").fit(least), "minimised"),
+        (lambda: GFlowNet(reward="metric").fit(below), "metric of -4"),
+        (lambda: sampler.top(0), "count=0"),
+        (lambda: sampler.top(2, apart=-1.0), "apart=-1"),
+        (lambda: sampler.top(2, apart=float("nan")), "apart=nan"),
+        (lambda: sampler.sample(2, temperature="hot"), "temperature='hot'"),  # type: ignore[arg-type]
+        (lambda: sampler.sample(2, temperature=0.0), "temperature=0"),
+        (lambda: sampler.log_prob({"x": 0.0, "y": 0.0}), "not a list of configurations"),
+        (lambda: sampler.log_prob([{"x": 9.0, "y": 0.0}]), "9.0"),
+        (lambda: sampler.predict([{"x": 0.0, "z": 0.0}]), "z"),
+    ]
+    for make, words in mistakes:
+        with pytest.raises(lt.LuthierError, match=words):
+            make()
+
+
+def test_an_accuracy_near_zero_is_a_reward() -> None:
+    space = lt.Space(x=lt.Float(-5.0, 5.0))
+    history = simulate(
+        lt.propose.Random(),
+        lambda c: max(0.0, 1 - abs(c["x"])),
+        space,
+        Budget(trials=40),
+        objectives={"accuracy": "max"},
+    )
+    sampler = GFlowNet(reward="metric", beta=1.0).fit(history)
+    assert np.mean([abs(config["x"]) for config in sampler.sample(200)]) < 1.2  # uniform would be 2.5

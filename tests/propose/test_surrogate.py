@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
 from luthier.errors import MethodError
 from luthier.jobs import History, Job, Result
 from luthier.propose import Surrogate
-from luthier.propose.surrogate import calibrate, forward, inputs
+from luthier.propose.networks import forward, slopes, train
+from luthier.propose.surrogate import calibrate, inputs
 from luthier.space import Choice, Float, Space
 
 SPACE = Space(
@@ -82,8 +86,6 @@ def test_all_networks_at_once_are_each_by_itself() -> None:
             alone[m] += hidden[:, 0]
     mean, _ = found.predict(codes, mask)
     np.testing.assert_allclose(mean, found.centre + found.scale * alone.mean(axis=0), atol=1e-5)
-    import torch
-
     assert forward(found.layers, torch.as_tensor(x, dtype=torch.float32)).shape == (3, 30)
 
 
@@ -121,5 +123,62 @@ def test_a_history_is_fitted_without_what_failed() -> None:
 def test_errors() -> None:
     with pytest.raises(MethodError, match="1 of 2 values"):
         Surrogate().fit_points(SPACE, *points(2, 0), np.array([1.0, np.nan]), key=0)
-    with pytest.raises(MethodError, match="members=0"):
-        Surrogate(members=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("members", 0), ("width", 2.5), ("steps", True), ("lr", -1.0), ("lr", 0), ("lr", "a"), ("lr", np.nan)),
+        *(("decay", -0.1), ("decay", None), ("decay", np.inf)),
+    ],
+)
+def test_settings_that_cannot_be(name: str, value: object) -> None:
+    with pytest.raises(MethodError, match=f"Surrogate: {name}="):
+        Surrogate(**{name: value})  # type: ignore[arg-type]
+
+
+def test_wild_values_do_not_overflow() -> None:
+    codes, mask = points(6, 0)
+    values = np.array([1e300, 1.0, 2.0, -1e308, 3.0, 4.0])
+    mean, deviation = Surrogate(steps=20).fit_points(SPACE, codes, mask, values, key=0).predict(codes, mask)
+    assert np.isfinite(mean).all() and np.isfinite(deviation).all()
+
+
+def test_the_written_gradient_is_that_of_autograd() -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    layers = [(random(3, n, m), random(3, 1, m)) for n, m in ((4, 5), (5, 6), (6, 1))]
+    x, target, rate = random(7, 4), random(3, 7), random(3, 7).abs()
+    flat = [tensor.requires_grad_() for layer in layers for tensor in layer]
+    expected = torch.autograd.grad((rate / 2 * (forward(layers, x) - target) ** 2).sum(), flat)
+    out = [(torch.empty_like(weight), torch.empty_like(bias)) for weight, bias in layers]
+    with torch.no_grad():
+        slopes(layers, x, target, rate, out)
+    for found, wanted in zip([tensor for layer in out for tensor in layer], expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_the_steps_are_those_of_torch() -> None:
+    """On few values every step sees all of them, so torch's AdamW on the same losses gives the same weights."""
+    settings = Surrogate(members=2, width=6, steps=25)
+    codes, mask = points(20, 0)
+    x, y = inputs(SPACE, codes, mask), np.sin(np.arange(20.0))
+    known = np.arange(40).reshape(2, 20) % 3 > 0
+    layers, prior = train(settings, x, y, known, np.random.default_rng(7))
+    begun, _ = train(replace(settings, lr=1e-30, steps=1), x, y, known, np.random.default_rng(7))
+    mine = [tensor.clone().requires_grad_() for layer in begun for tensor in layer]
+    rows, seen = torch.as_tensor(x, dtype=torch.float32), torch.as_tensor(known)
+    target = torch.as_tensor(y, dtype=torch.float32) - forward(prior, rows)
+    optimizer = torch.optim.AdamW(mine, lr=settings.lr, weight_decay=settings.decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 * (1 + np.cos(np.pi * step / 25)))
+    for _ in range(25):
+        optimizer.zero_grad()
+        error = forward(list(zip(mine[::2], mine[1::2], strict=True)), rows) - target
+        sum((row[keep] ** 2).mean() for row, keep in zip(error, seen, strict=True)).backward()
+        optimizer.step()
+        schedule.step()
+    for found, wanted in zip([tensor for layer in layers for tensor in layer], mine, strict=True):
+        torch.testing.assert_close(found, wanted.detach(), rtol=1e-3, atol=1e-4)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 import time
+from typing import Literal
 
 import numpy as np
 from sklearn.datasets import load_digits
 
 from luthier.jobs import History, Job, Report, Result
+from luthier.propose import GFlowNet
+from luthier.report import StudyInfo, render
 from luthier.seeds import Seeds
 from luthier.space import Choice, Float, Int, Space
+from luthier.study.sampling import samples
+from luthier.study.settings import describe
 
 HOSTILE = "</script><b onmouseover=alert(1)>&amp;%{x}'\"λ😀"
 
@@ -193,3 +198,22 @@ def hostile() -> History:
         history.add(Report(n, 2, {f"<i>{HOSTILE}": 1.0 * n, "<u>": 2.0}, {"<moved>": 2.0 + n}))
         history.add(Result(n, "ok", {f"<i>{HOSTILE}": 1.0 * n, "<u>": 2.0}, 2))
     return history
+
+
+def sampled(sampler: Literal["learnt"] | None = "learnt") -> tuple[History, StudyInfo]:
+    """A study by method gflownet with a result that failed, and what its sampler would draw."""
+    space = Space(
+        {"lr": Float(1e-3, 10.0, log=True), "kind": Choice(["a", HOSTILE]), "x": Float(0, 1, when={"kind": "a"})}
+    )
+    history, seeds, method = History(space, {"loss": "min"}), Seeds(5), GFlowNet(sampler=sampler)
+    for n, config in enumerate(space.sample(seeds.rng(0, "sampled"), 30)):
+        history.add(Job(n, config))
+        value = abs(math.log10(config["lr"])) + config.get("x", 0.5)
+        history.add(Result(n, "failed", error=HOSTILE) if n == 4 else Result(n, "ok", {"loss": value}))
+    settings = {"method": {"proposer": describe(method), "adapter": None}, "seed": 0}
+    return history, StudyInfo("sampled", samples=samples(history, settings))
+
+
+def page_of(made: History | tuple[History, StudyInfo]) -> str:
+    """The page of a history, or of one with what else is known of its study."""
+    return render(*made) if isinstance(made, tuple) else render(made, StudyInfo("study"))

@@ -7,11 +7,11 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from report import studies
 
-from luthier.jobs import History
 from luthier.report import StudyInfo, render
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -68,10 +68,11 @@ def test_every_figure_is_drawn_and_the_table_sorts_and_filters(tmp_path: Path) -
         pytest.param(studies.population, marks=pytest.mark.slow),
         pytest.param(studies.moving, marks=pytest.mark.slow),
         pytest.param(studies.two_objectives, marks=pytest.mark.slow),
+        pytest.param(studies.sampled, marks=pytest.mark.slow),
         pytest.param(studies.large, marks=pytest.mark.slow),
     ],
-    ids=["hostile", "population", "moving", "two objectives", "large"],
+    ids=["hostile", "population", "moving", "two objectives", "sampled", "large"],
 )
-def test_every_kind_of_study_is_drawn(make: Callable[[], History], tmp_path: Path) -> None:
-    text = render(make(), StudyInfo("study"))
+def test_every_kind_of_study_is_drawn(make: Callable[[], Any], tmp_path: Path) -> None:
+    text = studies.page_of(make())
     check_drawn(dom_after(text, tmp_path), text)

@@ -106,10 +106,11 @@ def test_a_single_trial_of_any_status_renders(status: Any) -> None:
         lambda: studies.moving(3),
         studies.two_objectives,
         studies.hostile,
+        studies.sampled,
     ],
-    ids=["random", "population", "population without slots", "moving", "short vector", "two objectives", "hostile"],
+    ids="random,population,population without slots,moving,short vector,two objectives,hostile,sampled".split(","),
 )
-def test_every_figure_is_valid_plotly_with_axis_titles(make: Callable[[], History]) -> None:
+def test_every_figure_is_valid_plotly_with_axis_titles(make: Callable[[], Any]) -> None:
     """Plotly checks every key and value; colours are names for the page's script, so a real one stands in."""
     import plotly.graph_objects as go
 
@@ -125,14 +126,14 @@ def test_every_figure_is_valid_plotly_with_axis_titles(make: Callable[[], Histor
             return "Blues" if key == "colorscale" else "red"
         return value
 
-    text = render(make(), StudyInfo("study"))
+    text = studies.page_of(make())
     css = text[text.index("<style>") : text.index("</style>")]
     drawn = [figure for figure in Page(text).figures if figure["kind"] == "plotly"]
     assert drawn
     for figure in drawn:
         made = go.Figure(coloured(figure["spec"]))
         assert made.layout.xaxis.title.text
-        assert made.layout.yaxis.title.text or made.data[0].type == "bar"
+        assert made.layout.yaxis.title.text or made.data[0].type in ("bar", "violin")
         assert any(trace.x is not None or trace.z is not None for trace in made.data)
 
 

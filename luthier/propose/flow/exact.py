@@ -103,7 +103,8 @@ def check_temperature(temperature: float) -> None:
     Raises:
         MethodError: If it is not.
     """
-    if not 0 < temperature < np.inf:
+    number = isinstance(temperature, int | float | np.number) and not isinstance(temperature, bool)
+    if not number or not 0 < temperature < np.inf:
         remedy = "Give a number above zero: below 1 is greedier, above 1 flatter."
         raise MethodError(f"temperature={temperature!r} cannot be", where="sample", remedy=remedy)
 
