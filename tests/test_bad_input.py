@@ -181,6 +181,18 @@ MISTAKES: list[Mistake] = [
         StudyError,
         ["acuracy", "train_loss"],
     ),
+    (
+        "a device that is not there",
+        lambda p: p.tune(torch_task(device="cuda:99"), space=None, epochs=1),
+        DataError,
+        ["cuda:99", "device"],
+    ),
+    (
+        "an executor's device that is not there",
+        lambda p: p.tune(torch_task(), space=None, epochs=1, executor=lt.execute.Local(device="abacus")),
+        DataError,
+        ["abacus", "device"],
+    ),
     # what the task returns
     (
         "an objective that is not returned",

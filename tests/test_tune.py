@@ -311,7 +311,7 @@ def test_ctrl_c_keeps_what_has_ended_and_says_how_to_go_on(tmp_path: Path) -> No
         assert process.returncode != 0 and "KeyboardInterrupt" in errors
         assert "goes on from there" in errors
         study = Study.load("slow", store)
-        assert len(study.history.arrival) >= 3
+        assert len(study.history.arrival) >= 4 - workers  # what each was at had not come back yet
         left = dict(study.history.pending)
         one = Study("slow", study.history.space, trials=1000, store=store)
         assert one.ask(len(left)) == list(left.values()) if left else True  # given back at once

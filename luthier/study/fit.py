@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from luthier.errors import MethodError, StudyError
+from luthier.execute import Local
 from luthier.seeds import Seeds
 from luthier.study.methods import Resolved
 from luthier.task import Task, is_torch, level, require_level
@@ -69,6 +70,21 @@ def check_fit(
             where="metric",
             remedy=f"It measures {', '.join(known)}; add others by TorchTask(metrics={{name: function}}).",
         )
+
+
+def check_device(task: Task, executor: Any) -> None:
+    """Refuse a device that this machine does not have, where it is here that a TorchTask is to train.
+
+    Raises:
+        DataError: Naming the device.
+    """
+    if not is_torch(task) or not isinstance(executor, Local):
+        return
+    import torch
+
+    from luthier.data import Split
+
+    Split(torch.zeros(1), torch.zeros(1)).to(executor.device or task.device)  # type: ignore[union-attr]
 
 
 def _check_adapter(task: Any, adapter: Any) -> None:

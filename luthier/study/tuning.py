@@ -14,7 +14,7 @@ from luthier.schedule import as_schedule
 from luthier.space import Space
 from luthier.store import Store
 from luthier.study import settings
-from luthier.study.fit import check_fit, check_limit
+from luthier.study.fit import check_device, check_fit, check_limit
 from luthier.study.ledger import open_ledger
 from luthier.study.loop import Loop
 from luthier.study.methods import Resolved, resolve
@@ -100,13 +100,15 @@ def tune(
         trials = 1  # an adapter alone tunes one training while it runs
     endless = trials is None and seconds is None and total_steps is None
     check_fit(given, resolved, goals, endless, epochs, steps, checkpoints)
+    executor = executor or Local()
+    check_device(given, executor)
     budget = Budget(trials, steps, epochs, seconds, lambda config: epoch_steps(given, config), total_steps)
     name = name if name is not None else f"{task_name(task)}-{label_of(method, resolved)}"
     ledger = open_ledger(name, given.space, goals, resolved, budget, seed, store, task_name(task))
     save = checkpoints if checkpoints is not None else is_torch(given) or hasattr(ledger.proposer, "parents")
     keep = ledger.checkpoints if save or is_torch(given) else None
     work = Work(given, ledger.seeds, resolved.adapter, keep, goals, save)
-    Loop(ledger, work, executor or Local(), budget, max_failures, progress).run()
+    Loop(ledger, work, executor, budget, max_failures, progress).run()
     return Study.of(ledger, work)
 
 

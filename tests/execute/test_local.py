@@ -371,7 +371,7 @@ def test_ctrl_c_is_the_drivers(tmp_path: Path) -> None:
     process, pids = driver(tmp_path, "time.sleep(60)")
     for pid in (*pids, process.pid):  # a terminal sends it to all of them
         os.kill(pid, signal.SIGINT)
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 0 and err == ""
     word, seconds = out.split()
     assert word == "closed" and float(seconds) < 2.0

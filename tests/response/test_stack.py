@@ -103,7 +103,7 @@ def test_many_tensors_and_many_batches_are_summed_in_one_order(solver: Any, memb
         return sum(part.sum(1) for part in parts)  # type: ignore[return-value]
 
     def valid(p: Tree, h: Tree, batch: Any) -> Tensor:
-        return sum(((p[f"w{k}"] - batch[k]).square().sum(1) for k in tensors))  # type: ignore[return-value]
+        return sum((p[f"w{k}"] - batch[k]).square().sum(1) for k in tensors)  # type: ignore[return-value]
 
     def estimate(p: Tree, h: Tree) -> response.Hypergradient:
         return response.implicit(train, valid, p, h, batches, batches[0], solver=solver, iterations=4, damping=20.0)
