@@ -27,10 +27,11 @@ bench: $(INSTALLED)  ## Every benchmark, beside the peers it is measured against
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script; done
 
-PAPERS := autotune genetic hypernets gflownet joint_enas
-papers: $(INSTALLED)  ## The five papers, reproduced at a reduced size; FULL=--full is theirs
+PAPERS := gflownet hypernets genetic joint_enas autotune
+HOW ?= --anew
+papers: $(INSTALLED)  ## The five papers anew, two at a time, about an hour; HOW= goes on, HOW="--full --device cuda" is their size
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[papers,optuna]'
-	@set -e; for paper in $(PAPERS); do echo "== $$paper"; $(BIN)/python -m papers.$$paper.run $(FULL); done
+	printf '%s\n' $(PAPERS) | xargs -P 2 -I {} $(BIN)/python -m papers.{}.run $(HOW)
 
 postgres:  ## Start a throw-away PostgreSQL server, installed by apt-get if need be, and print its address
 	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 \

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -73,5 +74,37 @@ def test_a_readme_shows_the_results(folder: Path) -> None:
         assert tables.render(results, name) in readme, (
             f"run python -m papers.tables {folder.relative_to(PAPERS.parent)}"
         )
-    for figure in folder.glob("*.png"):
-        assert f"({figure.name})" in readme, f"{figure.name} is not shown"
+
+
+SECTIONS = ["What the paper claims", "Its numbers", "Ours", "Figures", "Deviations", "What we conclude"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_a_readme_has_the_form_of_all(folder: Path) -> None:
+    readme = (folder / "README.md").read_text()
+    assert re.findall(r"^## (.*)$", readme, re.MULTILINE) == SECTIONS
+    command = f"    python -m papers.{folder.name}.run"
+    assert f"{command}  " in readme and f"{command} --full --device cuda " in readme
+    assert json.loads((folder / "results.json").read_text())["command"] == command.strip()
+    flat = " ".join(readme.split())
+    assert all(said in flat for said in ("±", "seed", "core", "torch 2.13.0", "cut down, by its test"))
+    listed = [line for line in section(readme, "Deviations").splitlines() if re.match(r"\d+\. ", line)]
+    assert [line.partition(".")[0] for line in listed] == [str(place + 1) for place in range(len(listed))] != []
+    described = re.findall(r"^\| \[(\S+)\]\(\1\) \| [^|]+ \| [^|]+ \|$", section(readme, "Figures"), re.MULTILINE)
+    assert sorted(described) == sorted(figure.name for figure in folder.glob("*.png")), "each figure with its caption"
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_a_conclusion_quotes_the_tables(folder: Path) -> None:
+    """Every number with a decimal point in it stands in a table of results, or is the paper's or a deviation's own."""
+    readme = (folder / "README.md").read_text()
+    text = section(readme, "What we conclude")
+    given = set(re.findall(NUMBER, readme.replace(text, "")))
+    assert sorted(set(re.findall(NUMBER, text)) - given) == []
+
+
+NUMBER = r"(?<![\w.])\d+\.\d+(?:e-\d+)?(?![\w.]*\d)"
+
+
+def section(readme: str, title: str) -> str:
+    return readme.partition(f"## {title}\n")[2].partition("\n## ")[0]

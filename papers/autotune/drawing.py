@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import luthier as lt
-from papers.autotune.problems import DATASETS, NETWORKS
 from papers.figures import COLOURS
 
 StudyOf = Callable[[str, str, int], lt.Study]  # of a method, a network and a data set
@@ -30,26 +29,40 @@ def curve_of(study: lt.Study, metric: str) -> tuple[np.ndarray, np.ndarray]:
     return steps * whole / max(steps), np.array([points[step] for step in steps])
 
 
-def draw(folder: Path, study_of: StudyOf) -> None:
-    """Write every figure as a PNG beside the README."""
-    for arm, file in (("random", "random"), ("grid", "grid"), ("tpe", "bayesian_tpe"), ("gp", "bayesian_gp")):
-        _panels(folder / f"{file}.png", study_of, arm, _sampled, "trial", "learning rate")
-    _panels(folder / "hypergradient.png", study_of, "hypergradient 1", _moving, "epoch", "learning rate")
-    _panels(folder / "pbt.png", study_of, "pbt 15", _population, "epoch", "best validation accuracy")
-    _panels(folder / "pbt_schedules.png", study_of, "pbt 15", _schedules, "epoch", "learning rate")
+def draw(folder: Path, study_of: StudyOf, networks: Sequence[str], datasets: Sequence[int]) -> None:
+    """Write every figure as a PNG."""
+    for name, arm, panel, x, y in (
+        ("random", "random", _sampled, "trial", "learning rate"),
+        ("grid", "grid", _sampled, "trial", "learning rate"),
+        ("bayesian_tpe", "tpe", _sampled, "trial", "learning rate"),
+        ("bayesian_gp", "gp", _sampled, "trial", "learning rate"),
+        ("hypergradient", "hypergradient 1", _moving, "epoch", "learning rate"),
+        ("pbt", "pbt 15", _population, "epoch", "validation accuracy"),
+        ("pbt_schedules", "pbt 15", _schedules, "epoch", "learning rate"),
+    ):
+        studies = [[study_of(arm, network, dataset) for dataset in datasets] for network in networks]
+        titles = [[f"{network} on data set {dataset}" for dataset in datasets] for network in networks]
+        _panels(folder / f"{name}.png", studies, titles, panel, x, y)
 
 
-def _panels(file: Path, study_of: StudyOf, arm: str, panel: Callable[..., Any], x: str, y: str) -> None:
+def _panels(
+    file: Path,
+    studies: Sequence[Sequence[lt.Study]],
+    titles: list[list[str]],
+    panel: Callable[..., Any],
+    x: str,
+    y: str,
+) -> None:
     figure = Figure(figsize=(11, 8.4), dpi=100)
     FigureCanvasAgg(figure)  # files alone, no window
-    for row, network in enumerate(NETWORKS):
-        for column, dataset in enumerate(DATASETS):
-            axes = figure.add_subplot(3, 3, 3 * row + column + 1)
-            panel(axes, study_of(arm, network, dataset), first=row == column == 0)
-            axes.set_title(f"{network} on data set {dataset}", fontsize=9)
+    for row, line in enumerate(studies):
+        for column, study in enumerate(line):
+            axes = figure.add_subplot(len(studies), len(line), len(line) * row + column + 1)
+            panel(axes, study, first=row == column == 0)
+            axes.set_title(titles[row][column], fontsize=9)
             axes.tick_params(labelsize=8)
             axes.grid(alpha=0.3)
-            if row == 2:
+            if row == len(studies) - 1:
                 axes.set_xlabel(x)
             if column == 0:
                 axes.set_ylabel(y)
@@ -84,10 +97,11 @@ def _moving(axes: Any, study: lt.Study, first: bool) -> None:
     beside = axes.twinx()
     beside.plot(epochs, [report.metrics["loss"] for report in reports], color=COLOURS[1], label="validation loss")
     beside.set_yscale("log")
-    beside.tick_params(labelsize=8)
+    beside.tick_params(which="both", labelsize=7)
+    beside.set_ylabel("validation loss", fontsize=8)
     if first:
         lines = axes.get_lines() + beside.get_lines()
-        axes.legend(lines, [line.get_label() for line in lines], frameon=False, fontsize=8)
+        axes.legend(lines, [line.get_label() for line in lines], frameon=False, fontsize=8, loc="center right")
 
 
 def _population(axes: Any, study: lt.Study, first: bool) -> None:

@@ -1,37 +1,48 @@
 """The autotune paper: grid, random, hypergradient descent, Bayesian optimisation and PBT on nine small problems.
 
-    python -m papers.autotune.run              5 seeds, in stacks: some minutes
-    python -m papers.autotune.run --full       20 seeds and 20 epochs
-    python -m papers.autotune.run --figures    only draw and write the tables again, from results.json and the studies
+    python -m papers.autotune.run              5 seeds of 5 epochs, in stacks: some minutes
+    python -m papers.autotune.run --full       20 seeds of 20 epochs: hours
+    python -m papers.autotune.run --figures    only draw and write the tables again
 
-Every study is kept in studies.db beside this file, so the same command goes on where it was stopped.
+``--device`` and ``--anew`` are those of every paper (papers/command.py). Every study is kept in studies.db, so the same
+command goes on where it was stopped; the figures are drawn from the studies of seed 0, which are run again where
+studies.db is not there.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
 
 import luthier as lt
-from papers import tables
 from papers.autotune import drawing
-from papers.autotune.problems import BATCH, DATASETS, NETWORKS, data, task
+from papers.autotune.problems import DATASETS, NETWORKS, data, task
+from papers.command import Paper, Run, main
 
-HERE = Path(__file__).resolve().parent
-COMMAND = "python -m papers.autotune.run"
 TRIALS = 50  # the paper's
-EPOCHS = 5  # the published code's
 MEMBERS = 15  # the published code's
 EPSILON = 1e-3  # |L(i-1) - L(i)| below it is convergence; the paper gives no value
 NEAR = 0.01  # accuracy: how near to the best of all methods a trial must come
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large everything is."""
+
+    seeds: int
+    epochs: int  # the published code has 5, the paper gives none
+    trials: float = 1.0  # of the trainings of each method
+    networks: tuple[str, ...] = tuple(NETWORKS)
+    datasets: tuple[int, ...] = tuple(DATASETS)
+
+
+REDUCED = Size(seeds=5, epochs=5)
+FULL = Size(seeds=20, epochs=20)
 
 
 @dataclass(frozen=True)
@@ -58,20 +69,33 @@ ARMS = {
         "hypergradient descent, one training", "hypergradient", ("< 25 iterations", "100", "1"), trainings=1
     ),
 }
-CAST = ("pbt 15", "hypergradient 1")
 KEYS = ("test_accuracy", "train_accuracy", "valid_accuracy", "epochs_to_convergence", "trials_to_near", "seconds")
 
+# What stands between 100 and what we measure: the paper's two perfect methods, with one thing changed at a time.
+PERFECT = ("pbt 15", "hypergradient 1")
+ONE, OTHERS = ((1,), ("2-3-1", "2-5-5-1")), ((2, 3), ("2-3-1", "2-5-5-1"))  # data sets and networks: the paper's six
+CAUSES: dict[str, tuple[str, tuple[tuple[int, ...], tuple[str, ...]], int, dict[str, Any]]] = {
+    "meant": ("2 and 3: as above", OTHERS, 1, {}),
+    "cast": ("2 and 3: labels as the published code scores them", OTHERS, 1, {"cast": True}),
+    "longer": ("2 and 3: ten times as many epochs", OTHERS, 10, {}),
+    "one": ("1: as above", ONE, 1, {}),
+    "unflipped": ("1: no label flipped", ONE, 1, {"flips": 0.0}),
+    "apart": ("1: no label flipped, classes twice as far apart", ONE, 1, {"flips": 0.0, "apart": 4.0}),
+}
 
-def study_of(arm: str, network: str, dataset: int, seed: int, epochs: float, cast: bool = False) -> lt.Study:
+
+def study_of(run: Run, arm: str, network: str, dataset: int, seed: int, longer: int = 1, **changed: Any) -> lt.Study:
     """Tune one network on one data set; the data are drawn from the seed, too."""
-    single = ARMS[arm].trainings == 1
+    trainings = max(1, round(ARMS[arm].trainings * run.size.trials))
+    single, epochs = ARMS[arm].trainings == 1, run.size.epochs * longer
+    told = "".join(f" {name}={value}" for name, value in changed.items())
     return lt.tune(
-        task(network, data(dataset, seed, cast), evaluate_every=0.1 if single else 1.0),
+        task(network, data(dataset, seed, **changed), 0.1 if single else 1.0, run.device),
         ARMS[arm].method,
-        trials=ARMS[arm].trainings,
+        trials=trainings,
         epochs=epochs,
-        store=HERE / "studies.db",
-        name=f"{network} on {dataset}{' cast' if cast else ''}: {arm}, {epochs:g} epochs, seed {seed}",
+        store=run.folder / "studies.db",
+        name=f"{network} on {dataset}{told}: {arm}, {epochs} epochs, seed {seed}",
         seed=seed,
         progress=False,
     )
@@ -82,8 +106,9 @@ def measured(study: lt.Study, train: lt.Split, epochs: float) -> dict[str, float
     best = study.best
     if best is None:
         return {}
+    model = study.model()
     with torch.no_grad():
-        right = (study.model()(train.inputs) > 0) == train.targets.bool()
+        right = (model(train.inputs.to(next(model.parameters()).device)) > 0).cpu() == train.targets.bool()
     return {
         "test_accuracy": 100 * best.test["accuracy"],
         "valid_accuracy": 100 * best.metrics["accuracy"],
@@ -112,43 +137,42 @@ def near(study: lt.Study, aim: float) -> float | None:
     return None
 
 
-def run(seeds: int, epochs: float) -> list[dict[str, Any]]:
-    """All networks × data sets × methods × seeds."""
-    rows: list[dict[str, Any]] = []
-    for seed in range(seeds):
-        for network in NETWORKS:
-            for dataset in DATASETS:
-                studies = {arm: study_of(arm, network, dataset, seed, epochs) for arm in ARMS}
-                train = data(dataset, seed).train
-                found = {arm: measured(study, train, epochs) for arm, study in studies.items()}
-                aim = max(row.get("valid_accuracy", 0.0) for row in found.values()) - 100 * NEAR
-                for arm, row in found.items():
-                    place = {"method": arm, "network": network, "dataset": dataset, "seed": seed}
-                    rows.append({**place, **row, "trials_to_near": near(studies[arm], aim)})
-                print(f"seed {seed}, {network} on {dataset}: " + told(found), flush=True)
-    return rows
+def work(run: Run) -> None:
+    """What the studies say, which are run where they are not in the store; the tables' rows are made of it anew."""
+    run.results["runs"] = []
+    size = run.size
+    for seed in range(size.seeds):
+        for network, dataset in product(size.networks, size.datasets):
+            run.keep(compared(run, network, dataset, seed))
+        run.keep(list(causes(run, seed)))
+    run.results["seconds"] = round(sum(row.get("seconds", 0.0) for row in run.rows), 1)
+    run.keep(overall(run.rows) + by_problem(run.rows))
 
 
-def run_cast(seeds: int, epochs: float) -> list[dict[str, Any]]:
-    """The paper's two perfect methods on its two labelled sets, with labels as its code scores them and as meant."""
-    rows = []
-    for seed in range(seeds):
-        for cast in (False, True):
-            scores: dict[str, list[float]] = {arm: [] for arm in CAST}
-            for dataset in (2, 3):
-                for network in ("2-3-1", "2-5-5-1"):
-                    for arm in CAST:
-                        best = study_of(arm, network, dataset, seed, epochs, cast).best
-                        assert best is not None
-                        scores[arm].append(100 * best.test["accuracy"])
-            rows.append(
-                {"labels": "cast" if cast else "meant", "seed": seed} | {a: np.mean(v) for a, v in scores.items()}
-            )
-    return rows
+def compared(run: Run, network: str, dataset: int, seed: int) -> list[dict[str, Any]]:
+    """All methods on one network and data set."""
+    studies = {arm: study_of(run, arm, network, dataset, seed) for arm in ARMS}
+    train = data(dataset, seed).train
+    found = {arm: measured(study, train, run.size.epochs) for arm, study in studies.items()}
+    aim = max(row.get("valid_accuracy", 0.0) for row in found.values()) - 100 * NEAR
+    return [
+        {"method": arm, "network": network, "dataset": dataset, "seed": seed}
+        | row
+        | {"trials_to_near": near(studies[arm], aim)}
+        for arm, row in found.items()
+    ]
 
 
-def told(found: dict[str, dict[str, float]]) -> str:
-    return ", ".join(f"{arm} {row.get('test_accuracy', float('nan')):.2f}" for arm, row in found.items())
+def causes(run: Run, seed: int) -> Iterator[dict[str, Any]]:
+    """The mean test accuracy of the paper's two perfect methods, for each thing that is changed."""
+    for cause, (_, (datasets, networks), longer, changed) in CAUSES.items():
+        places = [p for p in product(datasets, networks) if p[0] in run.size.datasets and p[1] in run.size.networks]
+        scores: dict[str, list[float]] = {arm: [] for arm in PERFECT}
+        for (dataset, network), arm in product(places, PERFECT):
+            best = study_of(run, arm, network, dataset, seed, longer, **changed).best
+            if best is not None:
+                scores[arm].append(100 * best.test["accuracy"])
+        yield {"cause": cause, "seed": seed} | {arm: float(np.mean(found)) for arm, found in scores.items() if found}
 
 
 def overall(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -181,7 +205,8 @@ def by_problem(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def results(rows: list[dict[str, Any]], epochs: float, seconds: float) -> dict[str, Any]:
+def tables_of() -> dict[str, Any]:
+    """What the README shows."""
     claims = ("their trials", "their accuracy", "their parameters")
     ours = [
         {"key": "trials_to_near", "title": "trials to within 1 point", "digits": 1},
@@ -206,47 +231,30 @@ def results(rows: list[dict[str, Any]], epochs: float, seconds: float) -> dict[s
         for network in NETWORKS
     ]
     return {
-        "command": COMMAND,
-        "machine": f"{platform.machine()}, one thread, torch {torch.__version__.partition('+')[0]}",
-        "epochs": epochs,
-        "batch_size": BATCH,
-        "seconds": round(seconds, 1),
-        "runs": rows + overall(rows) + by_problem(rows),
-        "tables": {
-            "methods": {"by": "method", "columns": theirs + ours, "rows": methods},
-            "problems": {
-                "by": "test accuracy",
-                "columns": [{"key": f"test {arm}", "title": arm, "digits": 2} for arm in ARMS],
-                "rows": problems,
-            },
-            "labels": {
-                "by": "test accuracy",
-                "columns": [{"key": arm, "title": ARMS[arm].title, "digits": 2} for arm in CAST],
-                "rows": [
-                    {"title": "labels as the paper means them", "where": {"labels": "meant"}},
-                    {"title": "labels as its code scores them", "where": {"labels": "cast"}},
-                ],
-            },
+        "methods": {"by": "method", "columns": theirs + ours, "rows": methods},
+        "problems": {
+            "by": "test accuracy, %",
+            "columns": [{"key": f"test {arm}", "title": arm, "digits": 2} for arm in ARMS],
+            "rows": problems,
+        },
+        "causes": {
+            "by": "data sets",
+            "columns": [{"key": arm, "title": f"{ARMS[arm].title}, %", "digits": 2} for arm in PERFECT],
+            "rows": [{"title": told[0], "where": {"cause": cause}} for cause, told in CAUSES.items()],
         },
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="20 seeds and 20 epochs")
-    parser.add_argument("--figures", action="store_true", help="only draw and write the tables again")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    seeds, epochs = (20, 20) if options.full else (5, EPOCHS)
-    file = HERE / "results.json"
-    if not options.figures:
-        begun = time.monotonic()
-        rows = run(seeds, epochs) + run_cast(seeds, epochs)
-        file.write_text(json.dumps(results(rows, epochs, time.monotonic() - begun), indent=1) + "\n")
-    drawing.draw(HERE, lambda arm, network, dataset: study_of(arm, network, dataset, 0, epochs))
-    readme = HERE / "README.md"
-    readme.write_text(tables.filled(readme.read_text(), json.loads(file.read_text())))
+def draw(run: Run) -> None:
+    """The paper's figures 5 to 34, from the studies of seed 0."""
+    study: Callable[..., lt.Study] = lambda arm, network, dataset: study_of(run, arm, network, dataset, 0)  # noqa: E731
+    drawing.draw(run.folder, study, run.size.networks, run.size.datasets)
 
+
+PAPER = Paper(
+    *("autotune", __doc__, REDUCED, FULL, work, tables_of, draw),
+    also=("studies.db", "studies.db-wal", "studies.db-shm", "studies.checkpoints"),
+)
 
 if __name__ == "__main__":
-    main()
+    main(PAPER)

@@ -30,12 +30,14 @@ def violin(rows: dict[str, Any], past: lt.History, file: Path) -> None:
     """Accuracies of the sweep and of each sampler: by the surrogate on the left, of real trainings on the right."""
     grid = -past.values[:, 0]
     figure, (left, right) = _figure(9.6, 1, 2)
-    for axes, key, title in ((left, "predicted", "1,000 samples, by the surrogate"), (right, "real", "100, trained")):
-        values = [grid, *(np.array(rows[name][key]) for name in SHOWN)]
+    for axes, key, title in ((left, "predicted", "samples, by the surrogate"), (right, "real", "samples, trained")):
+        shown = [name for name in SHOWN if key in rows[name]]
+        values = [grid, *(np.array(rows[name][key]) for name in shown)]
         parts = axes.violinplot(values, showmedians=True)
-        for body, colour in zip(parts["bodies"], COLOURS, strict=False):
+        colours = [COLOURS[0], *(COLOURS[1 + SHOWN.index(name)] for name in shown)]
+        for body, colour in zip(parts["bodies"], colours, strict=True):
             body.set(facecolor=colour, alpha=0.5)
-        names = ["sweep\n(trained)", *(NAMES.get(name, name) for name in SHOWN)]
+        names = ["sweep\n(trained)", *(NAMES.get(name, name) for name in shown)]
         axes.set_xticks(range(1, len(names) + 1), names, fontsize=7)
         axes.set(ylabel="validation accuracy", title=title)
         axes.grid(alpha=0.3, axis="y")

@@ -1,46 +1,55 @@
 """The GFlowNet paper's experiment on real data: surrogate, samplers with the paper's settings and ours, real trainings.
 
-    python -m papers.gflownet.sweep               first: 1,400 trainings, 10 minutes of one core
-    python -m papers.gflownet.run                 3 seeds; about 10 minutes of one core each
-    python -m papers.gflownet.run --figures       only draw and write the tables again, from results.json
+    python -m papers.gflownet.run              3 seeds; first the sweep of 1,400 trainings
+    python -m papers.gflownet.run --full       all training images: days of one core
+    python -m papers.gflownet.run --figures    only draw and write the tables again, from results.json
 
-What has been run is kept after every step of a seed, so the same command goes on where it was stopped.
+``--device`` and ``--anew`` are those of every paper (papers/command.py); on the device are the trainings of the
+sweep and of what is sampled, the surrogate and the samplers are small and stay on the CPU. What has been run is kept
+after every step of a seed, so the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import json
-import platform
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 import luthier as lt
-from papers import tables
+from papers.command import Paper, Run, main
 from papers.gflownet import sweep
 from papers.gflownet.pictures import draw_all
 
 # what lies below the public names
 flow = importlib.import_module("luthier.propose.flow")
-PAPER = importlib.import_module("luthier.propose.flow.settings").PAPER
+THEIRS = importlib.import_module("luthier.propose.flow.settings").PAPER
 build = importlib.import_module("luthier.propose.generator").build
 metrics = importlib.import_module("luthier.propose.gflownet").metrics
 first_apart = importlib.import_module("luthier.space.distance").first_apart
 
-HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results.json"
-DRAWS, SCORED = 100, 1_000  # configurations trained for real, and scored by the surrogate
 BATCH, WITHIN, APART = 10, 0.01, 0.1
-LEVELS = 28  # bins of the learning rate: the sweep's
 SURROGATE = lt.propose.Surrogate(width=64, steps=1_000, lr=0.01, decay=0.1)
 EFFECTIVE = 50.0  # exp(entropy) of our target, in leaves of the 1,400
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large everything is."""
+
+    rows: int | None = 6_000  # training images
+    rates: int = 28  # learning rates of the sweep, and bins of the samplers
+    epochs: int = 10  # of the sweep, at most
+    draws: int = 100  # configurations of each sampler that are trained for real
+    scored: int = 1_000  # and that are scored by the surrogate
+    seeds: int = 3
+
+
+REDUCED = Size()
+FULL = Size(rows=None, scored=10_000, seeds=5)  # of Fashion-MNIST's 60,000, 10,000 are for validation
 
 PROPOSERS: dict[str, Callable[[], Any]] = {
     "TPE": lambda: lt.METHODS["tpe"].load()(),
@@ -51,23 +60,18 @@ TITLES = {
     "uniform": "uniform (random search)",
     "untrained": "untrained GFlowNet",
     "paper": "paper's settings, trained, temperature 1",
-    "paper x0.1": "the same, logits multiplied by 0.1 (as printed)",
-    "paper /0.1": "the same, logits divided by 0.1 (as meant)",
+    "paper longer": "the same, 100,000 trajectories",
+    "paper faster": "the same, learning rate 100 times as high",
+    "paper, our settings": "our settings, the same target",
+    "paper x0.1": "paper's settings, logits multiplied by 0.1 (as printed)",
+    "paper /0.1": "paper's settings, logits divided by 0.1 (as meant)",
     "ours": "ours: exact, R^beta",
     "ours, learnt": "ours: learnt, the same target",
     **{name: f"{name}, 100 trainings alone" for name in PROPOSERS},
 }
-TRAINED = ("uniform", "untrained", "paper", "paper x0.1", "paper /0.1", "ours")
-
-
-def history() -> lt.History:
-    """The sweep as a history."""
-    found = json.loads(sweep.SWEEP.read_text())
-    past = lt.History(sweep.SPACE, {"accuracy": "max"})
-    for number, row in enumerate(found["rows"]):
-        past.add(lt.Job(number, dict(zip(found["columns"][:-1], row, strict=False))))
-        past.add(lt.Result(number, "ok", {"accuracy": row[-1]}))
-    return past
+TRAINED = ("uniform", "untrained", "paper", "paper /0.1", "ours")
+SCORED = ("paper longer", "paper faster", "paper, our settings")  # by the surrogate alone
+SAMPLERS = [name for name in TITLES if name not in PROPOSERS]
 
 
 def surrogate(past: lt.History, seed: int) -> dict[str, Any]:
@@ -90,14 +94,17 @@ def surrogate(past: lt.History, seed: int) -> dict[str, Any]:
     }
 
 
-def samplers(past: lt.History, seed: int) -> tuple[Any, dict[str, tuple[Any, float]], dict[str, Any]]:
+def samplers(past: lt.History, seed: int, rates: int) -> tuple[Any, dict[str, tuple[Any, float]], dict[str, Any]]:
     """The fitted surrogate, each sampler with its temperature, and what was measured of them."""
-    fitted = replace(lt.propose.GFlowNet(bins=LEVELS, reward="metric", surrogate=SURROGATE), beta=1.0).fit(past, seed)
+    fitted = replace(lt.propose.GFlowNet(bins=rates, reward="metric", surrogate=SURROGATE), beta=1.0).fit(past, seed)
     ensemble, tree = fitted.surrogate, fitted.sampler.tree
-    log_reward = metrics(ensemble, -1.0)
+    log_reward = metrics(ensemble)
     key = lt.Seeds(seed).key(0, "samplers")
-    learnt = flow.learn(tree, log_reward, PAPER, key=key)
-    untrained = flow.learn(tree, log_reward, replace(PAPER, evaluations=1, batch=1, lr=1e-12), key=key)
+    learnt = flow.learn(tree, log_reward, THEIRS, key=key)
+    longer = flow.learn(tree, log_reward, replace(THEIRS, evaluations=10 * THEIRS.evaluations), key=key)
+    faster = flow.learn(tree, log_reward, replace(THEIRS, lr=100 * THEIRS.lr), key=key)
+    instead = flow.learn(tree, log_reward, key=key)
+    untrained = flow.learn(tree, log_reward, replace(THEIRS, evaluations=1, batch=1, lr=1e-12), key=key)
     ours, beta = build(tree, log_reward, None, EFFECTIVE, flow.Settings(), key)
     begin = time.process_time()
     ours_learnt = flow.learn(tree, lambda leaves: beta * log_reward(leaves), key=key)
@@ -107,6 +114,9 @@ def samplers(past: lt.History, seed: int) -> tuple[Any, dict[str, tuple[Any, flo
         "uniform": (uniform, 1.0),
         "untrained": (untrained, 1.0),
         "paper": (learnt, 1.0),
+        "paper longer": (longer, 1.0),
+        "paper faster": (faster, 1.0),
+        "paper, our settings": (instead, 1.0),
         "paper x0.1": (learnt, 10.0),
         "paper /0.1": (learnt, 0.1),
         "ours": (ours, 1.0),
@@ -121,6 +131,9 @@ def samplers(past: lt.History, seed: int) -> tuple[Any, dict[str, tuple[Any, flo
             "uniform": flow.distance(uniform, fitted.sampler),
             "untrained": flow.distance(untrained, fitted.sampler),
             "paper": flow.distance(learnt, fitted.sampler),
+            "paper longer": flow.distance(longer, fitted.sampler),
+            "paper faster": flow.distance(faster, fitted.sampler),
+            "paper, our settings": flow.distance(instead, fitted.sampler),
             "ours": 0.0,
             "ours, learnt": flow.distance(ours_learnt, ours),
         },
@@ -128,10 +141,10 @@ def samplers(past: lt.History, seed: int) -> tuple[Any, dict[str, tuple[Any, flo
     return ensemble, found, facts
 
 
-def scored(ensemble: Any, sampler: Any, temperature: float, seed: int) -> dict[str, Any]:
+def scored(ensemble: Any, sampler: Any, temperature: float, seed: int, count: int) -> dict[str, Any]:
     """What the surrogate says of a sampler."""
     tree = sampler.tree
-    drawn = sampler.sample(SCORED, rng=lt.Seeds(seed).rng(0, "score"), temperature=temperature)
+    drawn = sampler.sample(count, rng=lt.Seeds(seed).rng(0, "score"), temperature=temperature)
     predicted = -ensemble.predict(drawn.codes, drawn.mask)[0]
     mass = sampler.log_mass(tree.all, temperature)
     spread = float(np.exp(-(np.exp(mass) * np.where(np.isfinite(mass), mass, 0.0)).sum()))
@@ -151,9 +164,9 @@ def judged(configs: list[dict[str, Any]], accuracies: np.ndarray, best: float) -
     }
 
 
-def proposed(method: Any, task: lt.TorchTask, seed: int) -> tuple[list[dict[str, Any]], np.ndarray]:
+def proposed(method: Any, task: lt.TorchTask, seed: int, draws: int) -> tuple[list[dict[str, Any]], np.ndarray]:
     """A proposer's 100 real trainings, in batches of 10."""
-    study = lt.Study("paper", sweep.SPACE, method=method, metric="accuracy", mode="max", trials=DRAWS, seed=seed)
+    study = lt.Study("paper", sweep.SPACE, method=method, metric="accuracy", mode="max", trials=draws, seed=seed)
     while jobs := study.ask(BATCH):
         accuracies = sweep.train([job.config for job in jobs], 1_000 * (seed + 1) + jobs[0].number, task)
         study.tell_many([(job, {"accuracy": float(a)}) for job, a in zip(jobs, accuracies, strict=True)])
@@ -161,52 +174,49 @@ def proposed(method: Any, task: lt.TorchTask, seed: int) -> tuple[list[dict[str,
     return [job.config for job in past.jobs], -past.values[:, 0]
 
 
-def run(seed: int, results: dict[str, Any]) -> None:
-    """One seed, step by step; each is skipped where its results are there."""
-    past, task = history(), sweep.task()
+def work(run: Run) -> None:
+    """The sweep, then what has not been run, seed by seed."""
+    past, task = sweep.sweep(run), sweep.task(run.size.rows, run.device)
     best = float(-past.values[:, 0].min())
-    done = {(r["method"], r["seed"]) for r in results["runs"]}
-    if ("surrogate", seed) not in done:
-        keep(results, [surrogate(past, seed)])
-    if ("uniform", seed) not in done:
-        ensemble, found, facts = samplers(past, seed)
-        rows, drawn = {}, {}
-        for name, (sampler, temperature) in found.items():
-            rows[name] = {"method": name, "seed": seed, **scored(ensemble, sampler, temperature, seed)}
-            if name in facts["distances"]:
-                rows[name]["L1"] = facts["distances"][name]
-            if name in TRAINED:
-                rng = lt.Seeds(seed).rng(0, "draws")
-                leaves = sampler.sample(DRAWS, rng=rng, temperature=temperature)
-                drawn[name] = sampler.tree.configs(leaves)
-        begin = time.process_time()
-        accuracies = sweep.train([c for configs in drawn.values() for c in configs], seed + 1, task)
-        spent = time.process_time() - begin
-        for i, (name, configs) in enumerate(drawn.items()):
-            real = accuracies[i * DRAWS : (i + 1) * DRAWS]
-            rows[name] |= judged(configs, real, best)
-            rows[name]["real"] = real.tolist()
-            rows[name]["configs"] = [list(c.values()) for c in configs]
-        for row in rows.values():
-            row["predicted"] = np.round(row["predicted"], 4).tolist() if seed == 0 else []
-        results["facts"][str(seed)] = {**facts, "training cpu": spent}
-        keep(results, list(rows.values()))
-    for name, make in PROPOSERS.items():
-        if (name, seed) not in done:
-            configs, real = proposed(make(), task, seed)
-            row = {"method": name, "seed": seed, **judged(configs, real, best), "real": real.tolist()}
-            keep(results, [row | {"configs": [list(c.values()) for c in configs]}])
+    run.results.setdefault("facts", {})
+    for seed in range(run.size.seeds):
+        if not run.made(method="surrogate", seed=seed):
+            run.keep([surrogate(past, seed)])
+        if not all(run.made(method=name, seed=seed) for name in SAMPLERS):
+            run.keep(sampled(run, past, task, seed, best))
+        for name, make in PROPOSERS.items():
+            if not run.made(method=name, seed=seed):
+                configs, real = proposed(make(), task, seed, run.size.draws)
+                row = {"method": name, "seed": seed, **judged(configs, real, best), "real": real.tolist()}
+                run.keep([row | {"configs": [list(c.values()) for c in configs]}])
 
 
-def keep(results: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Add rows, write the file, say so."""
-    results["runs"] += rows
-    RESULTS.write_text(json.dumps(results) + "\n")
-    for row in rows:
-        print({name: value for name, value in row.items() if not isinstance(value, list)}, flush=True)
+def sampled(run: Run, past: lt.History, task: lt.TorchTask, seed: int, best: float) -> list[dict[str, Any]]:
+    """The samplers that have not been run: each one's distance and samples, 100 of them trained for real."""
+    ensemble, found, facts = samplers(past, seed, run.size.rates)
+    run.results["facts"][str(seed)] = facts
+    rows, drawn = {}, {}
+    for name, (sampler, temperature) in found.items():
+        if run.made(method=name, seed=seed):
+            continue
+        rows[name] = {"method": name, "seed": seed, **scored(ensemble, sampler, temperature, seed, run.size.scored)}
+        if name in facts["distances"]:
+            rows[name]["L1"] = facts["distances"][name]
+        if name in TRAINED:
+            leaves = sampler.sample(run.size.draws, rng=lt.Seeds(seed).rng(0, "draws"), temperature=temperature)
+            drawn[name] = sampler.tree.configs(leaves)
+    accuracies = sweep.train([c for configs in drawn.values() for c in configs], seed + 1, task) if drawn else ()
+    for i, (name, configs) in enumerate(drawn.items()):
+        real = np.asarray(accuracies[i * run.size.draws : (i + 1) * run.size.draws])
+        rows[name] |= judged(configs, real, best)
+        rows[name]["real"] = real.tolist()
+        rows[name]["configs"] = [list(c.values()) for c in configs]
+    for row in rows.values():
+        row["predicted"] = np.round(row["predicted"], 4).tolist() if seed == 0 else []
+    return list(rows.values())
 
 
-def layout() -> dict[str, Any]:
+def tables_of() -> dict[str, Any]:
     """The tables of the README."""
     sampled = [
         *({"key": "predicted mean", "title": "mean by the surrogate", "digits": 3},),
@@ -233,33 +243,20 @@ def layout() -> dict[str, Any]:
             "rows": [claim, {"title": "ours", "where": {"method": "surrogate"}}],
         },
         "flows": {"by": "sampler", "columns": exactness, "rows": rows[: -len(PROPOSERS)]},
-        "samples": {"by": "100 configurations from", "columns": sampled, "rows": rows},
+        "samples": {
+            "by": "100 configurations from",
+            "columns": sampled,
+            "rows": [row for row in rows if row["where"]["method"] not in SCORED],
+        },
     }
 
 
-def main() -> None:
-    """Run what is missing, then write tables and figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--figures", action="store_true", help="only draw, from results.json")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"runs": [], "facts": {}}
-    results |= {
-        "command": "python -m papers.gflownet.run",
-        "machine": f"{platform.machine()}, one thread of a shared machine",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "tables": layout(),
-    }
-    for seed in range(0 if arguments.figures else arguments.seeds):
-        run(seed, results)
-    RESULTS.write_text(json.dumps(results) + "\n")
-    draw_all(results, history(), HERE)
-    readme = HERE / "README.md"
-    if readme.exists():
-        readme.write_text(tables.filled(readme.read_text(), results))
+def draw(run: Run) -> None:
+    """The paper's figures 2 and 3, and where samples fall."""
+    draw_all(run.results, sweep.sweep(run), run.folder)
 
+
+PAPER = Paper("gflownet", __doc__, REDUCED, FULL, work, tables_of, draw, also=("sweep.json", "sweep.db"))
 
 if __name__ == "__main__":
-    main()
+    main(PAPER)

@@ -1,33 +1,28 @@
 """The paper's sweep on real data: 1,400 trainings of a feed-forward network on Fashion-MNIST.
 
-    python -m papers.gflownet.sweep            # writes sweep.json; a run that was stopped goes on where it was
-
 Five batch sizes, 28 learning rates and 1 to 10 epochs, every combination trained from weights and with an order of the
-data of its own. Trainings of one batch size run in stacks.
+data of its own. Trainings of one batch size run in stacks. It is the first
+step of papers/gflownet/run.py; what was stopped goes on where it was.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import platform
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from torch import nn
 
 import luthier as lt
+from papers.command import Run, text
 
-FOLDER = Path(__file__).resolve().parent
-SWEEP = FOLDER / "sweep.json"
-ROWS, VALID = 6_000, 10_000
+VALID = 10_000
 BATCH_SIZES = (16, 32, 64, 128, 256)
-RATES, LOWEST, HIGHEST = 28, 1e-3, 0.3
+LOWEST, HIGHEST = 1e-3, 0.3
 EPOCHS = 10
 
 SPACE = lt.Space(
@@ -65,26 +60,25 @@ class Given:
         return jobs
 
 
-def task() -> lt.TorchTask:
+def task(rows: int | None, device: str) -> lt.TorchTask:
     """The feed-forward network, 784-128-10, plain stochastic gradient descent."""
     return lt.TorchTask(
         space=lt.Space(batch_size=SPACE["batch_size"], lr=SPACE["lr"]),
         model=lambda config: nn.Sequential(nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10)),
-        data=lt.data.fashion_mnist(valid=VALID, train=ROWS),
+        data=lt.data.fashion_mnist(valid=VALID, train=rows),
         loss=lt.losses.cross_entropy,
         optimizer=lt.optim.sgd,
         own_batches=True,
         evaluate_every=EPOCHS + 1,  # at the end alone
         metrics={"accuracy": lt.metrics.accuracy},
+        device=device,
     )
 
 
-def train(
-    configs: Sequence[dict[str, Any]], seed: int, given: lt.TorchTask | None = None, store: Path | None = None
-) -> np.ndarray:
+def train(configs: Sequence[dict[str, Any]], seed: int, task: lt.TorchTask, store: Path | None = None) -> np.ndarray:
     """Train configurations for real: the validation accuracy of each, (n,)."""
     study = lt.tune(
-        given if given is not None else task(),
+        task,
         Given(tuple(configs)),
         metric="accuracy",
         mode="max",
@@ -102,35 +96,33 @@ def train(
     return np.array(found)
 
 
-def grid() -> list[dict[str, Any]]:
-    """The 1,400 configurations."""
-    rates = [float(rate) for rate in np.geomspace(LOWEST, HIGHEST, RATES)]
-    rates[0], rates[-1] = LOWEST, HIGHEST
+def grid(rates: int, epochs: int) -> list[dict[str, Any]]:
+    """The configurations: every combination."""
+    levels = [float(rate) for rate in np.geomspace(LOWEST, HIGHEST, rates)]
+    levels[0], levels[-1] = LOWEST, HIGHEST
     return [
-        {"batch_size": size, "lr": rate, "epochs": epochs}
-        for size, rate, epochs in itertools.product(BATCH_SIZES, rates, range(1, EPOCHS + 1))
+        {"batch_size": size, "lr": rate, "epochs": passes}
+        for size, rate, passes in itertools.product(BATCH_SIZES, levels, range(1, epochs + 1))
     ]
 
 
-def main() -> None:
-    """Run the sweep, write its table."""
-    torch.set_num_threads(1)
-    configs = grid()
-    wall, cpu = time.perf_counter(), time.process_time()
-    accuracies = train(configs, seed=0, store=FOLDER / "sweep.db")
-    found = {
-        "command": "python -m papers.gflownet.sweep",
-        "machine": f"{platform.processor() or platform.machine()}, one thread, shared",
-        "torch": torch.__version__,
-        "seed": 0,
-        "cpu seconds": round(time.process_time() - cpu, 1),
-        "wall seconds": round(time.perf_counter() - wall, 1),
-        "columns": [*SPACE, "accuracy"],
-        "rows": [[*c.values(), round(float(a), 5)] for c, a in zip(configs, accuracies, strict=True)],
-    }
-    SWEEP.write_text(json.dumps(found).replace("], [", "],\n[") + "\n")
-    print(f"{len(configs)} trainings, {found['cpu seconds']} CPU s, best accuracy {accuracies.max():.4f}")
-
-
-if __name__ == "__main__":
-    main()
+def sweep(run: Run) -> lt.History:
+    """The sweep as a history; it is run where it has not been."""
+    file = run.folder / "sweep.json"
+    if not file.exists():
+        configs = grid(run.size.rates, run.size.epochs)
+        begun = run.clock()
+        accuracies = train(configs, 0, task(run.size.rows, run.device), run.folder / "sweep.db")
+        found = {
+            "seconds": round(run.clock() - begun, 1),
+            "columns": [*SPACE, "accuracy"],
+            "runs": [[*c.values(), round(float(a), 5)] for c, a in zip(configs, accuracies, strict=True)],
+        }
+        file.write_text(text(found))
+        print(f"{len(configs)} trainings, {found['seconds']} s, best accuracy {accuracies.max():.4f}", flush=True)
+    found = json.loads(file.read_text())
+    past = lt.History(SPACE, {"accuracy": "max"})
+    for number, row in enumerate(found["runs"]):
+        past.add(lt.Job(number, dict(zip(found["columns"][:-1], row, strict=False))))
+        past.add(lt.Result(number, "ok", {"accuracy": row[-1]}))
+    return past

@@ -1,41 +1,43 @@
 """The joint controller on Fashion-MNIST: what the optimizer's hyperparameters and the response gradient add to ENAS.
 
-python -m papers.joint_enas.run                   all arms, at equal training steps; goes on where it was stopped
-python -m papers.joint_enas.run --figures         only draw and write the tables again, from results.json
+    python -m papers.joint_enas.run              all arms, at equal training steps
+    python -m papers.joint_enas.run --full       the whole of Fashion-MNIST: days of one core
+    python -m papers.joint_enas.run --figures    only draw and write the tables again, from results.json
+
+``--device`` and ``--anew`` are those of every paper (papers/command.py). What has been run is kept after every study,
+so the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.stats import spearmanr
 
 import luthier as lt
-from papers import figures, tables
+from papers import figures
+from papers.command import Paper, Run, main
 from papers.joint_enas.network import ARCHITECTURE, DECIDED, FIXED, JOINT, network
-
-HERE = Path(__file__).resolve().parent
-COMMAND = "python -m papers.joint_enas.run"
-DRAWS = 30
 
 
 @dataclass(frozen=True)
 class Size:
     """How large everything is."""
 
-    train: int = 6_000
+    train: int | None = 6_000
     valid: int = 2_000
     epochs: int = 3  # of each training from scratch
     trainings: int = 10  # in all: a search over shared weights takes half of them
+    seeds: int = 3
+    draws: int = 30  # children of a search, of which the best are trained
+
+
+REDUCED = Size()
+FULL = Size(train=None, valid=10_000, epochs=10, trainings=30, seeds=5)  # the paper has no experiment
 
 
 @dataclass(frozen=True)
@@ -44,17 +46,17 @@ class Arm:
 
     title: str
     space: lt.Space
-    method: Callable[[], Any]
+    method: Callable[[int], Any]  # by the number of draws
 
 
-def searched(response: str = "none", **settings: Any) -> Callable[[], Any]:
-    """A search over shared weights with half of the budget, and five children from scratch with the other half."""
-    return lambda: (lt.propose.Derive(draws=DRAWS), lt.adapt.Enas(response, warmup=0.5, **settings))  # type: ignore[arg-type]
+def searched(response: str = "none", **settings: Any) -> Callable[[int], Any]:
+    """A search over shared weights with half of the budget, and its best children from scratch with the other half."""
+    return lambda draws: (lt.propose.Derive(draws=draws), lt.adapt.Enas(response, warmup=0.5, **settings))  # type: ignore[arg-type]
 
 
 ARMS = {
-    "random": Arm("random search, from scratch", JOINT, lambda: "random"),
-    "random fixed": Arm("random search, from scratch, fixed optimizer", ARCHITECTURE, lambda: "random"),
+    "random": Arm("random search, from scratch", JOINT, lambda draws: "random"),
+    "random fixed": Arm("random search, from scratch, fixed optimizer", ARCHITECTURE, lambda draws: "random"),
     "shared": Arm("random search over the shared weights", JOINT, searched(learner=None)),
     "enas": Arm("ENAS, fixed optimizer (response none)", ARCHITECTURE, searched()),
     "enas unrolled": Arm("ENAS, fixed optimizer, response unrolled", ARCHITECTURE, searched("unrolled")),
@@ -66,7 +68,7 @@ ARMS = {
 }
 
 
-def task_of(space: lt.Space, size: Size) -> lt.TorchTask:
+def task_of(space: lt.Space, size: Size, device: str) -> lt.TorchTask:
     """The space on a part of Fashion-MNIST."""
     return lt.TorchTask(
         space=space,
@@ -76,14 +78,16 @@ def task_of(space: lt.Space, size: Size) -> lt.TorchTask:
         optimizer=DECIDED if space is JOINT else FIXED,
         batch_size=64,
         metrics={"accuracy": lt.metrics.accuracy},
+        device=device,
     )
 
 
-def run(name: str, task: lt.TorchTask, size: Size, seed: int) -> dict[str, Any]:
+def one(run: Run, name: str, task: lt.TorchTask, seed: int) -> dict[str, Any]:
     """One study, chosen by validation loss among what was trained from scratch; the test split is read once."""
-    clock = time.process_time()
-    study = lt.tune(task, ARMS[name].method(), trials=size.trainings, epochs=size.epochs, seed=seed, progress=False)
-    seconds = time.process_time() - clock
+    size, method = run.size, ARMS[name].method(run.size.draws)
+    clock = run.clock()
+    study = lt.tune(task, method, trials=size.trainings, epochs=size.epochs, seed=seed, progress=False)
+    seconds = run.clock() - clock
     best, history = study.best, study.history
     if best is None:  # the search diverged, and nothing was drawn from it
         ended = [f"{result.status}: {result.error.splitlines()[:1]}" for result in history.results if result]
@@ -127,9 +131,9 @@ def of_search(history: Any) -> dict[str, Any]:
 def correlation(task: lt.TorchTask, size: Size, seed: int) -> dict[str, Any]:
     """How well the shared weights rank 30 children drawn uniformly, as they are and after 10 steps of their own."""
     found: dict[str, Any] = {"method": "correlation", "seed": seed}
-    for name, response, children in (("as they are", "none", DRAWS), ("after own steps", "unrolled", 1)):
+    for name, response, children in (("as they are", "none", size.draws), ("after own steps", "unrolled", 1)):
         trials = round(size.trainings / 2) + children
-        derive = lt.propose.Derive(search=1 - children / trials, draws=DRAWS)
+        derive = lt.propose.Derive(search=1 - children / trials, draws=size.draws)
         method = derive, lt.adapt.Enas(response, warmup=0.5, learner=None)  # type: ignore[arg-type]
         study = lt.tune(task, method, trials=trials, epochs=size.epochs, seed=seed, progress=False)
         jobs, results = study.history.jobs, study.history.results
@@ -149,46 +153,16 @@ def correlation(task: lt.TorchTask, size: Size, seed: int) -> dict[str, Any]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--figures", action="store_true", help="run nothing")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    size, file = Size(), HERE / "results.json"
-    results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"runs": []}
-    if results.setdefault("size", asdict(size)) != asdict(size):
-        raise SystemExit(f"{file} was run with {results['size']}: remove it to run with {asdict(size)}")
-    if not arguments.figures:
-        work(results, size, arguments.seeds, file)
-    results["tables"] = tables_of()
-    write(results, file)
-    draw(results)
-    readme = HERE / "README.md"
-    readme.write_text(tables.filled(readme.read_text(), results))
-    for name in results["tables"]:
-        print(tables.render(results, name), end="\n\n")
-
-
-def work(results: dict[str, Any], size: Size, seeds: int, file: Path) -> None:
+def work(run: Run) -> None:
     """Run what has not been run, all arms of a seed before the next."""
-    results["command"] = COMMAND
-    results["machine"] = {"torch": torch.__version__, "python": platform.python_version(), "threads": 1}
-    made = {(one["method"], one["seed"]) for one in results["runs"]}
-    tasks = {id(space): task_of(space, size) for space in (ARCHITECTURE, JOINT)}
-    for seed in range(seeds):
-        for arm in (*ARMS, "correlation"):
-            if (arm, seed) in made:
-                continue
-            one = correlation(tasks[id(JOINT)], size, seed) if arm == "correlation" else None
-            results["runs"].append(one or run(arm, tasks[id(ARMS[arm].space)], size, seed))
-            write(results, file)
-            shown = {k: round(v, 3) for k, v in results["runs"][-1].items() if isinstance(v, float)}
-            print(arm, seed, shown, flush=True)
-
-
-def write(results: dict[str, Any], file: Path) -> None:
-    file.write_text(json.dumps(results, indent=1) + "\n")
+    size = run.size
+    tasks = {id(space): task_of(space, size, run.device) for space in (ARCHITECTURE, JOINT)}
+    for seed in range(size.seeds):
+        for name, arm in ARMS.items():
+            if not run.made(method=name, seed=seed):
+                run.keep([one(run, name, tasks[id(arm.space)], seed)])
+        if not run.made(method="correlation", seed=seed):
+            run.keep([correlation(tasks[id(JOINT)], size, seed)])
 
 
 def tables_of() -> dict[str, Any]:
@@ -219,17 +193,19 @@ def tables_of() -> dict[str, Any]:
     }
 
 
-def draw(results: dict[str, Any]) -> None:
+def draw(run: Run) -> None:
     """Entropy, and accuracy of the most probable child under the shared weights, over the search."""
     for curve, y in (("entropy", "entropy of the controller, nats"), ("shared_accuracy", "accuracy, shared weights")):
         series = {}
         for name, arm in ARMS.items():
-            runs = [one for one in results["runs"] if one["method"] == name and "curves" in one]
+            runs = [one for one in run.rows if one["method"] == name and "curves" in one]
             if runs:
                 series[arm.title] = (runs[0]["search_steps"], np.array([one["curves"][curve] for one in runs]))
         if series:
-            figures.lines(HERE / f"{curve}.png", series, x="training steps of the search", y=y)
+            figures.lines(run.folder / f"{curve}.png", series, x="training steps of the search", y=y)
 
+
+PAPER = Paper("joint_enas", __doc__, REDUCED, FULL, work, tables_of, draw)
 
 if __name__ == "__main__":
-    main()
+    main(PAPER)
