@@ -312,6 +312,8 @@ def test_close_ends_busy_workers_within_two_seconds(start: Start) -> None:
 
 SLEEPERS = """
     import os, signal, sys, time
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores Ctrl-C
     from luthier.execute import Local
     from luthier.jobs import Job
     from luthier.seeds import Seeds
