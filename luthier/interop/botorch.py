@@ -11,7 +11,6 @@ import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -21,7 +20,7 @@ from luthier.jobs import OK, PRUNED, Budget, Event, History, Job, Result
 from luthier.pareto import best_first, non_dominated
 from luthier.propose.gaussian_process.encoding import Encoding, Points, encoding_of
 from luthier.propose.gaussian_process.search import maximise
-from luthier.propose.gaussian_process.sequential import one_by_one, upcoming
+from luthier.propose.gaussian_process.sequential import one_by_one, running, upcoming
 from luthier.propose.gaussian_process.threads import one_thread
 from luthier.propose.gaussian_process.transform import transform
 from luthier.propose.lineages import check_number
@@ -121,8 +120,13 @@ class HypervolumeImprovement:
         with one_thread(), _own_torch():
             modelled = numbers[-1] >= self.initial and len(encoding_of(history.space).groups) > 0
             fitted = _model(history, self.points) if modelled else None
-            improve = None if fitted is None else partial(_improve, fitted)
-            return one_by_one(history, numbers, self.initial, improve, self.budget, seeds)
+
+            def choose(number: int, seen: set[bytes], near: Points, rng: np.random.Generator) -> np.ndarray | None:
+                if fitted is None or number < self.initial:
+                    return None
+                return _improve(fitted, encoding_of(history.space), seen, near, rng)
+
+            return one_by_one(history, numbers, choose, running(history), self.budget, seeds)
 
 
 @dataclass

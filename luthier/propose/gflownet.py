@@ -15,10 +15,9 @@ import numpy as np
 from luthier.errors import MethodError
 from luthier.jobs import OK, PRUNED, Budget, History, Job
 from luthier.propose.flow import Leaves, LogReward, Settings, log_rewards
-from luthier.propose.gaussian_process.encoding import Points, encoding_of, join, keys
+from luthier.propose.gaussian_process.encoding import Points
 from luthier.propose.gaussian_process.memory import Data, observed
-from luthier.propose.gaussian_process.sequential import upcoming
-from luthier.propose.gaussian_process.settle import settle
+from luthier.propose.gaussian_process.sequential import one_by_one, upcoming
 from luthier.propose.gaussian_process.threads import one_thread
 from luthier.propose.gaussian_process.transform import LARGEST
 from luthier.propose.generator import Generator, build, tree_of
@@ -125,7 +124,7 @@ class GFlowNet:
         if not numbers:
             return []
         with one_thread():
-            return self._propose(history, numbers, self.budget or Budget(), seeds)
+            return self._propose(history, numbers, seeds)
 
     def fit(self, study: Any, seed: int = 0) -> Generator:
         """The distribution over configurations that the results of a study imply, R^beta / Z.
@@ -162,26 +161,16 @@ class GFlowNet:
             sampler, beta = build(tree, log_reward, self.beta, effective, settings, key, None, self.sampler)
         return Generator(sampler, ensemble, log_reward, beta, sign)
 
-    def _propose(self, history: History, numbers: range, budget: Budget, seeds: Seeds) -> list[Job]:
-        encoding = encoding_of(history.space)
+    def _propose(self, history: History, numbers: range, seeds: Seeds) -> list[Job]:
         known = self.batch * (len(history.arrival) // self.batch)
         found = self._round(history, known // self.batch, seeds) if known >= self.initial else None
-        seen = set(keys(history.codes))
         late = sorted(set(range(len(history))) - set(history.arrival[:known]))  # what the round does not know
+
+        def choose(number: int, seen: set[bytes], near: Points, rng: np.random.Generator) -> np.ndarray | None:
+            return None if found is None else found.draw(_different(number, self.budget or Budget()), seen, near, rng)
+
         near = Points(history.codes[late], history.mask[late])
-        jobs = []
-        for number in numbers:
-            code = None
-            if found is not None:
-                code = found.draw(_different(number, budget), seen, near, seeds.rng(number, "propose"))
-            config = settle(code, encoding, number, seen, seeds)
-            if config is None:
-                break
-            jobs.append(Job(number, config, budget.steps_for(config)))
-            point = encoding.points([config])
-            seen.update(keys(point.codes))
-            near = join(near, point)
-        return jobs
+        return one_by_one(history, numbers, choose, near, self.budget, seeds)
 
     def _round(self, history: History, number: int, seeds: Seeds) -> Round | None:
         """The sampler after ``number`` times ``batch`` results, or None where fewer than two of them are finite.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -15,10 +14,10 @@ import numpy as np
 from luthier.errors import MethodError
 from luthier.jobs import OK, Budget, History, Job
 from luthier.propose.gaussian_process.acquisition import log_expected_improvement
-from luthier.propose.gaussian_process.encoding import Encoding, Points
+from luthier.propose.gaussian_process.encoding import Encoding, Points, encoding_of
 from luthier.propose.gaussian_process.memory import Model, model
 from luthier.propose.gaussian_process.search import maximise
-from luthier.propose.gaussian_process.sequential import one_by_one, upcoming
+from luthier.propose.gaussian_process.sequential import one_by_one, running, upcoming
 from luthier.propose.gaussian_process.threads import one_thread
 from luthier.propose.lineages import check_number
 from luthier.seeds import Seeds
@@ -92,8 +91,13 @@ class GaussianProcess:
             return []
         with one_thread():
             fitted = model(history, self.initial, self.points) if numbers[-1] >= self.initial else None
-            improve = None if fitted is None else partial(_improve, fitted)
-            return one_by_one(history, numbers, self.initial, improve, self.budget, seeds)
+
+            def choose(number: int, seen: set[bytes], near: Points, rng: np.random.Generator) -> np.ndarray | None:
+                if fitted is None or number < self.initial:
+                    return None
+                return _improve(fitted, encoding_of(history.space), seen, near, rng)
+
+            return one_by_one(history, numbers, choose, running(history), self.budget, seeds)
 
     def suggest(self, history: History) -> Config:
         """The evaluated configuration that the model believes best: its mean is lowest there.

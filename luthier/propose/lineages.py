@@ -80,7 +80,7 @@ def check_number(name: str, value: object, least: float, most: float, where: str
         MethodError: Naming the setting.
     """
     kinds = (int,) if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
+    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most or value == float("inf"):
         kind = "a whole number" if whole else "a number"
         limits = f"of at least {least}" if most == float("inf") else f"from {least} to {most}"
         raise MethodError(f"{name}={value!r} cannot be", where=where, remedy=f"Give {kind} {limits}.")

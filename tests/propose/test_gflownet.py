@@ -153,7 +153,15 @@ def test_errors() -> None:
         GFlowNet(reward="metric", surrogate=QUICK).fit(study(mode="min"))
     with pytest.raises(MethodError, match="0 of 0"):
         GFlowNet().fit(History(SMALL))
-    for settings in ({"beta": 0.0}, {"batch": 0}, {"initial": 1}, {"apart": 1.5}, {"model": "trees"}, {"within": -1}):
+    for settings in (
+        {"beta": 0.0},
+        {"beta": float("inf")},
+        {"batch": 0},
+        {"initial": 1},
+        {"apart": 1.5},
+        {"model": "trees"},
+        {"within": -1},
+    ):
         with pytest.raises(MethodError, match=next(iter(settings))):
             GFlowNet(**settings).bind(Budget())
     with pytest.raises(MethodError, match="2 objectives"):

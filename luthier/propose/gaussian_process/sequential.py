@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 
 from luthier.jobs import Budget, History, Job
-from luthier.propose.gaussian_process.encoding import Encoding, Points, encoding_of, join, keys
+from luthier.propose.gaussian_process.encoding import Points, encoding_of, join, keys
 from luthier.propose.gaussian_process.settle import settle
 from luthier.seeds import Seeds
 
-Improve = Callable[[Encoding, set[bytes], Points, np.random.Generator], np.ndarray | None]
-"""(encoding, keys of what was seen, what is running, randomness) -> the code to try next, None where there is none."""
+Choose = Callable[[int, set[bytes], Points, np.random.Generator], np.ndarray | None]
+"""(job's number, keys of what was seen, what is near in time, randomness) -> the code to try, None: of the design."""
 
 
 def upcoming(history: History, count: int, batch: int, budget: Budget | None) -> range:
@@ -24,26 +24,28 @@ def upcoming(history: History, count: int, batch: int, budget: Budget | None) ->
     return range(first, max(first, stop))
 
 
+def running(history: History) -> Points:
+    """The configurations of the jobs that have not ended."""
+    pending = list(history.pending)
+    return Points(history.codes[pending], history.mask[pending])
+
+
 def one_by_one(
-    history: History, numbers: range, initial: int, improve: Improve | None, budget: Budget | None, seeds: Seeds
+    history: History, numbers: range, choose: Choose, near: Points, budget: Budget | None, seeds: Seeds
 ) -> list[Job]:
-    """The jobs of these numbers: the first ``initial`` of a study from the Sobol design, and all without ``improve``.
+    """The jobs of these numbers, each chosen with those before it added to ``near``.
 
     It ends early where a finite space has been visited whole.
     """
     encoding, budget = encoding_of(history.space), budget or Budget()
-    seen, pending = set(keys(history.codes)), list(history.pending)
-    running = Points(history.codes[pending], history.mask[pending])
+    seen = set(keys(history.codes))
     jobs = []
     for number in numbers:
-        code = None
-        if number >= initial and improve is not None:
-            code = improve(encoding, seen, running, seeds.rng(number, "propose"))
-        config = settle(code, encoding, number, seen, seeds)
+        config = settle(choose(number, seen, near, seeds.rng(number, "propose")), encoding, number, seen, seeds)
         if config is None:
             break
         jobs.append(Job(number, config, budget.steps_for(config)))
         point = encoding.points([config])
         seen.update(keys(point.codes))
-        running = join(running, point)
+        near = join(near, point)
     return jobs
