@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,6 +49,13 @@ def test_gp_by_its_name_is_the_one_that_fits_the_objectives() -> None:
         tune(lambda c: c["x"], HypervolumeImprovement(), space=Space(x=Float(0, 1)), trials=1, progress=False)
     with pytest.raises(MethodError, match=r"luthier\[botorch\]"):
         tune(network, GaussianProcess(), space=CONDITIONAL, metric=["error", "speed"], trials=1, progress=False)
+
+
+def test_nothing_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch compiles extensions under a lock file that outlives a killed process: every later one waits for ever."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    simulate(HypervolumeImprovement(initial=3), network, CONDITIONAL, Budget(trials=4), objectives=GOALS)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
