@@ -40,7 +40,7 @@ EFFECTIVE = 50.0  # exp(entropy) of our target, in leaves of the 1,400
 class Size:
     """How large everything is."""
 
-    rows: int | None = 6_000  # training images
+    rows: int | None = 4_000  # training images
     rates: int = 28  # learning rates of the sweep, and bins of the samplers
     epochs: int = 10  # of the sweep, at most
     draws: int = 100  # configurations of each sampler that are trained for real
