@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from luthier.errors import MethodError
-from luthier.propose.flow import LogReward, Sampler, Settings, Tree, exact, learn
+from luthier.propose.flow import Learnt, LogReward, Sampler, Settings, Tree, exact, learn
 from luthier.propose.surrogate import Ensemble
 from luthier.seeds import Seeds
 from luthier.space import Config, Space
@@ -24,6 +26,7 @@ DRAWS = 2_000  # from which the entropy of a learnt sampler is estimated
 STAGES = 8  # of a first training, in which beta doubles
 BRIEF = 4  # so many times fewer evaluations has each of them than the training that follows
 POOL = 4_096  # samples among which top() chooses
+EVERY = 5.0  # seconds after which a training says again how far it is
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +171,7 @@ def build(
     key: int,
     start: tuple[Sampler, float] | None = None,
     method: str | None = None,
+    progress: Callable[[Learnt], None] | None = None,
 ) -> tuple[Sampler, float]:
     """A sampler of R^beta / Z and its beta.
 
@@ -180,6 +184,7 @@ def build(
         key: Of all randomness.
         start: A learnt sampler to begin with, and its beta.
         method: ``"exact"`` or ``"learnt"``; None is exact wherever the leaves can be enumerated.
+        progress: Called after every round of a training.
     """
     effective = max(1.0, min(effective, tree.size / 4))
     if method == "exact" or (method is None and tree.enumerable):
@@ -187,8 +192,24 @@ def build(
         beta = sharpness(values, effective) if beta is None else beta
         return exact(tree, lambda leaves: beta * log_reward(leaves)), beta
     if beta is not None:
-        return learn(tree, _times(log_reward, beta), settings, key=key, start=_network(start)), beta
-    return _sharpen(tree, log_reward, effective, settings, key, start)
+        rewards = _times(log_reward, beta)
+        return learn(tree, rewards, settings, key=key, start=_network(start), progress=progress), beta
+    return _sharpen(tree, log_reward, effective, settings, key, start, progress)
+
+
+def teller() -> Callable[[Learnt], None]:
+    """Says on stderr every few seconds how far the trainings of a sampler are."""
+    due, training, before = time.monotonic() + EVERY, 1, 0
+
+    def tell(sampler: Learnt) -> None:
+        nonlocal due, training, before
+        training, before = training + (sampler.evaluations <= before), sampler.evaluations
+        if time.monotonic() >= due and sys.stderr is not None:
+            due = time.monotonic() + EVERY
+            share = before / sampler.settings.evaluations
+            print(f"gflownet: training {training} of at most {STAGES + 1}, {share:.0%} done", file=sys.stderr)
+
+    return tell
 
 
 def _sharpen(
@@ -198,6 +219,7 @@ def _sharpen(
     settings: Settings,
     key: int,
     start: tuple[Sampler, float] | None,
+    progress: Callable[[Learnt], None] | None,
 ) -> tuple[Sampler, float]:
     """A learnt sampler whose beta doubles until its entropy is low; each training begins where the last ended.
 
@@ -208,13 +230,15 @@ def _sharpen(
     brief = replace(settings, evaluations=max(settings.batch, settings.evaluations // BRIEF))
     for stage in range(STAGES):
         each = settings if start is not None else brief
-        sampler = learn(tree, _times(log_reward, beta), each, key=key + stage, start=_network((sampler, beta)))
+        network = _network((sampler, beta))
+        sampler = learn(tree, _times(log_reward, beta), each, key=key + stage, start=network, progress=progress)
         drawn = sampler.sample(DRAWS, rng=rng)
         if stage == STAGES - 1 or -sampler.log_mass(drawn).mean() <= np.log(effective):
             break
         beta *= 2
     if start is None:
-        sampler = learn(tree, _times(log_reward, beta), settings, key=key + STAGES, start=_network((sampler, beta)))
+        rewards, network = _times(log_reward, beta), _network((sampler, beta))
+        sampler = learn(tree, rewards, settings, key=key + STAGES, start=network, progress=progress)
     assert sampler is not None
     return sampler, beta
 

@@ -20,7 +20,7 @@ from luthier.propose.gaussian_process.memory import Data, observed
 from luthier.propose.gaussian_process.sequential import one_by_one, upcoming
 from luthier.propose.gaussian_process.threads import one_thread
 from luthier.propose.gaussian_process.transform import LARGEST
-from luthier.propose.generator import Generator, build, tree_of
+from luthier.propose.generator import Generator, build, teller, tree_of
 from luthier.propose.lineages import check_number
 from luthier.propose.process import Process, process_of
 from luthier.propose.rounds import Making, Round, round_of
@@ -126,7 +126,7 @@ class GFlowNet:
         with one_thread():
             return self._propose(history, numbers, seeds)
 
-    def fit(self, study: Any, seed: int = 0) -> Generator:
+    def fit(self, study: Any, seed: int = 0, progress: bool = True) -> Generator:
         """The distribution over configurations that the results of a study imply, R^beta / Z.
 
         What is unknown is not rewarded: the default reward is made of the surrogate's mean less one deviation.
@@ -134,6 +134,7 @@ class GFlowNet:
         Args:
             study: A study or a history; of several objectives the first counts.
             seed: Of the surrogate and of a learnt sampler.
+            progress: Whether a training of more than a few seconds says on stderr how far it is.
 
         Raises:
             MethodError: If fewer than two results ended well, or the reward cannot be.
@@ -158,7 +159,8 @@ class GFlowNet:
             settings = self.training or Settings()
             tree = tree_of(history.space, self.bins)
             effective = (self.effective or FITTED) * self.batch
-            sampler, beta = build(tree, log_reward, self.beta, effective, settings, key, None, self.sampler)
+            told = teller() if progress else None
+            sampler, beta = build(tree, log_reward, self.beta, effective, settings, key, None, self.sampler, told)
         return Generator(sampler, ensemble, log_reward, beta, sign)
 
     def _propose(self, history: History, numbers: range, seeds: Seeds) -> list[Job]:

@@ -11,7 +11,7 @@ import pytest
 import luthier as lt
 from luthier.errors import MethodError
 from luthier.jobs import Budget, History, Job, Result
-from luthier.propose import GFlowNet, Surrogate
+from luthier.propose import GFlowNet, Surrogate, generator
 from luthier.propose.flow import Settings
 from luthier.propose.generator import entropy, sharpness
 from luthier.seeds import Seeds
@@ -119,6 +119,18 @@ def test_forty_hyperparameters_are_learnt() -> None:
     jobs = again.propose(history, 5, Seeds(0))
     history._folds.clear()  # what was kept may be dropped: the chain of learnt samplers is computed again
     assert again.propose(history, 5, Seeds(0)) == jobs
+
+
+def test_a_long_training_says_how_far_it_is(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(generator, "EVERY", 0.0)
+    history = study(space=Space({f"x{i}": Float(0.0, 1.0) for i in range(12)}), value=lambda c: sum(c.values()))
+    method = GFlowNet(surrogate=QUICK, training=Settings(evaluations=400, batch=100, updates=1, hidden=8))
+    quiet = method.fit(history, progress=False)
+    assert not capsys.readouterr().err
+    assert method.fit(history).sample(3) == quiet.sample(3)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "gflownet: training 1 of at most 9, 100% done"  # one of those that look for beta: briefly
+    assert [line[-9:] for line in said[-4:]] == [" 25% done", " 50% done", " 75% done", "100% done"]
 
 
 def test_one_leaf() -> None:
