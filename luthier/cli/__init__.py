@@ -24,6 +24,7 @@ app = typer.Typer(
 def version(
     show_version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
 ) -> None:
+    """What comes before any command."""
     if show_version:
         typer.echo(f"luthier {__version__}")
         raise typer.Exit

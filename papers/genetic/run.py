@@ -108,6 +108,18 @@ def task_of(space: lt.Space, size: Size, device: str) -> lt.TorchTask:
     )
 
 
+def measured(best: Any) -> dict[str, Any]:
+    """What is kept of a training: its configuration, and what it reached."""
+    return {
+        "train_loss": best.metrics["train_loss"],
+        "valid_loss": best.metrics["loss"],
+        "valid_accuracy": 100 * best.metrics["accuracy"],
+        "test_loss": best.test["loss"],
+        "test_accuracy": 100 * best.test["accuracy"],
+        "config": best.config,
+    }
+
+
 def one(run: Run, name: str, task: lt.TorchTask, seed: int) -> dict[str, Any]:
     """One study, chosen by validation loss; the test split is read once, for what was chosen."""
     arm, size = ARMS[name], run.size
@@ -120,17 +132,12 @@ def one(run: Run, name: str, task: lt.TorchTask, seed: int) -> dict[str, Any]:
     return {
         "method": name,
         "seed": seed,
-        "train_loss": study.best.metrics["train_loss"],
-        "valid_loss": study.best.metrics["loss"],
-        "valid_accuracy": 100 * study.best.metrics["accuracy"],
-        "test_loss": study.best.test["loss"],
-        "test_accuracy": 100 * study.best.test["accuracy"],
+        **measured(study.best),
         "last_loss": float(losses[-arm.generation :].min()),  # what the paper would choose
         "failed": 100 * float((losses > 2.2).mean()),  # no better than chance, log 10 = 2.30, or not finite
         "minutes": seconds / 60,
         "steps": int(study.history.steps.sum()),
         "best_so_far": np.round(np.minimum.accumulate(losses), 5).tolist(),
-        "config": study.best.config,
         "number": study.best.number,
     }
 
@@ -145,13 +152,8 @@ def alone(run: Run, seed: int) -> dict[str, Any]:
     return {
         "method": "alone",
         "seed": seed,
-        "train_loss": study.best.metrics["train_loss"],
-        "valid_loss": study.best.metrics["loss"],
-        "valid_accuracy": 100 * study.best.metrics["accuracy"],
-        "test_loss": study.best.test["loss"],
-        "test_accuracy": 100 * study.best.test["accuracy"],
+        **measured(study.best),
         "minutes": (run.clock() - clock) / 60,
-        "config": study.best.config,
     }
 
 
