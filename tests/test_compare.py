@@ -175,6 +175,12 @@ def test_what_cannot_be_compared_is_named(given: dict, error: type[LuthierError]
     assert says in str(caught.value)
 
 
+def test_all_methods_are_looked_at_before_the_first_is_run(tmp_path: Path) -> None:
+    with pytest.raises(MethodError, match="continues trainings"):
+        lt.compare(bowl, ["random", "pbt"], space=SPACE, trials=3, store=tmp_path / "s.db", progress=False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_epochs_of_different_lengths_need_steps() -> None:
     space = lt.Space(lr=lt.Float(1e-3, 0.3, log=True), batch_size=lt.Choice([16, 64]), dropout=lt.Float(0.0, 0.6))
     with pytest.raises(MethodError, match="Give steps="):

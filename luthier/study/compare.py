@@ -15,6 +15,7 @@ from luthier.report.standings import Band, Run, Standing, bands, standings
 from luthier.space import Space
 from luthier.store import Store, open_store
 from luthier.study import settings
+from luthier.study.fit import check_fit
 from luthier.study.methods import Resolved, resolve
 from luthier.study.study import Study
 from luthier.study.tuning import label_of, task_name, tune
@@ -138,6 +139,8 @@ def compare(
     given = load_task(task) if isinstance(task, str | Path) else as_task(task, space)
     entries = _entries(methods)
     chosen = _seeds(seeds)
+    for method in entries.values():
+        check_fit(given, method, goals, False, epochs, steps, None)
     name = name if name is not None else f"{task_name(task)}-compare"
     total = trials * _whole(given, epochs, steps)
     opened: Any = store if hasattr(store, "attach") else open_store(store)  # type: ignore[arg-type]
