@@ -21,9 +21,9 @@ from luthier.pareto import best_first, non_dominated
 from luthier.propose.gaussian_process.encoding import Encoding, Points, encoding_of
 from luthier.propose.gaussian_process.search import maximise
 from luthier.propose.gaussian_process.sequential import one_by_one, running, upcoming
-from luthier.propose.gaussian_process.threads import one_thread
 from luthier.propose.gaussian_process.transform import transform
 from luthier.propose.lineages import check_number
+from luthier.propose.threads import one_thread, one_torch_thread
 from luthier.seeds import Seeds
 
 try:
@@ -223,15 +223,10 @@ def _improve(
 @contextlib.contextmanager
 def _own_torch() -> Iterator[None]:
     """One thread, generators of one's own and no warnings, all given back at the end."""
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with one_torch_thread(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
+        yield
 
 
 def _check(history: History) -> None:

@@ -18,13 +18,13 @@ from luthier.propose.flow import Leaves, LogReward, Settings, log_rewards
 from luthier.propose.gaussian_process.encoding import Points
 from luthier.propose.gaussian_process.memory import Data, observed
 from luthier.propose.gaussian_process.sequential import one_by_one, upcoming
-from luthier.propose.gaussian_process.threads import one_thread
 from luthier.propose.gaussian_process.transform import LARGEST
 from luthier.propose.generator import Generator, build, teller, tree_of
 from luthier.propose.lineages import check_number
 from luthier.propose.process import Process, process_of
 from luthier.propose.rounds import Making, Round, round_of
 from luthier.propose.surrogate import Ensemble, Surrogate
+from luthier.propose.threads import one_thread
 from luthier.seeds import Seeds
 from luthier.space import Space
 

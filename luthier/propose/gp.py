@@ -18,8 +18,8 @@ from luthier.propose.gaussian_process.encoding import Encoding, Points, encoding
 from luthier.propose.gaussian_process.memory import Model, model
 from luthier.propose.gaussian_process.search import maximise
 from luthier.propose.gaussian_process.sequential import one_by_one, running, upcoming
-from luthier.propose.gaussian_process.threads import one_thread
 from luthier.propose.lineages import check_number
+from luthier.propose.threads import one_thread
 from luthier.seeds import Seeds
 from luthier.space import Config
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from luthier.propose.threads import one_torch_thread
+
 if TYPE_CHECKING:
     from luthier.propose.surrogate import Surrogate
 
@@ -22,6 +24,7 @@ Networks = list[tuple[Tensor, Tensor]]
 """A layer: weight (networks, in, out) and bias (networks, 1, out)."""
 
 
+@one_torch_thread()
 def train(
     settings: Surrogate, x: np.ndarray, y: np.ndarray, known: np.ndarray, rng: np.random.Generator
 ) -> tuple[Networks, Networks]:
@@ -132,6 +135,7 @@ def forward(layers: Networks, x: Tensor) -> Tensor:
     return torch.baddbmm(bias, hidden, weight)[:, :, 0]
 
 
+@one_torch_thread()
 @torch.no_grad()
 def outputs(layers: Networks, prior: Networks, x: np.ndarray) -> np.ndarray:
     """What every network says with the fixed one beside it, (networks, n) float64."""

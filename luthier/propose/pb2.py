@@ -20,10 +20,10 @@ from luthier.propose.gaussian_process.fit import fit, start
 from luthier.propose.gaussian_process.kernel import Kernel
 from luthier.propose.gaussian_process.posterior import Posterior, posterior
 from luthier.propose.gaussian_process.search import maximise
-from luthier.propose.gaussian_process.threads import one_thread
 from luthier.propose.lineages import check_mutate, check_number, end_of, movable, usable
 from luthier.propose.pbt import explore
 from luthier.propose.population import Population
+from luthier.propose.threads import one_thread
 from luthier.seeds import Seeds
 from luthier.space import Config, Space
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any, ClassVar, Literal
@@ -19,13 +16,13 @@ from luthier.policy import LSTM, Collapse, Factorised, Policy, collapsed, unifor
 from luthier.policy.reinforce import Reinforce as Learner
 from luthier.policy.reinforce import State
 from luthier.propose.lineages import check_number, usable
+from luthier.propose.threads import one_torch_thread
 from luthier.seeds import Seeds
 from luthier.space import Space
 
 LARGEST_RATIO = 2.0  # of the probabilities of a decision now and when it was drawn
 DRAWS = 20  # at most, until a configuration is new
 RATES = {"factorised": 0.1, "lstm": 1e-2}
-_threads = threading.Lock()
 
 
 @dataclass
@@ -118,7 +115,7 @@ class Reinforce:
         stop = first + count if budget.trials is None else min(first + count, budget.trials)
         if stop <= first:
             return []
-        with _one_thread():
+        with one_torch_thread():
             memory, fresh = self._memory(history, seeds), set()
             return [self._draw(memory, history.space, number, seeds, fresh, budget) for number in range(first, stop)]
 
@@ -128,7 +125,7 @@ class Reinforce:
         Returns:
             ``"probabilities"`` by name, as :meth:`luthier.policy.Policy.probabilities` gives them, and ``"collapse"``.
         """
-        with _one_thread():
+        with one_torch_thread():
             memory = self._memory(history, seeds)
             noise = uniform(seeds.rng(0, "describe"), samples, memory.policy)
             params = memory.state["params"]
@@ -212,17 +209,3 @@ class Reinforce:
         learner, reward = self._learner(), torch.tensor(rewards, dtype=dtype)
         memory.state, _ = learner.update(memory.policy, memory.state, table, reward, weights=ratio)
         memory.waiting = []
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread within it: the same rounding on any number of cores, and no time lost over tensors this small."""
-    with _threads:
-        threads = torch.get_num_threads()
-        if threads > 1:
-            torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            if threads > 1:
-                torch.set_num_threads(threads)

@@ -237,3 +237,19 @@ def test_settings_of_the_paper_leave_the_sampler_nearly_uniform():
     truth = exact(tree, reward)
     uniform = float(np.abs(terminating(truth) - 1 / tree.size).sum())
     assert distance(learn(tree, reward, PAPER, key=0), truth) > 0.8 * uniform
+
+
+def test_it_takes_one_thread():
+    """Two take ten times the processor time of one where others are at work, and round otherwise."""
+    used = []
+
+    def reward(leaves):
+        used.append(torch.get_num_threads())
+        return np.zeros(len(leaves))
+
+    torch.set_num_threads(2)
+    try:
+        learn(SMALL, reward, Settings(evaluations=100, batch=50), key=0)
+        assert set(used) == {1} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)

@@ -14,7 +14,7 @@ from luthier.errors import MethodError
 from luthier.jobs import Budget, History, Job, Result
 from luthier.propose import GaussianProcess, Random
 from luthier.propose.gaussian_process.memory import Chain, model, observed
-from luthier.propose.gaussian_process.threads import one_thread
+from luthier.propose.threads import one_thread
 from luthier.seeds import Seeds
 from luthier.space import Choice, Config, Float, Int, Space
 from luthier.testing import PROBLEMS, SPACES, rebuild, simulate

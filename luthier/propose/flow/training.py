@@ -19,6 +19,7 @@ from luthier.propose.flow.reward import LogReward, expect_some
 from luthier.propose.flow.settings import Settings
 from luthier.propose.flow.tree import Leaves, Tree
 from luthier.propose.flow.walks import along, draw, log_mass, tables
+from luthier.propose.threads import one_torch_thread
 
 
 class Learnt:
@@ -59,6 +60,7 @@ class Learnt:
         return self.log_mass(leaves, temperature) + self.tree.log_density(leaves)
 
 
+@one_torch_thread()
 def learn(
     tree: Tree,
     log_reward: LogReward,

@@ -9,6 +9,7 @@ from torch import Tensor
 from luthier.propose.flow.paths import Paths, paths
 from luthier.propose.flow.policies import Policy
 from luthier.propose.flow.tree import Tree
+from luthier.propose.threads import one_torch_thread
 
 CHUNK = 65_536  # leaves whose probabilities are computed at once
 
@@ -52,6 +53,7 @@ def along(ways: Paths, found: list[Tensor]) -> tuple[Tensor, Tensor]:
     return edge.gather(1, ways.order), state.gather(1, ways.order)
 
 
+@one_torch_thread()
 @torch.no_grad()
 def log_mass(policy: Policy, tree: Tree, actions: np.ndarray, temperature: float, prior: bool) -> np.ndarray:
     """Logarithm of the probability of leaves, (n,) float64."""
@@ -64,6 +66,7 @@ def log_mass(policy: Policy, tree: Tree, actions: np.ndarray, temperature: float
     return np.concatenate(parts)
 
 
+@one_torch_thread()
 @torch.no_grad()
 def draw(
     policy: Policy, tree: Tree, uniform: np.ndarray, temperature: float, epsilon: float, prior: bool
