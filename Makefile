@@ -27,7 +27,7 @@ bench: $(INSTALLED)  ## Every benchmark, beside the peers it is measured against
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script; done
 
-PAPERS := gflownet hypernets joint_enas genetic autotune  # in this order two of them are busy to the end
+PAPERS := gflownet genetic joint_enas hypernets autotune  # in this order both cores are busy to the end
 HOW ?= --anew
 papers: $(INSTALLED)  ## The five papers anew, two at a time, about an hour; HOW= goes on, HOW="--full --device cuda" is their size
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[papers,optuna]'

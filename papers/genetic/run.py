@@ -40,7 +40,7 @@ class Size:
     alone: int = 0  # seeds with one training of the paper's size
 
 
-REDUCED = Size(train=6_400, valid=2_000, epochs=3, channels=(8, 16), hidden=32, alone=3)
+REDUCED = Size(train=6_400, valid=2_000, epochs=3, channels=(8, 16), hidden=32, alone=1)
 FULL = Size(train=None, valid=10_000, epochs=10, channels=(32, 64), hidden=128)
 
 
