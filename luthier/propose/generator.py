@@ -197,8 +197,9 @@ def build(
     return _sharpen(tree, log_reward, effective, settings, key, start, progress)
 
 
-def teller() -> Callable[[Learnt], None]:
-    """Says on stderr every few seconds how far the trainings of a sampler are."""
+def teller(beta: float | None) -> Callable[[Learnt], None]:
+    """Says on stderr every few seconds how far the trainings of :func:`build` are; several look for a beta of None."""
+    most = STAGES + 1 if beta is None else 1
     due, training, before = time.monotonic() + EVERY, 1, 0
 
     def tell(sampler: Learnt) -> None:
@@ -207,7 +208,7 @@ def teller() -> Callable[[Learnt], None]:
         if time.monotonic() >= due and sys.stderr is not None:
             due = time.monotonic() + EVERY
             share = before / sampler.settings.evaluations
-            print(f"gflownet: training {training} of at most {STAGES + 1}, {share:.0%} done", file=sys.stderr)
+            print(f"gflownet: training {training} of at most {most}, {share:.0%} done", file=sys.stderr)
 
     return tell
 

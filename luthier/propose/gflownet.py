@@ -159,7 +159,7 @@ class GFlowNet:
             settings = self.training or Settings()
             tree = tree_of(history.space, self.bins)
             effective = (self.effective or FITTED) * self.batch
-            told = teller() if progress else None
+            told = teller(self.beta) if progress else None
             sampler, beta = build(tree, log_reward, self.beta, effective, settings, key, None, self.sampler, told)
         return Generator(sampler, ensemble, log_reward, beta, sign)
 

@@ -131,6 +131,8 @@ def test_a_long_training_says_how_far_it_is(monkeypatch, capsys) -> None:
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "gflownet: training 1 of at most 9, 100% done"  # one of those that look for beta: briefly
     assert [line[-9:] for line in said[-4:]] == [" 25% done", " 50% done", " 75% done", "100% done"]
+    GFlowNet(beta=2.0, surrogate=method.surrogate, training=method.training).fit(history)
+    assert capsys.readouterr().err.splitlines()[-1] == "gflownet: training 1 of at most 1, 100% done"
 
 
 def test_one_leaf() -> None:

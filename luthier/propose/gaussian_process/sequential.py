@@ -12,7 +12,7 @@ from luthier.propose.gaussian_process.settle import settle
 from luthier.seeds import Seeds
 
 Choose = Callable[[int, set[bytes], Points, np.random.Generator], np.ndarray | None]
-"""(job's number, keys of what was seen, what is near in time, randomness) -> the code to try, None: of the design."""
+"""(job's number, keys of what was seen, what has no known result, randomness) -> the code to try, or None."""
 
 
 def upcoming(history: History, count: int, batch: int, budget: Budget | None) -> range:
@@ -33,9 +33,9 @@ def running(history: History) -> Points:
 def one_by_one(
     history: History, numbers: range, choose: Choose, near: Points, budget: Budget | None, seeds: Seeds
 ) -> list[Job]:
-    """The jobs of these numbers, each chosen with those before it added to ``near``.
+    """The jobs of these numbers, each chosen with those before it added to ``near``, what has no known result.
 
-    It ends early where a finite space has been visited whole.
+    Where ``choose`` has none, the Sobol design gives it. It ends early where a finite space has been visited whole.
     """
     encoding, budget = encoding_of(history.space), budget or Budget()
     seen = set(keys(history.codes))
