@@ -22,16 +22,17 @@ from luthier.propose.gaussian_process.transform import LARGEST
 from luthier.propose.generator import Generator, build, teller, tree_of
 from luthier.propose.lineages import check_number
 from luthier.propose.process import Process, process_of
-from luthier.propose.rounds import Making, Round, round_of
+from luthier.propose.rounds import Known, Making, Round, round_of
 from luthier.propose.surrogate import Ensemble, Surrogate
 from luthier.propose.threads import one_thread
 from luthier.seeds import Seeds
 from luthier.space import Space
 
 MOST = 1_000  # results that the surrogate takes at most in a proposer
-LEAVES, FEWEST = 2**15, 2  # of a proposer's tree: the random walk after it makes up for few bins
+LEAVES, FEWEST = 2**15, 2  # of a proposer's tree: the search after it makes up for few bins
 TINY = 1e-12  # above zero
-FROM, TO = 0.2, 0.6  # parts of the budget between which the jobs turn from better ones to different ones
+UNTIL = 0.6  # part of the budget after which every job is for a different configuration
+CLOSE = 1.0  # standard deviation of the transformed results: nearly as good is never farther from the best
 PROPOSING, FITTED = 2.0, 10.0  # exp(entropy) of the target, in batches
 
 ONLINE = Settings(evaluations=3_000)
@@ -43,15 +44,16 @@ class GFlowNet:
     """Bayesian optimisation that draws its batches in proportion to a reward, and a sampler for finished studies.
 
     As a proposer: the first configurations cover the space evenly. Then, whenever ``batch`` more results have come, a
-    model is fitted to them, and configurations are drawn with probability in proportion to R(x)^beta. At first R is the
-    expected improvement. For more and more of the jobs, and in the end for all, it is the probability that a result is
-    nearly as good as the best, and zero for what is not different from the good results so far. Nothing is proposed
-    twice; a finite space that was visited whole ends the study. Failed and diverged trainings count as the worst
-    result. It takes one objective.
+    model is fitted to them. In the first three fifths of the budget a job goes where the expected improvement on the
+    best result is highest, as long as it is worth a job. All others go where one more good configuration is most likely
+    that is different from the good ones so far: configurations are drawn in proportion to R(x)^beta, R the probability
+    of being nearly as good as the best, and a local search goes on from there. Nothing is proposed twice; a finite
+    space that was visited whole ends the study. Failed and diverged trainings count as the worst result. It takes one
+    objective.
 
     Args:
         beta: Exponent of the target R^beta. None chooses it by the entropy of the target: exp(entropy), in leaves, is
-            ``effective`` times ``batch``. While proposing it is the exponent at which the sampling of a round begins.
+            ``effective`` times ``batch``.
         batch: Results of a round, and jobs that may be running at once.
         initial: Results before the first round.
         within: How much worse than the best result is still good, as a part of the distance from it to the median of
@@ -169,7 +171,7 @@ class GFlowNet:
         late = sorted(set(range(len(history))) - set(history.arrival[:known]))  # what the round does not know
 
         def choose(number: int, seen: set[bytes], near: Points, rng: np.random.Generator) -> np.ndarray | None:
-            return None if found is None else found.draw(_different(number, self.budget or Budget()), seen, near, rng)
+            return None if found is None else found.draw(_improving(number, self.budget or Budget()), seen, near, rng)
 
         near = Points(history.codes[late], history.mask[late])
         return one_by_one(history, numbers, choose, near, self.budget, seeds)
@@ -197,11 +199,11 @@ class GFlowNet:
         before = None
         if (self.sampler == "learnt" or not tree.enumerable) and (number - 1) * self.batch >= self.initial:
             earlier = self._round(history, number - 1, seeds)
-            before = None if earlier is None else (earlier.sampler, earlier.beta)
+            before = None if earlier is None else earlier.places.learnt
         effective, settings = (self.effective or PROPOSING) * self.batch, self.training or ONLINE
         making = Making(tree, self.beta, effective, settings, self.sampler, self.apart, key, before)
-        limit = good_until(history, data, self.initial, self.within)
-        cache[number] = round_of(making, model, data.points, data.y, limit, seeds.rng(number, "gflownet pool"))
+        limit = min(good_until(history, data, self.initial, self.within), float(data.y.min()) + CLOSE)
+        cache[number] = round_of(making, model, Known(data.points, data.y, limit), seeds.rng(number, "gflownet pool"))
         cache.pop(number - 2, None)
         return cache[number]
 
@@ -269,10 +271,9 @@ def metrics(ensemble: Ensemble) -> LogReward:
     return log_reward
 
 
-def _different(number: int, budget: Budget) -> bool:
-    """Whether a job is to be different from the good ones rather than better; without a known end every other is."""
-    part = 0.5 if budget.trials is None else min(1.0, max(0.0, (number / budget.trials - FROM) / (TO - FROM)))
-    return int((number + 1) * part) > int(number * part)
+def _improving(number: int, budget: Budget) -> bool:
+    """Whether a job may be for a better configuration, rather than a different one."""
+    return budget.trials is None or number < UNTIL * budget.trials
 
 
 def _finite(history: History) -> np.ndarray:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from luthier.propose.flow import Leaves
 from luthier.propose.gaussian_process.acquisition import log_expected_improvement
 from luthier.propose.gaussian_process.encoding import Points, encoding_of
 from luthier.propose.gaussian_process.fit import fit, start
@@ -15,6 +18,10 @@ from luthier.space import Space
 
 CHUNK = 16_384  # rows predicted at once
 WORLDS = 8  # fantasies of the results of running jobs
+
+Where = Leaves | Points
+Reward = Callable[[Where], np.ndarray]
+"""log R, (n,), of n configurations."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +45,6 @@ class Process:
         """Variance of a result about the function."""
         return self.scale**2 * self.posterior.noise
 
-    @property
-    def incumbent(self) -> float:
-        """The value that is to be improved on."""
-        return self.centre + self.scale * float(self.posterior.incumbents()[0])
-
     def predict(self, codes: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation at each configuration without noise, (n,) each, in the units of the values."""
         encoding = encoding_of(self.space)
@@ -54,11 +56,10 @@ class Process:
             deviations.append(deviation)
         return self.centre + self.scale * np.concatenate(means), self.scale * np.concatenate(deviations)
 
-    def log_improvement(self, points: Points, running: Points, rng: np.random.Generator) -> np.ndarray:
-        """Logarithm of the expected improvement, (n,), in deviations, if the running jobs ended as they may.
+    def improvement(self, running: Points, rng: np.random.Generator) -> Reward:
+        """Logarithm of the improvement that is expected if the running jobs ended as they may, in units of the values.
 
         Args:
-            points: (n) configurations.
             running: (jobs) configurations whose results are imagined.
             rng: Source of the imagined results.
         """
@@ -66,8 +67,13 @@ class Process:
         if len(running.codes):
             normals = rng.normal(size=(len(running.codes), WORLDS))
             process = process.imagine(encoding.features(running), normals)
-        mean, deviation = process.predict(encoding.features(points))
-        return log_expected_improvement(mean, deviation, process.incumbents())
+        best = process.incumbents()
+
+        def log_reward(where: Where) -> np.ndarray:
+            mean, deviation = process.predict(encoding.features(Points(where.codes, where.mask)))
+            return log_expected_improvement(mean, deviation, best) + math.log(self.scale)
+
+        return log_reward
 
 
 def process_of(space: Space, points: Points, y: np.ndarray) -> Process:

@@ -63,7 +63,7 @@ def _words(known: Facts, found: Samples) -> str:
     """What was measured and what is predicted, HTML."""
     measured = (
         f"<strong>Measured:</strong> the finished ones of the {plural(len(found.initial), known.noun)} with which the "
-        f"method began, spread evenly over the space, and of the {len(found.drawn):,} that it then drew from samplers."
+        f"method began, spread evenly over the space, and of the {len(found.drawn):,} that it then proposed."
     )
     if found.missing:
         return measured
