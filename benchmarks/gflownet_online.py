@@ -1,8 +1,8 @@
 """The GFlowNet as a proposer on real tuning problems, beside TPE and gp: the best found, and how many different ones.
 
-    python benchmarks/gflownet_online.py                         # 8 problems, 5 seeds, 100 evaluations in batches of 10
-    python benchmarks/gflownet_online.py --ceiling               # and how many different good ones there are at all
-    python benchmarks/gflownet_online.py --suite dev_extra       # 9 further problems
+    python benchmarks/gflownet_online.py                    # 8 problems, 10 seeds, 100 evaluations in batches of 10
+    python benchmarks/gflownet_online.py --ceiling          # and how many different good ones there are at all
+    python benchmarks/gflownet_online.py --suite dev_extra  # 9 further problems
     python benchmarks/gflownet_online.py --tasks nb201_cifar10 --seeds 1 --first-seed 100 --out one.json
 
 The problems are those of tuning.py, found in the same folder (LUTHIER_BENCH). Regret is 0 at the best known
@@ -227,7 +227,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["gflownet", "gp", "tpe", "random"], choices=list(METHODS))
     parser.add_argument("--suite", choices=list(OUT), default="dev")
     parser.add_argument("--tasks", nargs="+", help="problems by name, instead of all of the suite")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--settings", default="{}", help="of GFlowNet, as JSON, to try others")
     parser.add_argument("--ceiling", action="store_true", help="also how many different good ones there are at all")
