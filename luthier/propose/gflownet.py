@@ -1,6 +1,6 @@
 """GFlowNet: many different good configurations, in proportion to how good they are (LaBash and Sepulveda).
 
-As a proposer it learns a surrogate of the results in rounds and draws batches from a generative flow network over it.
+As a proposer it learns a surrogate of the results in rounds, and searches from samples of a generative flow network.
 By itself it turns any study into a sampler: ``GFlowNet(beta=10).fit(study).sample(1000)``. See docs/gflownet.md.
 """
 
@@ -41,7 +41,7 @@ ONLINE = Settings(evaluations=3_000)
 
 @dataclass(frozen=True)
 class GFlowNet:
-    """Bayesian optimisation that draws its batches in proportion to a reward, and a sampler for finished studies.
+    """Bayesian optimisation for many different good configurations, and a sampler for finished studies.
 
     As a proposer: the first configurations cover the space evenly. Then, whenever ``batch`` more results have come, a
     model is fitted to them. In the first three fifths of the budget a job goes where the expected improvement on the

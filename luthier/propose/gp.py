@@ -13,7 +13,7 @@ import numpy as np
 
 from luthier.errors import MethodError
 from luthier.jobs import OK, Budget, History, Job
-from luthier.propose.gaussian_process.acquisition import log_expected_improvement
+from luthier.propose.gaussian_process.acquisition import improvement_beside
 from luthier.propose.gaussian_process.encoding import Encoding, Points, encoding_of
 from luthier.propose.gaussian_process.memory import Model, model
 from luthier.propose.gaussian_process.search import maximise
@@ -24,7 +24,6 @@ from luthier.seeds import Seeds
 from luthier.space import Config
 
 WIDEST = 128  # columns of a space
-WORLDS = 8  # fantasies of the results of running jobs
 LEADING = 5  # results around which the search for the next configuration begins
 
 
@@ -124,16 +123,8 @@ def _improve(
     fitted: Model, encoding: Encoding, seen: set[bytes], running: Points, rng: np.random.Generator
 ) -> np.ndarray | None:
     """The code of the highest expected improvement, given the running jobs."""
-    process = fitted.posterior
-    order = np.argsort(process.means()[:, 0], kind="stable")[:LEADING]
-    if len(running.codes):
-        process = process.imagine(encoding.features(running), rng.normal(size=(len(running.codes), WORLDS)))
-    best = process.incumbents()
-
-    def acquisition(points: Points) -> np.ndarray:
-        mean, deviation = process.predict(encoding.features(points))
-        return log_expected_improvement(mean, deviation, best)
-
+    order = np.argsort(fitted.posterior.means()[:, 0], kind="stable")[:LEADING]
+    acquisition = improvement_beside(fitted.posterior, encoding, running, rng)
     return maximise(acquisition, encoding, fitted.points.take(order), seen, running.codes, rng)
 
 

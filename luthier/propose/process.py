@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from luthier.propose.flow import Leaves
-from luthier.propose.gaussian_process.acquisition import log_expected_improvement
+from luthier.propose.gaussian_process.acquisition import improvement_beside
 from luthier.propose.gaussian_process.encoding import Points, encoding_of
 from luthier.propose.gaussian_process.fit import fit, start
 from luthier.propose.gaussian_process.kernel import Kernel
@@ -17,7 +17,6 @@ from luthier.propose.gaussian_process.posterior import Posterior, posterior
 from luthier.space import Space
 
 CHUNK = 16_384  # rows predicted at once
-WORLDS = 8  # fantasies of the results of running jobs
 
 Where = Leaves | Points
 Reward = Callable[[Where], np.ndarray]
@@ -63,17 +62,8 @@ class Process:
             running: (jobs) configurations whose results are imagined.
             rng: Source of the imagined results.
         """
-        encoding, process = encoding_of(self.space), self.posterior
-        if len(running.codes):
-            normals = rng.normal(size=(len(running.codes), WORLDS))
-            process = process.imagine(encoding.features(running), normals)
-        best = process.incumbents()
-
-        def log_reward(where: Where) -> np.ndarray:
-            mean, deviation = process.predict(encoding.features(Points(where.codes, where.mask)))
-            return log_expected_improvement(mean, deviation, best) + math.log(self.scale)
-
-        return log_reward
+        expected = improvement_beside(self.posterior, encoding_of(self.space), running, rng)
+        return lambda where: expected(Points(where.codes, where.mask)) + math.log(self.scale)
 
 
 def process_of(space: Space, points: Points, y: np.ndarray) -> Process:

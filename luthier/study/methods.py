@@ -82,7 +82,7 @@ METHODS: dict[str, Method] = {
             "gflownet",
             "luthier.propose.gflownet:GFlowNet",
             "between",
-            "batches of different good configurations, drawn in proportion to how good they are",
+            "batches of different good configurations; any study becomes a sampler of good ones",
             "LaBash and Sepulveda 2024",
             "luthier/propose/gflownet.py",
             "examples/gflownet.py",

@@ -1,4 +1,4 @@
-"""What a GFlowNet draws from in a study: jobs that are better and jobs that are different."""
+"""What a GFlowNet proposes in a study: jobs that are better and jobs that are different."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import pytest
 from luthier.jobs import Budget, History, Job, Result
 from luthier.propose import GaussianProcess, GFlowNet, Random
 from luthier.propose.flow import Settings, Tree
-from luthier.propose.gaussian_process.encoding import Points, encoding_of, join
+from luthier.propose.gaussian_process.encoding import Points, encoding_of, join, keys
 from luthier.propose.gaussian_process.memory import observed
 from luthier.propose.gflownet import _improving, good_until
 from luthier.propose.process import Where, process_of
 from luthier.propose.rounds import WORTH, Known, Making, Round, apart_from, nearly_best, round_of
 from luthier.propose.surrogate import Surrogate
-from luthier.space import Config, Float, Space
+from luthier.space import Choice, Config, Float, Space
 from luthier.space.distance import distances, first_apart
 from luthier.testing import simulate
 
@@ -40,9 +40,9 @@ def round_after(count: int, method: str | None = None, ensemble: bool = False) -
     return round_of(making, model, Known(points, y, float(np.quantile(y, 0.2))), np.random.default_rng(2))
 
 
-def drawn(found: Round, improving: bool, near: Points, seed: int, seen: set[bytes] | None = None) -> Points:
+def drawn(found: Round, improving: bool, near: Points, seed: int) -> Points:
     """One draw as a point."""
-    code = found.draw(improving, seen or set(), near, np.random.default_rng(seed))
+    code = found.draw(improving, set(), near, np.random.default_rng(seed))
     assert code is not None
     return Points(code[None], np.ones((1, 2), dtype=bool))
 
@@ -108,6 +108,18 @@ def test_an_improvement_that_is_not_worth_a_job_is_left_for_a_different_one() ->
         point = drawn(other, True, nothing, 0)
         assert bool((point.codes[0] == code).all()) == better
         assert better or distances(SQUARE, *point, *other.known.good).min() > 0.1
+
+
+def test_where_all_was_seen_there_is_no_code() -> None:
+    space = Space(n=Choice([1, 2, 3, 4]))
+    points = encoding_of(space).all_points
+    known = Known(points, np.arange(4.0), 1.0)
+    making = Making(Tree(space, 4), None, 20.0, Settings(), None, 0.1, 0)
+    found = round_of(making, process_of(space, points, known.y), known, np.random.default_rng(0))
+    for seen, one in ((keys(points.codes), None), (keys(points.codes[:3]), 3)):
+        for improving in (True, False):
+            code = found.draw(improving, set(seen), points.take([]), np.random.default_rng(0))
+            assert (code is None) if one is None else np.array_equal(code, points.codes[one])
 
 
 def test_where_everything_is_known_to_be_good_nothing_is_different() -> None:

@@ -2,10 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.special import erfcx, logsumexp, ndtr
 
+from luthier.propose.gaussian_process.encoding import Encoding, Points
+from luthier.propose.gaussian_process.posterior import Posterior
+
 HALF_LOG_2PI = 0.5 * np.log(2.0 * np.pi)
+WORLDS = 8  # fantasies of the results of running jobs
+
+
+def improvement_beside(
+    process: Posterior, encoding: Encoding, running: Points, rng: np.random.Generator
+) -> Callable[[Points], np.ndarray]:
+    """The logarithm of the improvement that is expected, (m,) of m points, if running jobs ended as they may.
+
+    Args:
+        process: Given the results.
+        encoding: Of the space.
+        running: (jobs) configurations whose results are imagined.
+        rng: Source of the imagined results.
+    """
+    if len(running.codes):
+        process = process.imagine(encoding.features(running), rng.normal(size=(len(running.codes), WORLDS)))
+    best = process.incumbents()
+
+    def acquisition(points: Points) -> np.ndarray:
+        mean, deviation = process.predict(encoding.features(points))
+        return log_expected_improvement(mean, deviation, best)
+
+    return acquisition
 
 
 def log_expected_improvement(mean: np.ndarray, deviation: np.ndarray, best: np.ndarray) -> np.ndarray:
