@@ -13,7 +13,12 @@ Example:
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
+
+# Without STRICT, MKL picks its code by the shape of a product, and on processors with AVX-512 a network alone and the same
+# network in a stack differ in their last bits. MKL reads this at its first product; worker processes inherit it.
+os.environ.setdefault("MKL_CBWR", "AVX2,STRICT")
 
 if TYPE_CHECKING:
     from luthier import (
