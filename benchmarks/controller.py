@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -138,7 +137,7 @@ def main() -> None:
         print(f"{method:28}{'  '.join(shown)}  CPU {line['cpu']:.2f} s", flush=True)
     found = {
         "command": " ".join(["python", "benchmarks/controller.py", *sys.argv[1:]]),
-        "python": platform.python_version(),
+        "machine": lt.environment(),
         "architectures": int(error.size),
         "best error": float(error.min()),
         "median error": float(np.median(error)),

@@ -20,7 +20,6 @@ import argparse
 import importlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import tempfile
@@ -154,8 +153,7 @@ def main() -> None:
     seeds = range(arguments.seeds)
     result: dict[str, Any] = {
         "command": f"python benchmarks/gflownet.py --seeds {arguments.seeds} --evaluations {arguments.evaluations}",
-        "machine": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
+        "machine": lt.environment(),
         "peer": [],
         "settings": [],
     }

@@ -27,7 +27,6 @@ import argparse
 import importlib
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -273,8 +272,7 @@ def write(out: Path, rows: list[dict[str, Any]], found: dict[str, Any]) -> None:
     lines = summary(rows)
     written = {
         "command": " ".join(["python benchmarks/gflownet_online.py", *sys.argv[1:]]),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
+        "machine": lt.environment("optuna"),
         "holds": promises(lines),
         "ceiling": kept | found,
         "summary": lines,

@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -254,8 +253,7 @@ def main() -> None:
         print(f"{'holds' if holds else 'BROKEN'}: {text}")
     found = {
         "command": " ".join(["python", "benchmarks/hypergradient_descent.py", *sys.argv[1:]]),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
+        "machine": lt.environment(),
         "promised": promised,
         "grids": results,
         "networks": networks,

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -113,7 +112,7 @@ def main() -> None:
     output = parser.parse_args().output
     torch.set_num_threads(1)
     rows: dict[str, dict[str, Any]] = json.loads(output.read_text())["rows"] if output.exists() else {}
-    machine = {"torch": torch.__version__, "python": platform.python_version(), "outer steps": OUTER_STEPS}
+    machine = {**lt.environment(), "outer steps": OUTER_STEPS}
     output.parent.mkdir(parents=True, exist_ok=True)
     for method in METHODS:
         for seed in SEEDS:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import tempfile
 import time
@@ -101,7 +100,7 @@ def main() -> None:
     for name, result in results.items():
         target = f" (at most {TARGETS[name]})" if name in TARGETS else ""
         print(f"{name:24} {result['median']:8.3f}  [{result['lowest']:.3f} to {result['highest']:.3f}]{target}")
-    machine = {"python": platform.python_version(), "optuna": optuna.__version__, "trials": trials}
+    machine = {**lt.environment("optuna"), "trials": trials}
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps({"machine": machine, "results": results}, indent=2) + "\n")
     missed = {name: results[name]["median"] for name, most in TARGETS.items() if results[name]["median"] > most}

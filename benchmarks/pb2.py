@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -117,7 +116,7 @@ def main() -> None:
     torch.set_num_threads(1)
     kept = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
     runs = kept.get("runs") or {problem: {name: [] for name in METHODS} for problem in PROBLEMS}
-    machine = {"torch": torch.__version__, "python": platform.python_version()}
+    machine = lt.environment()
     for problem, run in PROBLEMS.items():
         for seed in range(len(runs[problem]["pb2"]), arguments.seeds):
             found = {name: run(name, seed) for name in METHODS}

@@ -21,7 +21,6 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -158,7 +157,7 @@ def main() -> None:
                 "lowest and highest wall": [round(min(wall), 2), round(max(wall), 2)],
             }
             print(row, results[row], flush=True)
-    machine = {"torch": torch.__version__, "python": platform.python_version(), "repeats": arguments.repeats}
+    machine = {**lt.environment(), "repeats": arguments.repeats}
     ray: dict[str, Any] = {}
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     for mode in (None, "best", "default"):

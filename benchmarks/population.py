@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -166,7 +165,7 @@ def main() -> None:
             results[name] = run(name, arguments.repeats)
             print(name, {key: round(value, 3) for key, value in results[name].items()}, flush=True)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    machine = {"torch": torch.__version__, "python": platform.python_version(), "repeats": arguments.repeats}
+    machine = {**lt.environment(), "repeats": arguments.repeats}
     arguments.output.write_text(json.dumps({"machine": machine, "cases": results}, indent=2) + "\n")
     missed = {name: result["ratio"] for name, result in results.items() if result["ratio"] < result["target"]}
     raise SystemExit(f"below target: {missed}" if missed else 0)

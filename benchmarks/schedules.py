@@ -28,7 +28,6 @@ import argparse
 import functools
 import json
 import math
-import platform
 import statistics
 import time
 from dataclasses import dataclass, field, replace
@@ -214,7 +213,7 @@ def main() -> None:
         return horizons()
     rows: dict[str, Any] = json.loads(output.read_text())["rows"] if output.exists() else {}
     output.parent.mkdir(parents=True, exist_ok=True)
-    machine = {"torch": torch.__version__, "python": platform.python_version()}
+    machine = lt.environment()
 
     def keep() -> None:
         output.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")

@@ -15,7 +15,6 @@ import argparse
 import itertools
 import json
 import math
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -164,7 +163,7 @@ def main() -> None:
     torch.set_num_threads(1)
     file = arguments.output
     results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"problems": {}}
-    results["machine"] = {"torch": torch.__version__, "python": platform.python_version()}
+    results["machine"] = lt.environment("botorch", "optuna")
     for seed in range(arguments.seeds):
         for title, problem in problems().items():
             runs = results["problems"].setdefault(title, [])

@@ -15,7 +15,6 @@ import csv
 import importlib
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -197,7 +196,7 @@ def main() -> None:
         print(f"{'holds' if holds else 'BROKEN'}: {text}")
     found = {
         "command": " ".join(["python", "benchmarks/tuning.py", *sys.argv[1:]]),
-        "python": platform.python_version(),
+        "machine": lt.environment("optuna"),
         "suite": arguments.suite,
         "promised": promised,
         "summary": lines,

@@ -16,8 +16,8 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-# Without STRICT, MKL picks its code by the shape of a product, and on processors with AVX-512 a network alone and the same
-# network in a stack differ in their last bits. MKL reads this at its first product; worker processes inherit it.
+# Without STRICT, MKL picks its code by the shape of a product, and on processors with AVX-512 a network alone and the
+# same network in a stack differ in their last bits. MKL reads this at its first product; worker processes inherit it.
 os.environ.setdefault("MKL_CBWR", "AVX2,STRICT")
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from luthier.data import Split, Splits
     from luthier.errors import LuthierError
     from luthier.jobs import Budget, History, Job, Report, Result
+    from luthier.machine import environment
     from luthier.seeds import Seeds
     from luthier.space import Choice, Config, Float, Int, Space
     from luthier.store import open_store
@@ -83,6 +84,7 @@ __all__ = [
     "adapt",
     "compare",
     "data",
+    "environment",
     "errors",
     "execute",
     "interop",
@@ -132,6 +134,7 @@ _PLACES = {
     "Trial": "task.call",
     "TrialRecord": "trials",
     "compare": "study.compare",
+    "environment": "machine",
     "open_store": "store",
     "tune": "study.tuning",
 }

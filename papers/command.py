@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -202,9 +201,8 @@ def _begin(run: Run, paper: Paper, full: bool) -> str | None:
     return None
 
 
-def _machine(device: str) -> Mapping[str, str]:
-    told = {"torch": torch.__version__.partition("+")[0], "python": platform.python_version()}
-    told["processor"] = platform.machine()
+def _machine(device: str) -> dict[str, str | int]:
+    told = lt.environment()
     if torch.device(device).type == "cuda":
         told["accelerator"] = torch.cuda.get_device_name(device)
     return told

@@ -22,6 +22,7 @@ PACKAGE = ROOT / "luthier"
 LAYERS = {
     "errors": {"errors"},
     "seeds": {"seeds"},
+    "machine": {"machine"},
     "data": {"data", "idx"},
     "space": {"space"},
     "jobs": {"jobs", "pareto", "schedule", "trials"},
@@ -49,6 +50,7 @@ LAYERS = {
 BELOW = {
     "errors": set(),
     "seeds": set(),
+    "machine": set(),
     "data": {"errors", "seeds"},
     "space": {"errors", "seeds"},
     "jobs": {"space"},
@@ -62,7 +64,7 @@ BELOW = {
     "execute": {"train"},
     "store": {"jobs"},
     "report": {"store"},
-    "study": {"propose", "execute", "report"},
+    "study": {"machine", "propose", "execute", "report"},
     "public": {"study"},
     "interop": {"public"},
     "cli": {"public"},
