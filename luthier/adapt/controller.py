@@ -103,9 +103,8 @@ def shown(policy: Policy, params: Tensors, noise: Noise) -> dict[str, float]:
     facts: Any = policy.probabilities(params, noise.uniform(1, (SHOWN, policy.columns), dtype=policy.dtype)[0])
     for name, told in facts.items():
         if "options" in told:
-            labels = [f"{x[0]:.3g}-{x[1]:.3g}" if isinstance(x, list) else str(x) for x in told["options"]]
-            shares = told["probabilities"]
-            shown |= {f"policy.{name}={label}": share for label, share in zip(labels, shares, strict=True)}
+            pairs = zip(told["options"], told["probabilities"], strict=True)
+            shown |= {f"policy.{name}={option}": share for option, share in pairs}
         else:
             shown |= {f"policy.{name}.{what}": told[what] for what in ("mean", "low", "high")}
     return shown

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import torch
 
-from luthier.policy import Params, Policy
+from luthier.policy.decide import Params
+from luthier.policy.policy import Policy
 from luthier.space import Config
 
 

@@ -5,20 +5,44 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, Literal, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from luthier.errors import MethodError
-from luthier.policy import Decisions
 from luthier.policy.heads import Decided, Head, draw, gaussian, heads_of, judge, logistic, middle
 from luthier.space import Config, Float, Space
 
 Memory = Any
+Params = dict[str, Tensor]
+"""The parameters of a policy by name; each may have further axes in front (members)."""
 Pick = Callable[[Head, Tensor], Decided]  # outputs (…, count, outputs) -> the decision
+
+
+class Decisions(NamedTuple):
+    """What a policy has decided, one row a configuration; further axes may stand in front.
+
+    Args:
+        actions: The decision itself, (count, columns): the index of an option, or a real number before it is
+            squashed to its bounds; 0 where inactive. All that :meth:`Policy.evaluate` needs.
+        codes: The same in the unit cube, as :meth:`luthier.Space.decode` reads it, (count, columns); 0.5 where
+            inactive. After :meth:`Policy.rsample` it carries the gradient of the real numbers.
+        active: Which columns are active, (count, columns) bool.
+        log_prob: Logarithm of the probability (of real numbers: of the density of the code), (count,). After
+            :meth:`Policy.rsample` that of the other decisions alone, for the gradient of real numbers goes
+            through ``codes``.
+        entropy: Sum of the entropies of the distributions that each row's active decisions came from, (count,), in
+            nats; its mean estimates the entropy of the whole policy. Of a real number it is relative to the uniform
+            distribution over its domain, and so at most 0.
+    """
+
+    actions: Tensor
+    codes: Tensor
+    active: Tensor
+    log_prob: Tensor
+    entropy: Tensor
 
 
 class Network(Protocol):
@@ -63,11 +87,9 @@ class Plan:
         table = np.zeros_like(codes)
         for head in self.heads:
             code = codes[:, head.column]
-            if head.kind == "gaussian":
+            if head.gaussian:
                 inside = code.clip(1e-6, 1 - 1e-6)
                 table[:, head.column] = np.log(inside) - np.log1p(-inside)
-            elif head.kind == "bins":
-                table[:, head.column] = np.searchsorted(np.array(head.codes)[1:-1], code, side="right")
             else:
                 ends = (np.array(head.codes)[1:] + np.array(head.codes)[:-1]) / 2
                 table[:, head.column] = np.searchsorted(ends, code)
@@ -94,7 +116,7 @@ class Plan:
         return found
 
 
-def plan_of(space: Space, names: Sequence[str] | None, continuous: Literal["gaussian", "bins"], bins: int) -> Plan:
+def plan_of(space: Space, names: Sequence[str] | None) -> Plan:
     """The plan for the names given, or for all.
 
     Raises:
@@ -112,7 +134,7 @@ def plan_of(space: Space, names: Sequence[str] | None, continuous: Literal["gaus
         space = Space({name: domain for name, domain in space.domains.items() if name in names})
     if not len(space):
         raise MethodError("there is nothing to decide", where="policy", remedy="Give at least one name.")
-    return Plan(space, heads_of(space, continuous, bins))
+    return Plan(space, heads_of(space))
 
 
 def sampling(noise: Tensor, pathwise: bool) -> Pick:
@@ -168,7 +190,7 @@ def spread(plan: Plan, network: Network, actions: Tensor) -> Tensor:
     widths = []
     for head, (raw, on) in zip(plan.heads, seen, strict=True):
         width = torch.zeros_like(raw[..., 0])
-        if head.kind == "gaussian":
+        if head.gaussian:
             mean, deviation = gaussian(raw)
             width = torch.where(on, (logistic(mean + deviation) - logistic(mean - deviation)) / 2, 0.0)
         widths.append(width)
@@ -184,14 +206,17 @@ def shares(plan: Plan, network: Network, noise: Tensor) -> dict[str, Mapping[str
     for head, (raw, on) in zip(plan.heads, seen, strict=True):
         rows = raw[on] if bool(on.any()) else raw
         facts: dict[str, object] = {"active": float(on.double().mean())}
-        if head.kind == "gaussian":
+        if head.gaussian:
             mean, deviation = gaussian(rows)
             spread = (deviation.square().mean() + mean.var(unbiased=False)).sqrt()
             places = torch.stack((mean.mean(), mean.mean() - spread, mean.mean() + spread))
             values = _values_at(plan, head, logistic(places).tolist())
             facts |= dict(zip(("mean", "low", "high"), values, strict=True))
         else:
-            facts |= {"options": _options(plan, head), "probabilities": torch.softmax(rows, -1).mean(0).tolist()}
+            facts |= {
+                "options": _values_at(plan, head, head.codes),
+                "probabilities": torch.softmax(rows, -1).mean(0).tolist(),
+            }
         found[head.label] = facts
     return found
 
@@ -200,9 +225,3 @@ def _values_at(plan: Plan, head: Head, codes: Sequence[float]) -> list[Any]:
     name = plan.space.columns[head.column].name
     start, length = plan.space[name].stretch
     return list(plan.space[name].values([start + length * code for code in codes]))
-
-
-def _options(plan: Plan, head: Head) -> list[Any]:
-    """The value of each option; of a bin, its two ends."""
-    values = _values_at(plan, head, head.codes)
-    return values if head.kind == "options" else [list(pair) for pair in pairwise(values)]

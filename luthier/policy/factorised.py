@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from luthier.policy import Decisions, Params
-from luthier.policy.decide import best, judging, plan_of, run, sampling, shares, spread
+from luthier.policy.decide import Params
 from luthier.policy.heads import Head
-from luthier.space import Config, Space
+from luthier.policy.policy import Policy
+from luthier.space import Space
 
 
-class Factorised:
-    """Independent options and Gaussians: logits for each option, mean and deviation for each real number.
+class Factorised(Policy):
+    """Independent options and Gaussians: logits for each option, mean and deviation for each number.
 
     The quickest policy to learn, where hyperparameters do not interact; a conditional name is decided whenever it is
     active, always from the same distribution.
@@ -23,13 +23,10 @@ class Factorised:
     Args:
         space: The space.
         names: The names to decide; by default all.
-        continuous: How real numbers are decided: ``"gaussian"``, in the unconstrained space of the domain, or
-            ``"bins"`` of equal width on its scale, uniform within each.
-        bins: Their number, for real numbers and for whole numbers of more values than that.
         dtype: Of parameters and decisions.
 
     Raises:
-        MethodError: If a name or a setting cannot be.
+        MethodError: If a name cannot be decided.
 
     Example:
         >>> from luthier.space import Choice
@@ -41,67 +38,16 @@ class Factorised:
         Williams, "Simple statistical gradient-following algorithms for connectionist reinforcement learning", 1992.
     """
 
-    def __init__(
-        self,
-        space: Space,
-        names: Sequence[str] | None = None,
-        *,
-        continuous: Literal["gaussian", "bins"] = "gaussian",
-        bins: int = 32,
-        dtype: torch.dtype = torch.float64,
-    ) -> None:
-        self.plan = plan_of(space, names, continuous, bins)
-        self.dtype = dtype
-
-    @property
-    def space(self) -> Space:
-        """The space of the names that are decided."""
-        return self.plan.space
-
-    @property
-    def columns(self) -> int:
-        """Numbers of a decision."""
-        return self.plan.columns
+    def __init__(self, space: Space, names: Sequence[str] | None = None, *, dtype: torch.dtype = torch.float64) -> None:
+        super().__init__(space, names, dtype)
 
     def init(self, key: int) -> Params:
-        """Uniform options, and Gaussians that are nearly so; there is nothing random in it."""
+        """Return uniform options, and Gaussians that are nearly so; there is nothing random in it."""
         return {head.label: torch.tensor(head.start, dtype=self.dtype) for head in self.plan.heads}
 
-    def sample(self, params: Params, noise: Tensor) -> Decisions:
-        """One decision a row of ``noise``, (count, columns) in (0, 1)."""
-        return run(self.plan, _Independent(params, noise), sampling(noise, False))
-
-    def rsample(self, params: Params, noise: Tensor) -> Decisions:
-        """The same decisions, with the pathwise gradient of the real numbers."""
-        return run(self.plan, _Independent(params, noise), sampling(noise, True))
-
-    def evaluate(self, params: Params, actions: Tensor, *, pathwise: bool = False) -> Decisions:
-        """The decisions with the given actions; with ``pathwise``, what :meth:`rsample` would say of them."""
-        return run(self.plan, _Independent(params, actions), judging(actions, pathwise))
-
-    def mode(self, params: Params) -> Decisions:
-        """The most probable decision of each name in turn, one row."""
-        return best(self.plan, _Independent(params, next(iter(params.values()))[..., None, :1]))
-
-    def spread(self, params: Params, actions: Tensor) -> Tensor:
-        """The deviation of each real number as a part of its domain's range, (count, columns); 0 of all else."""
-        return spread(self.plan, _Independent(params, actions), actions)
-
-    def actions(self, configs: Sequence[Config]) -> Tensor:
-        """The actions that stand for configurations, (count, columns)."""
-        return self.plan.actions(configs, self.dtype)
-
-    def configs(self, decisions: Decisions) -> list[Config]:
-        """The configuration of each row."""
-        return self.plan.configs(decisions)
-
-    def values(self, decisions: Decisions) -> dict[str, Tensor]:
-        """The Floats of each row in their own units."""
-        return self.plan.values(decisions)
-
-    def probabilities(self, params: Params, noise: Tensor) -> dict[str, Mapping[str, object]]:
-        """What each name is decided by, averaged over samples."""
-        return shares(self.plan, _Independent(params, noise), noise)
+    def network(self, params: Params, rows: Tensor) -> _Independent:
+        """Return the parameters as outputs."""
+        return _Independent(params, rows)
 
 
 class _Independent:
@@ -114,7 +60,7 @@ class _Independent:
         return None
 
     def outputs(self, head: Head, memory: Any) -> tuple[Tensor, Any]:
-        return self.params[head.label].unsqueeze(-2).expand(*self.shape, head.outputs), None
+        return self.params[head.label].unsqueeze(-2).expand(*self.shape, -1), None
 
     def remember(self, head: Head, memory: Any, action: Tensor, code: Tensor) -> Any:
         return None

@@ -1,10 +1,10 @@
-"""What a policy decides each number by: options with logits, bins with logits, or a Gaussian squashed to the bounds."""
+"""The distributions that a policy decides by: options with logits, or a Gaussian squashed to the bounds."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,8 +13,7 @@ from torch import Tensor
 from luthier.errors import MethodError
 from luthier.space import Choice, Float, Int, Space
 
-Kind = Literal["options", "bins", "gaussian"]
-
+OPTIONS = 32  # an Int of more levels is a Gaussian, rounded, unless other names depend on it
 MOST_LEVELS = 4096  # of an Int that other names depend on: each level is an option of its own
 SMALLEST, LARGEST = math.log(0.02), math.log(3.0)  # the deviation before squashing stays between these
 START = 1.942  # the parameter at which the deviation is 1.6: the squashed density is nearly uniform
@@ -31,28 +30,26 @@ class Head:
     Args:
         column: Its place.
         label: The hyperparameter, with the element of a vector: ``"lr"``, ``"rates[1]"``.
-        kind: ``"options"`` (a logit each), ``"bins"`` (of the code) or ``"gaussian"``.
-        size: Number of options or bins; 1 for a Gaussian.
-        codes: The code of each option, or the ends of the bins, one more than there are bins; none for a Gaussian.
+        codes: The code of each option, each with a logit; none for a Gaussian.
+        smooth: Whether the reward has a derivative by the value: of a Float, not of an Int, which is rounded.
         conditions: (column, options) pairs: active where each of these columns is active with one of those options.
     """
 
     column: int
     label: str
-    kind: Kind
-    size: int
     codes: tuple[float, ...]
+    smooth: bool
     conditions: tuple[tuple[int, tuple[int, ...]], ...]
 
     @property
-    def outputs(self) -> int:
-        """Numbers that the network gives for it."""
-        return 2 if self.kind == "gaussian" else self.size
+    def gaussian(self) -> bool:
+        """A Gaussian decides, not options."""
+        return not self.codes
 
     @property
     def start(self) -> list[float]:
-        """The outputs before learning: uniform, or nearly so."""
-        return [0.0, START] if self.kind == "gaussian" else [0.0] * self.size
+        """The outputs of the network before learning: uniform, or nearly so."""
+        return [0.0, START] if self.gaussian else [0.0] * len(self.codes)
 
 
 class Decided(NamedTuple):
@@ -64,16 +61,12 @@ class Decided(NamedTuple):
     entropy: Tensor
 
 
-def heads_of(space: Space, continuous: Literal["gaussian", "bins"], bins: int) -> tuple[Head, ...]:
-    """One head a column.
+def heads_of(space: Space) -> tuple[Head, ...]:
+    """Return one head a column.
 
     Raises:
-        MethodError: If a setting is wrong, or a condition is on a number that has no options.
+        MethodError: If a condition is on a number that has no options.
     """
-    if continuous not in ("gaussian", "bins"):
-        raise MethodError(f"continuous={continuous!r} is unknown", where="policy", remedy="Use 'gaussian' or 'bins'.")
-    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 2:
-        raise MethodError(f"bins={bins!r} cannot be", where="policy", remedy="Give a whole number of at least 2.")
     parents = {other for conditions in space.conditions.values() for other in conditions}
     first = {column.name: place for place, column in reversed(list(enumerate(space.columns)))}
     made: list[Head] = []
@@ -86,17 +79,10 @@ def heads_of(space: Space, continuous: Literal["gaussian", "bins"], bins: int) -
         if name in parents:
             _check_parent(name, domain)
         label = f"{name}[{column.index}]" if domain.width > 1 or getattr(domain, "shape", ()) else name
-        if isinstance(domain, Float):
-            ends = tuple(k / bins for k in range(bins + 1))
-            gaussian_head = Head(place, label, "gaussian", 1, (), conditions)
-            made.append(
-                gaussian_head if continuous == "gaussian" else Head(place, label, "bins", bins, ends, conditions)
-            )
-        elif domain.levels <= bins or isinstance(domain, Choice) or name in parents:
-            made.append(Head(place, label, "options", domain.levels, _codes(domain), conditions))
-        else:
-            ends = _ends(domain, bins)
-            made.append(Head(place, label, "bins", len(ends) - 1, ends, conditions))
+        codes: tuple[float, ...] = ()
+        if isinstance(domain, Choice) or (isinstance(domain, Int) and (domain.levels <= OPTIONS or name in parents)):
+            codes = _codes(domain)
+        made.append(Head(place, label, codes, isinstance(domain, Float), conditions))
     return tuple(made)
 
 
@@ -110,27 +96,21 @@ def draw(head: Head, raw: Tensor, noise: Tensor, pathwise: bool) -> Decided:
         pathwise: The code of a Gaussian keeps the gradient of its mean and deviation.
     """
     noise = noise.clamp(EDGE, 1 - EDGE)
-    if head.kind == "gaussian":
+    if head.gaussian:
         mean, deviation = gaussian(raw)
         z = math.sqrt(2.0) * torch.erfinv(2 * noise - 1)
         u = mean + deviation * z
-        u = u if pathwise else u.detach()
-        return _real(raw, u, pathwise)
-    probabilities = torch.softmax(raw.detach(), -1)
-    ends = probabilities.cumsum(-1)
-    index = (noise.unsqueeze(-1) >= ends[..., :-1]).sum(-1)
-    inside = None
-    if head.kind == "bins":  # where the noise lies within its bin is uniform again, and places the code there
-        width = probabilities.gather(-1, index.unsqueeze(-1)).squeeze(-1)
-        begin = ends.gather(-1, index.unsqueeze(-1)).squeeze(-1) - width
-        inside = ((noise - begin) / width).clamp(0.0, 1.0)
-    return _discrete(head, raw, index, inside)
+        pathwise = pathwise and head.smooth
+        return _real(raw, u if pathwise else u.detach(), pathwise)
+    ends = torch.softmax(raw.detach(), -1).cumsum(-1)
+    return _discrete(head, raw, (noise.unsqueeze(-1) >= ends[..., :-1]).sum(-1))
 
 
 def judge(head: Head, raw: Tensor, action: Tensor, pathwise: bool) -> Decided:
     """A decision that is given, under the outputs ``raw``, (…, count, outputs)."""
-    if head.kind != "gaussian":
-        return _discrete(head, raw, action.round().long().clamp(0, head.size - 1), None)
+    if not head.gaussian:
+        return _discrete(head, raw, action.round().long().clamp(0, len(head.codes) - 1))
+    pathwise = pathwise and head.smooth
     if pathwise:  # the value stays exactly what it was; the gradient is that of mean + deviation * z
         mean, deviation = gaussian(raw)
         z = ((action - mean) / deviation).detach()
@@ -140,9 +120,9 @@ def judge(head: Head, raw: Tensor, action: Tensor, pathwise: bool) -> Decided:
 
 def middle(head: Head, raw: Tensor) -> Decided:
     """The most probable option, or the mean before squashing."""
-    if head.kind == "gaussian":
+    if head.gaussian:
         return _real(raw, gaussian(raw)[0].detach(), False)
-    return _discrete(head, raw, raw.argmax(-1), None)
+    return _discrete(head, raw, raw.argmax(-1))
 
 
 def gaussian(raw: Tensor) -> tuple[Tensor, Tensor]:
@@ -178,30 +158,18 @@ def _real(raw: Tensor, u: Tensor, pathwise: bool) -> Decided:
     return Decided(u, logistic(u), log_prob, gaussian_entropy(mean, deviation))
 
 
-def _discrete(head: Head, raw: Tensor, index: Tensor, inside: Tensor | None) -> Decided:
+def _discrete(head: Head, raw: Tensor, index: Tensor) -> Decided:
     log_probs = torch.log_softmax(raw, -1)
     log_prob = log_probs.gather(-1, index.unsqueeze(-1)).squeeze(-1)
     entropy = -(log_probs.exp() * log_probs).sum(-1)
     table = torch.as_tensor(head.codes, dtype=raw.dtype, device=raw.device)
-    code = table[index]
-    if head.kind == "bins":
-        code = code + (table[index + 1] - code) * (0.5 if inside is None else inside)
-    return Decided(index.to(raw.dtype), code, log_prob, entropy)
+    return Decided(index.to(raw.dtype), table[index], log_prob, entropy)
 
 
 def _codes(domain: Int | Choice) -> tuple[float, ...]:
     values = domain.options if isinstance(domain, Choice) else range(domain.low, domain.high + 1)
     start, length = domain.stretch
     return tuple((number - start) / length for number in domain.numbers(list(values)))
-
-
-def _ends(domain: Int, bins: int) -> tuple[float, ...]:
-    """The ends of bins of nearly equal width in the code, none of which cuts through a whole number."""
-    start, length = domain.stretch
-    inner = [start + length * k / bins for k in range(1, bins)]
-    halves = {math.floor(10.0**x if domain.log else x) + 0.5 for x in inner}
-    places = [math.log10(x) if domain.log else x for x in sorted(halves) if domain.low < x < domain.high]
-    return (0.0, *((x - start) / length for x in places), 1.0)
 
 
 def _position(domain: Float | Int | Choice, value: object) -> int:

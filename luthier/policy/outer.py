@@ -9,7 +9,7 @@ from torch import Tensor
 
 from luthier import response
 from luthier.errors import MethodError
-from luthier.policy import Decisions
+from luthier.policy.decide import Decisions
 from luthier.response import Hypergradient
 from luthier.response.problem import build, filled
 from luthier.response.result import Loss, Tree

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from luthier.errors import MethodError
 from luthier.optim.adam import Adam
-from luthier.policy import Decisions, Params, Policy
+from luthier.policy.decide import Decisions, Params
+from luthier.policy.policy import Policy
 
-State = dict[
-    str, Any
-]  # "params", "first", "second": {name: Tensor}; "updates", "baseline", "variance", "weight": Tensor
+# "params", "first", "second": {name: Tensor}; "updates", "baseline", "variance", "weight": Tensor
+State = dict[str, Any]
 
 
 def policy_gradient(
@@ -39,10 +39,9 @@ def policy_gradient(
         actions: Decisions, (count, columns).
         advantages: Reward minus baseline of each, (count,); the baseline must not depend on the decision.
         entropy_weight: τ.
-        weights: Of each decision, (count,); by default 1. The ratio of probabilities now and then, where the decisions
-            were drawn from an earlier policy; 0 leaves one out.
+        weights: Of each decision, (count,); by default 1, and 0 leaves one out.
         pathwise: The derivative of the reward by the codes, (count, columns), which real numbers are to be learnt by:
-            then ``advantages`` teach the discrete decisions alone. Other columns of it are ignored.
+            then ``advantages`` teach the other decisions alone. Other columns of it are ignored.
 
     Returns:
         The gradient, and the decisions under ``params``.
@@ -139,7 +138,6 @@ class Reinforce:
         actions: Tensor,
         rewards: Tensor,
         *,
-        weights: Tensor | None = None,
         pathwise: Tensor | None = None,
     ) -> tuple[State, dict[str, Tensor]]:
         """One step uphill.
@@ -149,7 +147,6 @@ class Reinforce:
             state: The learner's state; it is not changed.
             actions: Decisions, (count, columns), of a stack (members, count, columns).
             rewards: Of each, (count,), higher is better; what is not finite is left out.
-            weights: As in :func:`policy_gradient`.
             pathwise: As in :func:`policy_gradient`: in units of the rewards, and so divided by the same scale.
 
         Returns:
@@ -160,7 +157,6 @@ class Reinforce:
         rewards = torch.where(finite, rewards, 0.0).to(state["baseline"].dtype)
         most = torch.finfo(rewards.dtype).max ** 0.25  # so that their squares can be summed
         rewards = rewards.clamp(-most, most)
-        kept = finite.to(rewards.dtype) if weights is None else torch.where(finite, weights, 0.0)
         advantages, scale, moments = self.advantages(state, rewards, finite)
         if pathwise is not None:
             pathwise = torch.nan_to_num(pathwise, 0.0, 0.0, 0.0) / scale.unsqueeze(-1).unsqueeze(-1)
@@ -170,7 +166,7 @@ class Reinforce:
             actions,
             advantages,
             entropy_weight=self.entropy_weight,
-            weights=kept,
+            weights=finite.to(rewards.dtype),
             pathwise=pathwise,
         )
         stacked = rewards.ndim > 1

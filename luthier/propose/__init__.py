@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from luthier.propose.pb2 import PB2
     from luthier.propose.pbt import PBT
     from luthier.propose.random import Random
-    from luthier.propose.reinforce import Reinforce
     from luthier.propose.replay import Replay
     from luthier.propose.surrogate import Surrogate
 
@@ -43,7 +42,6 @@ __all__ = [
     "Median",
     "Proposer",
     "Random",
-    "Reinforce",
     "Replay",
     "Surrogate",
 ]

@@ -165,14 +165,6 @@ METHODS: dict[str, Method] = {
             "luthier/propose/median.py",
         ),
         Method(
-            "reinforce",
-            "luthier.propose.reinforce:Reinforce",
-            "between",
-            "a controller learns by policy gradients which configurations to propose; for hundreds of short trials",
-            "Williams 1992; Zoph and Le 2017",
-            "luthier/propose/reinforce.py",
-        ),
-        Method(
             "hypergradient",
             "luthier.adapt.hypergradient:Hypergradient",
             "during",

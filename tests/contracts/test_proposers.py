@@ -21,7 +21,6 @@ from luthier.propose.hyperband import Hyperband
 from luthier.propose.median import Median
 from luthier.propose.pb2 import PB2
 from luthier.propose.pbt import PBT
-from luthier.propose.reinforce import Reinforce
 from luthier.seeds import Seeds
 from luthier.space import Config, Float, Space
 from luthier.testing import PROBLEMS, SPACES, Problem, ProposerContract
@@ -210,20 +209,6 @@ class TestAsynchronousPB2(ProposerContract):
 
     def make(self) -> Proposer:
         return PB2(rounds=9, asynchronous=True, exploit="tournament", fresh=1)
-
-
-class TestReinforce(ProposerContract):
-    learns = True
-    problems: ClassVar[Mapping[str, Problem]] = {name: PROBLEMS[name] for name in ("bowl", "tree")}
-    learning_budget = Budget(trials=150)
-
-    def make(self) -> Proposer:
-        return Reinforce()
-
-
-class TestRecurrentReinforce(ProposerContract):
-    def make(self) -> Proposer:
-        return Reinforce(policy="lstm", batch=5, reward="value", continuous="bins")
 
 
 class TestHyperband(ProposerContract):

@@ -62,9 +62,8 @@ def test_entropy_of_independent_options_is_exact():
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("space", [*SPACES.values(), MIXED], ids=[*SPACES, "all kinds"])
-@pytest.mark.parametrize("continuous", ["gaussian", "bins"])
-def test_decisions_are_configurations_and_back(kind, space, continuous):
-    policy, params = made(kind, space, continuous=continuous, bins=6)
+def test_decisions_are_configurations_and_back(kind, space):
+    policy, params = made(kind, space)
     drawn = policy.sample(params, uniform(Seeds(1).rng(0, "noise"), 200, policy))
     configs = policy.configs(drawn)
     for config, active in zip(configs, drawn.active, strict=True):
@@ -72,7 +71,11 @@ def test_decisions_are_configurations_and_back(kind, space, continuous):
         names = {column.name for column, on in zip(space.columns, active.tolist(), strict=True) if on}
         assert names == set(config)
     again = policy.actions(configs)
-    assert torch.allclose(again, drawn.actions, rtol=0, atol=1e-6)
+    exact = [head.column for head in policy.plan.heads if not head.gaussian or head.smooth]
+    assert torch.allclose(again[:, exact], drawn.actions[:, exact], rtol=0, atol=1e-6)
+    whole = {name for name, domain in space.domains.items() if isinstance(domain, Int)}  # a Gaussian of it is rounded
+    for before, after in zip(configs, policy.configs(policy.evaluate(params, again)), strict=True):
+        assert all(after[name] == before[name] for name in whole & set(before))
     judged = policy.evaluate(params, drawn.actions)
     assert torch.equal(judged.active, drawn.active)
     assert torch.allclose(judged.log_prob, drawn.log_prob, rtol=0, atol=1e-12)
@@ -110,16 +113,20 @@ def test_density_of_the_code_integrates_to_one_and_its_entropy_is_right():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bins_cover_the_domain_evenly(kind):
-    policy = KINDS[kind](Space(x=Float(2.0, 4.0)), continuous="bins", bins=5)
-    params = policy.init(0)
+def test_many_whole_numbers_are_a_rounded_gaussian_learnt_by_score(kind):
+    policy, params = made(kind, Space(width=Int(8, 512, log=True), few=Int(1, 32)))
+    assert [head.gaussian for head in policy.plan.heads] == [True, False]
+    params = {name: p.requires_grad_() for name, p in params.items()}
+    noise = uniform(Seeds(0).rng(0, "noise"), 5000, policy)
+    path = policy.rsample(params, noise)
+    assert not path.codes.requires_grad and path.log_prob.requires_grad  # rounding has no derivative
     if kind == "factorised":
-        drawn = policy.sample(params, uniform(Seeds(0).rng(0, "noise"), 5000, policy))
-        values = [config["x"] for config in policy.configs(drawn)]
-        assert stats.kstest(values, stats.uniform(2, 2).cdf).pvalue > 1e-3
-    facts = policy.probabilities(params, uniform(Seeds(0).rng(0, "noise"), 10, policy))["x"]
-    np.testing.assert_allclose(facts["options"], [[2.0, 2.4], [2.4, 2.8], [2.8, 3.2], [3.2, 3.6], [3.6, 4.0]])
-    assert sum(facts["probabilities"]) == pytest.approx(1)  # type: ignore[arg-type]
+        fresh = policy.sample(policy.init(0), noise)
+        logs = np.log([config["width"] for config in policy.configs(fresh)])
+        expected = stats.uniform(np.log(8), np.log(64)).cdf
+        assert stats.kstest(logs, expected).statistic < 0.05  # nearly uniform on the scale of the domain
+    facts = policy.probabilities(params, noise)["width"]
+    assert 8 <= facts["low"] < facts["mean"] < facts["high"] <= 512  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -230,8 +237,6 @@ def test_collapse_of_a_real_number_and_of_nothing_free():
         (lambda: LSTM(NETWORK, names=[]), "nothing to decide"),
         (lambda: LSTM(NETWORK, hidden=0), "hidden=0"),
         (lambda: LSTM(NETWORK, temperature=0.0), "temperature=0.0"),
-        (lambda: Factorised(NETWORK, bins=1), "bins=1"),
-        (lambda: Factorised(NETWORK, continuous="grid"), "continuous='grid'"),  # type: ignore[arg-type]
         (lambda: LSTM(Space(a=Float(0, 1), b=Int(1, 2, when={"a": 0.5}))), "a density gives no probability"),
         (lambda: LSTM(Space(a=Int(0, 9999), b=Int(1, 2, when={"a": 5}))), "more than 4096 values"),
     ],
