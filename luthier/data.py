@@ -60,6 +60,11 @@ class Split:
     targets: Tensor
 
     def __post_init__(self) -> None:
+        from torch.utils import _pytree as pytree
+
+        lengths = {len(t) for t in pytree.tree_leaves((self.inputs, self.targets))}
+        if not isinstance(self.inputs, Tensor) and len(lengths) == 1:
+            return
         if self.inputs.dim() == 0 or self.targets.dim() == 0 or len(self.inputs) != len(self.targets):
             raise DataError(
                 f"inputs {tuple(self.inputs.shape)} and targets {tuple(self.targets.shape)} differ in their first axis",
@@ -68,7 +73,9 @@ class Split:
             )
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        from torch.utils import _pytree as pytree
+
+        return len(pytree.tree_leaves(self.inputs)[0])
 
     def __repr__(self) -> str:
         return f"Split(inputs={_shape(self.inputs)}, targets={_shape(self.targets)})"
@@ -99,7 +106,7 @@ class Splits:
     Args:
         train: For the weights.
         valid: For the hyperparameters.
-        test: Read once, for the configurations that a study ends with.
+        test: Read once, for the configurations that a study ends with; None where there is none.
         classes: Name of each class, where the targets are class numbers.
 
     Example:
@@ -109,17 +116,18 @@ class Splits:
 
     train: Split
     valid: Split
-    test: Split
+    test: Split | None = None
     classes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        counts = f"train={len(self.train)}, valid={len(self.valid)}, test={len(self.test)}"
+        counts = f"train={len(self.train)}, valid={len(self.valid)}, test={0 if self.test is None else len(self.test)}"
         one = f"inputs={_shape(self.train.inputs, 1)}, targets={_shape(self.train.targets, 1)}"
         return f"Splits({counts}, {one}{f', classes={len(self.classes)}' if self.classes else ''})"
 
     def to(self, device: Device) -> Splits:
         """The same splits on ``device``."""
-        return Splits(self.train.to(device), self.valid.to(device), self.test.to(device), self.classes)
+        test = None if self.test is None else self.test.to(device)
+        return Splits(self.train.to(device), self.valid.to(device), test, self.classes)
 
 
 def fashion_mnist(

@@ -17,6 +17,7 @@ from luthier.adapt.differentiable import InnerTraining, Update, coupled_decay
 from luthier.errors import MethodError
 from luthier.optim import SGD, Adam
 from luthier.optim.common import norm, total
+from luthier.optim.stock import Stock
 from luthier.response import Hypergradient
 from luthier.space import Config, Float
 from luthier.task.program import Batch, Program, State
@@ -161,6 +162,11 @@ class Bilevel:
             MethodError: As :meth:`init`.
         """
         unrolled = self.response == "unrolled"
+        if unrolled and isinstance(task.optimizer, Stock):
+            remedy = "Use lt.optim.SGD, Adam or AdamW, or the response 'implicit'."
+            raise MethodError(
+                "steps of torch.optim cannot be gone back through", where="Bilevel(unrolled)", remedy=remedy
+            )
         optimizer = {"weight_decay"} if coupled_decay(task, state["hyper"]) is not None else set()
         if unrolled:
             optimizer = {*task.optimizer.reads, *(name for schedule in task.schedules for name in schedule.reads)}

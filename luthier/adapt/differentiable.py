@@ -10,6 +10,7 @@ from torch import Tensor
 
 from luthier.optim import SGD, Adam
 from luthier.optim.common import Scale, Tensors, read, total
+from luthier.optim.stock import Stock
 from luthier.stack import Noise
 from luthier.task.program import Batch, Program, State
 
@@ -78,7 +79,7 @@ class Update:
 def coupled_decay(task: Program, hyper: Mapping[str, Tensor]) -> Scale | None:
     """The factor of the penalty ½‖w‖² whose gradient the optimizer adds to that of the loss; None without one."""
     optimizer = task.optimizer
-    if not isinstance(optimizer, SGD | Adam) or getattr(optimizer, "decoupled", False):
+    if not isinstance(optimizer, SGD | Adam | Stock) or getattr(optimizer, "decoupled", False):
         return None
     if "weight_decay" not in hyper and optimizer.weight_decay == 0:
         return None

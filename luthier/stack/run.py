@@ -37,6 +37,8 @@ def make_runner(program: Any, adapter: Any, state: Any, data: Data, position: in
 
     if not getattr(adapter, "traceable", True) or (ahead < FEW_STEPS and not program.task.compile):
         return Eager(step, state)
+    if state["opt"] == {} and getattr(program.optimizer, "starts_empty", False):
+        return Starting(Eager(step, state), lambda s: make_runner(program, adapter, s, data, position + 1, ahead - 1))  # type: ignore[return-value]
     batches, valid = data.at(position)
     key = (adapter, tuple(tuple(leaf.shape) for leaf in pytree.tree_leaves((state, batches, valid or ()))))
     if key not in program.traces:
@@ -46,11 +48,31 @@ def make_runner(program: Any, adapter: Any, state: Any, data: Data, position: in
         program.traces[spent] = program.traces.get(spent, 0.0) + eager * ahead
         if not compiled and program.traces[spent] * TRACE_GAIN < TRACE_SECONDS:
             return Eager(step, state)
-        graph = trace(step, state, batches, valid, compiled=compiled)
+        window = getattr(adapter, "window", 1)
+        others = [data.at(position + window * i) for i in (1, 2)]
+        graph = trace(step, state, batches, valid, compiled=compiled, others=others)
         worth = graph is not None and _fastest(Traced(graph, state), batches, valid) < eager
         program.traces[key] = graph if worth else None
     graph = program.traces[key]
     return Eager(step, state) if graph is None else Traced(graph, state)
+
+
+class Starting:
+    """Runs the first step, in which torch's optimizers make their slots, and then what ``then`` gives."""
+
+    def __init__(self, eager: Eager, then: Any) -> None:
+        self._runner: Any = eager
+        self._then = then
+
+    def __call__(self, batches: Any, valid: Any) -> Any:
+        metrics = self._runner(batches, valid)
+        if self._then is not None:
+            self._runner, self._then = self._then(self._runner.state), None
+        return metrics
+
+    @property
+    def state(self) -> Any:
+        return self._runner.state
 
 
 def _fastest(runner: Eager | Traced, batches: list[Any], valid: Any) -> float:

@@ -70,9 +70,7 @@ class Traced:
     def __call__(self, batches: Sequence[Any], valid: Any) -> dict[str, Tensor]:
         """Advance the state by one step; returns its metrics."""
         graph, leaves = self._graph, self._leaves
-        data = [tensor for batch in batches for tensor in batch]
-        if valid is not None:
-            data.extend(valid)
+        data = pytree.tree_leaves((list(batches), [] if valid is None else [valid]))
         outputs = graph.main(*leaves, *data, *self._hoisted)
         for position, leaf in enumerate(graph.changed):
             leaves[leaf] = outputs[position]
@@ -84,7 +82,9 @@ class Traced:
         return pytree.tree_unflatten(self._leaves, self._spec)
 
 
-def trace(step: Step, state: Any, batches: Sequence[Any], valid: Any, *, compiled: bool = False) -> Graph | None:
+def trace(
+    step: Step, state: Any, batches: Sequence[Any], valid: Any, *, compiled: bool = False, others: Sequence[Any] = ()
+) -> Graph | None:
     """The graph of ``step`` for these shapes, or None, with a warning, where it differs from the eager step.
 
     Tracing bakes in Python values and branches, so the graph is run beside the eager form on two steps from
@@ -99,8 +99,9 @@ def trace(step: Step, state: Any, batches: Sequence[Any], valid: Any, *, compile
     """
     try:
         graph = _build(step, state, batches, valid, compiled)
-        reason = _difference(step, graph, state, batches, valid, exact=not compiled)
-    except (RuntimeError, TypeError, NotImplementedError) as error:  # what make_fx raises for code it cannot follow
+        steps = [(batches, valid), *(others or [(batches, valid)])]
+        reason = _difference(step, graph, state, steps, exact=not compiled)
+    except Exception as error:  # what make_fx raises for code it cannot follow
         graph, reason = None, f"{type(error).__name__}: {error}"
     if reason:
         warnings.warn(f"the training step runs eagerly, since its trace differs: {reason}", stacklevel=2)
@@ -126,7 +127,10 @@ def _build(step: Step, state: Any, batches: Sequence[Any], valid: Any, compiled:
 
     # the tracer must not see tensors that require gradients: the step asks for them itself
     inputs = [tensor.detach().clone() for tensor in leaves] + [tensor.detach() for tensor in data]
-    graph = make_fx(flat)(*inputs).graph
+    # on fake tensors, so that a value cannot leave torch (numpy(), tolist(), a mask's size) and be baked in
+    graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs).graph
+    if any(node.target is torch.ops.aten._local_scalar_dense.default for node in graph.nodes):
+        raise TypeError("a number leaves torch by item()")
     (output,) = [node for node in graph.nodes if node.op == "output"]
     passes.simplify(graph, list(output.args[0]))
     passes.free_constants(graph)
@@ -151,10 +155,10 @@ def _build(step: Step, state: Any, batches: Sequence[Any], valid: Any, compiled:
     return Graph(hoist, main, changed, tuple(placeholders.index(node) for node in invariant), metric_spec[-1])
 
 
-def _difference(step: Step, graph: Graph, state: Any, batches: Sequence[Any], valid: Any, *, exact: bool) -> str:
-    """What differs after two steps, or "" where all is equal."""
+def _difference(step: Step, graph: Graph, state: Any, steps: Sequence[Any], *, exact: bool) -> str:
+    """What differs after some steps, or "" where all is equal."""
     eager, traced = Eager(step, state), Traced(graph, state)
-    for count in (1, 2):
+    for count, (batches, valid) in enumerate(steps):
         expected = pytree.tree_leaves((eager(batches, valid), eager.state))
         found = pytree.tree_leaves((traced(batches, valid), traced.state))
         for a, b in zip(expected, found, strict=True):

@@ -53,6 +53,11 @@ class TorchTask:
         shared: Keep all options of :class:`luthier.nn.Choose` layers, and all families of a
             :class:`luthier.optim.Switch`, in one network that is told at every step what to use. Methods that share
             weights set it; see :meth:`sharing`.
+        whole: Run a member as one function, without rules for its parts: any module, any of torch.optim, any Dataset.
+        forward: ``forward(model, inputs) -> output`` where ``model(inputs)`` is not the call; with ``whole``.
+        accumulate: Parts of a minibatch whose gradients are averaged before a step; with ``whole``.
+        autocast: The type that ``torch.autocast`` computes in; with ``whole``.
+        loader: Settings of torch's DataLoader over a Dataset, such as ``num_workers``; with ``whole``.
         compile: Compile the traced step with ``torch.compile``: pays from about a million member-steps on.
         device: Where to train; None is the CPU.
 
@@ -76,6 +81,11 @@ class TorchTask:
     dtype: torch.dtype = torch.float32
     shared: bool = False
     compile: bool = False
+    whole: bool = False
+    forward: Callable[[nn.Module, Any], Any] | None = None
+    accumulate: int = 1
+    autocast: torch.dtype | None = None
+    loader: Mapping[str, Any] = field(default_factory=dict)
     device: str | torch.device | None = None
     _reads: dict[Any, str | None] = field(default_factory=dict, init=False, repr=False)
     _programs: dict[Any, Program] = field(default_factory=dict, init=False, repr=False)
@@ -92,12 +102,18 @@ class TorchTask:
                 where="TorchTask(space=…)",
                 remedy="Write lt.Space(lr=lt.Float(…), …).",
             )
-        rows = len(self.data.train.inputs)
+        rows = len(self.data.train)
         if not 1 <= self.batch_size <= rows:
             raise TaskError(
                 f"batch_size={self.batch_size} with {rows} training rows",
                 where="TorchTask(batch_size=…)",
                 remedy=f"Choose from 1 to {rows}.",
+            )
+        if not self.whole and (self.forward or self.accumulate != 1 or self.autocast or self.loader):
+            raise TaskError(
+                "forward, accumulate, autocast and loader are read where whole=True",
+                where="TorchTask(…)",
+                remedy="Write whole=True, or leave them out.",
             )
         if self.evaluate_every <= 0:
             raise TaskError(
@@ -133,7 +149,11 @@ class TorchTask:
             model = self.model(recorder)
         if isinstance(model, nn.Module) and not self.shared:
             settle(model, recorder)  # reads the names of the choices that are in the network
-        if not isinstance(self.optimizer, SGD | Adam) and not (self.shared and isinstance(self.optimizer, Switch)):
+        if (
+            not self.whole
+            and not isinstance(self.optimizer, SGD | Adam)
+            and not (self.shared and isinstance(self.optimizer, Switch))
+        ):
             self.optimizer(recorder)
         if "batch_size" in config:
             recorder.note("batch_size")
@@ -147,10 +167,11 @@ class TorchTask:
     def program(self, config: Config) -> Program:
         """The step for the static values of ``config``, made once for each set of them."""
         from luthier.task.program import Program  # a program reads its task
+        from luthier.task.whole import WholeProgram
 
         key = self.static(config)
         if key not in self._programs:
-            self._programs[key] = Program(self, config)
+            self._programs[key] = (WholeProgram if self.whole else Program)(self, config)
         return self._programs[key]
 
     def on(self, device: str | None) -> TorchTask:
@@ -173,19 +194,47 @@ class TorchTask:
         """Inputs and targets of ``"train"``, ``"valid"`` or ``"test"`` on the task's device, floats in its type."""
         if split not in self._tensors:
             part = getattr(self.data, split)
-            self._tensors[split] = tuple(  # type: ignore[assignment]
-                tensor.to(self.device or "cpu", self.dtype if tensor.is_floating_point() else None)
-                for tensor in (part.inputs, part.targets)
-            )
+            if not hasattr(part, "inputs"):
+                batch = self.convert(next(iter(self.evaluation_batches(split))))
+                return batch if isinstance(batch, tuple) and len(batch) == 2 else (batch, batch)  # type: ignore[return-value]
+            self._tensors[split] = self.convert((part.inputs, part.targets))
         return self._tensors[split]
+
+    def convert(self, batch: Any) -> Any:
+        """A batch on the task's device, floats in its type."""
+        from torch.utils import _pytree as pytree
+
+        return pytree.tree_map_only(
+            Tensor, lambda t: t.to(self.device or "cpu", self.dtype if t.is_floating_point() else None), batch
+        )
+
+    def evaluation_batches(self, split: str) -> Iterator[Any]:
+        """The rows of a split in order, some hundreds at a time."""
+        from luthier.task.stream import in_order, rows_of_tree
+
+        part = getattr(self.data, split)
+        if not hasattr(part, "inputs"):
+            yield from in_order(part, max(64, self.batch_size), self.convert, self.loader)
+            return
+        pair = self.tensors(split)
+        for first in range(0, len(part), 1000):
+            yield rows_of_tree(pair, slice(first, first + 1000))
+
+    def example(self) -> Any:
+        """A batch of two rows at least."""
+        from luthier.task.stream import in_order, rows_of_tree
+
+        if hasattr(self.data.train, "inputs"):
+            return rows_of_tree(self.tensors("train"), slice(0, 4))
+        return next(iter(in_order(self.data.train, 4, self.convert, {**self.loader, "num_workers": 0})))
 
     def rows_in_batch(self, config: Config) -> int:
         """The batch size under ``config``, at most the training rows."""
-        return min(int(config.get("batch_size", self.batch_size)), len(self.data.train.inputs))  # type: ignore[arg-type]
+        return min(int(config.get("batch_size", self.batch_size)), len(self.data.train))  # type: ignore[arg-type]
 
     def epoch_steps(self, config: Config) -> int:
         """Training steps of one epoch under ``config``."""
-        return len(self.data.train.inputs) // self.rows_in_batch(config)
+        return len(self.data.train) // self.rows_in_batch(config)
 
 
 class Recorder(Mapping[str, Any]):
