@@ -199,7 +199,7 @@ def test_report_sends_and_prunes() -> None:
     assert sent == [(1, {"loss": 0.5}), (2, {"loss": 0.4})]
     assert trial.stopped
     assert issubclass(Pruned, Exception) and not issubclass(Pruned, LuthierError)
-    with pytest.raises(TaskError, match=r"step=0\.5"):
+    with pytest.raises(TaskError, match=r"got 0\.5"):
         trial.report(0.5, loss=1.0)  # type: ignore[arg-type]
     with pytest.raises(TaskError, match="loss='low'"):
         trial.report(3, loss="low")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from luthier.errors import StudyError
 from luthier.execute import Executor
@@ -20,6 +20,7 @@ from luthier.trials import best_jobs, front, on_test
 
 PROBE = 8  # jobs at once under a limit of wall time, before it is known how long one takes
 WAIT = 0.1  # seconds between two looks at jobs that other processes are running
+DENIALS = 20  # answers in a row by which an executor has shown that it lost its jobs
 TIDY = 0.5  # seconds between two looks at which checkpoints can go
 
 
@@ -37,6 +38,8 @@ class Loop:
         self.streak = 0  # failures in a row
         self.fresh = 0  # results of this call
         self.next_tidy = 0.0
+        self.empty = 0  # answers in a row of an executor that has no job left while some are out
+        self.said_once: set[str] = set()
         self.shown = choose(progress, ledger.name)
         self.loud = progress is not False
         self.interrupts = Interrupts()
@@ -62,20 +65,59 @@ class Loop:
         if not over:
             over = not self.submit() and not self.running and not self.others()
         if self.running:
-            with self.interrupts.allowed():
-                results = self.executor.collect(self.patience())
-            self.ledger.flush() if not results else self.record(results)
+            self.collect()
         elif not over:
+            self.check_waiting()
             with self.interrupts.allowed():
                 time.sleep(WAIT)
         self.tick()
         return bool(self.running) or not over
 
+    def collect(self) -> None:
+        """Wait for what ends first, and record it.
+
+        Raises:
+            StudyError: If the executor says that it has no job left while some that it was given have not ended.
+        """
+        patience, begun = self.patience(), time.monotonic()
+        with self.interrupts.allowed():
+            results = self.executor.collect(patience)
+        self.ledger.flush() if not results else self.record(results)
+        at_once = not results and time.monotonic() - begun < patience / 2
+        self.empty = self.empty + 1 if at_once else 0
+        if self.empty > DENIALS:
+            raise StudyError(
+                f"{self.executor!r} has no job left, and {_numbers(self.running)} have not come back",
+                where=f"study {self.ledger.name!r}",
+                remedy="collect() must hand back each job that was submitted, as a Result or as Lost.",
+            )
+
+    def check_waiting(self) -> None:
+        """Refuse to wait for what can never come.
+
+        Raises:
+            StudyError: If all unended jobs are held by this process, and none of them runs.
+        """
+        held = self.ledger.mine.keys() & self.ledger.history.pending.keys()
+        if held and not self.ledger.busy and held == self.ledger.history.pending.keys():
+            raise StudyError(
+                f"nothing is left but {_numbers(held)}, which this process holds and nobody runs",
+                where=f"study {self.ledger.name!r}",
+                remedy="Tell the jobs that were asked for by hand, or close the study that holds them.",
+            )
+        if self.ledger.history.pending:
+            self.say_once(f"waiting for {_numbers(self.ledger.history.pending.keys() - held)}, which others hold")
+
     def submit(self) -> bool:
-        """Give the executor as many jobs as it takes; whether there were any."""
-        room = min(self.executor.capacity, self.affordable()) - len(self.running)
+        """Give the executor as many jobs as it takes; whether there were any, or will be as soon as it has room."""
+        capacity = self.executor.capacity
+        if capacity < 1 and not self.running:
+            self.say_once("the executor has no room for a job; waiting until it has")
+            return True
+        room = min(capacity, self.affordable()) - len(self.running)
         jobs = self.ledger.take(room) if room > 0 else []
         if jobs:
+            self.said_once.clear()
             self.running.update(job.number for job in jobs)
             self.executor.submit(jobs, self.parents(jobs))
         return bool(jobs)
@@ -107,7 +149,6 @@ class Loop:
             StudyError: After ``max_failures`` failures in a row.
         """
         self.running.difference_update(result.number for result in results)
-        results = [result for result in results if result.steps or result.status != "pruned"]  # others never began
         accepted = set(self.ledger.record(results))
         self.fresh += len(accepted)
         if self.work.save and time.monotonic() >= self.next_tidy:
@@ -202,12 +243,23 @@ class Loop:
         before = self.ledger.settings
         self.ledger.update_settings(**{key: round(before.get(key, 0.0) + value, 3) for key, value in took.items()})
 
+    def say_once(self, text: str) -> None:
+        """Put a line on the screen, once until things have changed."""
+        if text not in self.said_once:
+            self.said_once.add(text)
+            self.shown.say(text)
+
     def say_how_to_resume(self) -> None:
         if self.loud:
             done, url = len(self.ledger.history.arrival), self.ledger.store.url
             kept = f"are recorded in {settings.public_url(url)}; the same call again goes on from there"
             kept = "were only in memory; give store= to be able to go on" if url == MEMORY else kept
             print(f"{self.ledger.name}: interrupted; {done} finished jobs {kept}", file=sys.stderr, flush=True)
+
+
+def _numbers(numbers: Collection[int]) -> str:
+    shown = ", ".join(map(str, sorted(numbers)[:5]))
+    return f"{'jobs' if len(numbers) > 1 else 'job'} {shown}{' and others' if len(numbers) > 5 else ''}"
 
 
 def expected(ledger: Ledger, trials: int | None) -> int | None:

@@ -68,9 +68,10 @@ class Trial:
             Pruned: If the study has asked this trial to stop, unless the function has read :attr:`should_stop`.
             TaskError: If a value is not a real number.
         """
-        if isinstance(step, bool) or not isinstance(step, numbers.Integral):
+        whole = isinstance(step, numbers.Integral) and not isinstance(step, bool)
+        if not whole or not 0 <= step < 1 << 63:
             raise TaskError(
-                f"step={step!r} is not an integer",
+                f"step must be an integer from 0 to 2**63 - 1, got {short(step)}",
                 where="trial.report",
                 remedy="Give the epoch or the step first, then the metrics by name: trial.report(3, loss=0.5).",
             )
