@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from luthier.propose.pbt import PBT
     from luthier.propose.random import Random
     from luthier.propose.replay import Replay
+    from luthier.propose.stopping import Stopping
     from luthier.propose.surrogate import Surrogate
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "Proposer",
     "Random",
     "Replay",
+    "Stopping",
     "Surrogate",
 ]
 
@@ -63,6 +65,8 @@ class Proposer(Protocol):
     - ``stop(history, number) -> bool``: end the running job ``number`` early, judging by its reports so far.
     - ``parents(history) -> set[int]``: the jobs that a later job may still continue from; the checkpoints of all
       others may be removed.
+    - ``stopping() -> Proposer``: of a method that continues trainings, the form that only stops them early. It stands
+      in for the method where the task is a function, which cannot be continued.
 
     Optional attribute: ``stops_early``, true where most trials end before their steps are spent, so that a budget of
     trials says little of the training that it costs.

@@ -7,12 +7,13 @@ from heapq import heappop, heappush, nsmallest
 from typing import Any, ClassVar
 
 from luthier.jobs import OK, Budget, Event, History, Job, Report
-from luthier.propose.hyperband import check_rungs
 from luthier.propose.inner import bind_inner, first_results, inner_tag
-from luthier.propose.lineages import end_of, progress, steps_to, usable
+from luthier.propose.lineages import check_rungs, end_of, progress, steps_to, usable
+from luthier.propose.stopping import Stopping
 from luthier.seeds import Seeds
 
 WHERE = "method asha"
+SPARE = 2  # jobs of a rung that may go on to the end in place of the best, should these fail
 Entry = tuple[float, int]  # (value, job number)
 
 
@@ -26,6 +27,7 @@ class _Rung:
         promoted: Those that have been continued.
         waiting: Those among the best that have not.
         asked: Jobs that were asked for in this rung.
+        spared: Jobs that were continued though they were not among the best: the study had no other way on.
     """
 
     best: list[Entry] = field(default_factory=list)
@@ -33,6 +35,7 @@ class _Rung:
     promoted: set[int] = field(default_factory=set)
     waiting: dict[int, float] = field(default_factory=dict)
     asked: int = 0
+    spared: int = 0
 
     def add(self, value: float, number: int, eta: int) -> None:
         """Take in a result."""
@@ -54,6 +57,7 @@ class _Rung:
 
     def promote(self, number: int) -> None:
         """Note that a job has been continued."""
+        self.spared += number not in self.waiting
         self.promoted.add(number)
         self.waiting.pop(number, None)
 
@@ -84,7 +88,8 @@ class ASHA:
     turn out undeserved; :class:`Hyperband` waits instead.
 
     The study ends when ``trials`` configurations have been started and no promotion is due. Where rungs were too small
-    for any to reach the whole training, the best goes on to it at the end.
+    for any to reach the whole training, the best goes on to it at the end. A function cannot be continued: it is
+    stopped at its reports instead (:meth:`stopping`).
 
     Args:
         inner: What chooses the configurations: ``"random"``, ``"grid"``, ``"genetic"``, ``"gp"``, or a proposer. It
@@ -124,6 +129,10 @@ class ASHA:
         check_rungs(self.eta, self.rungs, budget, WHERE)
         return replace(self, budget=budget, chooser=bind_inner(self.inner, budget, WHERE))
 
+    def stopping(self) -> Stopping:
+        """The same rungs for what cannot be continued: a function is stopped at its reports."""
+        return Stopping(self.inner, self.eta, self.rungs)
+
     def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
         """Promotions, highest rung first, then new configurations."""
         state, first = self._rungs(history), len(history)
@@ -148,7 +157,8 @@ class ASHA:
         keep: set[int] = set()
         for rung in state.list[:-1]:
             most = max(1, most // self.eta)
-            spare = max(most - len(rung.best), 0) + 2  # two more, for the end, should the best one fail
+            # what was let go once is never wanted again: for each one taken from the rest, one less is kept
+            spare = max(most - len(rung.best), 0) + SPARE - rung.spared
             keep |= rung.waiting.keys() | {number for _, number in nsmallest(spare, rung.left())}
         return keep
 
@@ -164,7 +174,7 @@ class ASHA:
     def _last(self, history: History, state: _Rungs) -> list[Job]:
         """Nothing was trained whole: the best of the highest rung that has one goes on."""
         for rung in range(self.rungs - 2, -1, -1):
-            if left := state.list[rung].left():
+            if state.list[rung].spared < SPARE and (left := state.list[rung].left()):
                 return [self._continue(history, len(history), rung + 1, min(left)[1])]
         return []
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 from bisect import insort
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from math import ceil, inf
+from math import ceil
 from typing import Any, ClassVar
 
 from luthier.jobs import OK, Budget, Event, History, Job, Report
 from luthier.propose.inner import bind_inner, first_results, inner_tag
-from luthier.propose.lineages import check_number, check_parts, end_of, progress, steps_to, usable
+from luthier.propose.lineages import check_number, check_rungs, end_of, progress, steps_to, usable
+from luthier.propose.stopping import Stopping
 from luthier.seeds import Seeds
 
 WHERE = "method hyperband"
@@ -55,7 +56,8 @@ class Hyperband:
     begins again. A bracket starts when all jobs of the one before it have been started.
 
     ``trials`` are configurations started. Most of them end early, so the steps spent are far below trials x epochs. How
-    many a rung takes is only known when the one below is complete: trainings that failed there are not replaced.
+    many a rung takes is only known when the one below is complete: trainings that failed there are not replaced. A
+    function cannot be held until the others have come as far: it is stopped at its reports instead (:meth:`stopping`).
 
     Args:
         inner: What chooses the configurations: ``"random"``, ``"grid"``, ``"genetic"``, ``"gp"``, or a proposer. It
@@ -100,6 +102,10 @@ class Hyperband:
         if self.brackets is not None:
             check_number("brackets", self.brackets, 1, self.rungs, WHERE, whole=True)
         return replace(self, budget=budget, chooser=bind_inner(self.inner, budget, WHERE))
+
+    def stopping(self) -> Stopping:
+        """The same brackets for what cannot be continued, without waiting: a function is stopped at its reports."""
+        return Stopping(self.inner, self.eta, self.rungs, self.brackets)
 
     def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
         """The next jobs of the bracket in hand; none while a rung has to be waited for."""
@@ -201,14 +207,3 @@ class Hyperband:
             return brackets
 
         return history.fold(("hyperband", self.rungs, self.brackets), _Brackets, update)
-
-
-def check_rungs(eta: int, rungs: int, budget: Budget, where: str) -> None:
-    """Refuse a number of rungs, or an eta, under which the shortest training is no step.
-
-    Raises:
-        MethodError: Naming the setting.
-    """
-    check_number("eta", eta, 2, inf, where, whole=True)
-    check_number("rungs", rungs, 2, inf, where, whole=True)
-    check_parts(budget, eta ** (rungs - 1), where)

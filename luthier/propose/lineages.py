@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import get_close_matches
+from math import inf
 
 import numpy as np
 
@@ -80,9 +81,9 @@ def check_number(name: str, value: object, least: float, most: float, where: str
         MethodError: Naming the setting.
     """
     kinds = (int,) if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most or value == float("inf"):
+    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most or value == inf:
         kind = "a whole number" if whole else "a number"
-        limits = f"of at least {least}" if most == float("inf") else f"from {least} to {most}"
+        limits = f"of at least {least}" if most == inf else f"from {least} to {most}"
         raise MethodError(f"{name}={value!r} cannot be", where=where, remedy=f"Give {kind} {limits}.")
 
 
@@ -114,3 +115,14 @@ def check_parts(budget: Budget, parts: int, where: str) -> None:
             where=where,
             remedy=f"Give at least {parts} steps, or a method with fewer parts.",
         )
+
+
+def check_rungs(eta: int, rungs: int, budget: Budget, where: str) -> None:
+    """Refuse a number of rungs, or an eta, under which the shortest training is no step.
+
+    Raises:
+        MethodError: Naming the setting.
+    """
+    check_number("eta", eta, 2, inf, where, whole=True)
+    check_number("rungs", rungs, 2, inf, where, whole=True)
+    check_parts(budget, eta ** (rungs - 1), where)

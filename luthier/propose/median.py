@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import inf, isfinite
 from typing import Any, ClassVar
 
-from luthier.jobs import PRUNED, Budget, Event, History, Job, Report
+from luthier.jobs import DIVERGED, FAILED, OK, Budget, Event, History, Job, Report
 from luthier.propose.inner import bind_inner
 from luthier.propose.lineages import check_number
 from luthier.seeds import Seeds
@@ -16,14 +16,47 @@ from luthier.seeds import Seeds
 WHERE = "method median"
 
 
+EVER = 1 << 62  # a step that no training reaches
+
+
 @dataclass
 class _Curve:
-    """What a job has reported: how often, the sum, and the best."""
+    """What a job has reported: how often, the sum, and the best; a value that is not finite is infinite."""
 
     count: int = 0
     total: float = 0.0
     best: float = inf
     step: int = 0  # of its last report
+
+
+class _Stretches:
+    """Means, each in force over a stretch of steps: how many there are at a step, and how many below a value.
+
+    A segment tree without bounds: node ``(level, i)`` stands for the steps from i 2^level to (i + 1) 2^level and keeps
+    the means in force over all of it, in order. So both adding and asking cost O(log steps) searches, whatever the
+    steps at which trials report.
+    """
+
+    def __init__(self) -> None:
+        self._nodes: dict[tuple[int, int], list[float]] = {}
+
+    def add(self, begin: int, end: int, mean: float) -> None:
+        """Note a mean that is in force from ``begin`` up to ``end``, excluded."""
+        level = 0
+        while begin < end:
+            if begin & 1:
+                insort(self._nodes.setdefault((level, begin), []), mean)
+                begin += 1
+            if end & 1:
+                end -= 1
+                insort(self._nodes.setdefault((level, end), []), mean)
+            begin, end, level = begin >> 1, end >> 1, level + 1
+
+    def at(self, step: int, value: float) -> tuple[int, int, int]:
+        """How many means are in force at a step, are below ``value``, and are equal to it."""
+        found = [self._nodes.get((level, step >> level), ()) for level in range(EVER.bit_length())]
+        below = sum(bisect_left(means, value) for means in found)
+        return sum(map(len, found)), below, sum(bisect_right(means, value) for means in found) - below
 
 
 @dataclass
@@ -32,13 +65,13 @@ class _Curves:
 
     Args:
         jobs: By number.
-        at: For each step, the running means of all jobs that reported there, in order.
-        ended: For each step, the running means of the jobs that were pruned at it, in order.
+        means: The running mean of each job, over the steps at which others are compared with it.
+        bad: The means that jobs ended with that were stopped or diverged, from there on.
     """
 
     jobs: dict[int, _Curve] = field(default_factory=dict)
-    at: dict[int, list[float]] = field(default_factory=dict)
-    ended: dict[int, list[float]] = field(default_factory=dict)
+    means: _Stretches = field(default_factory=_Stretches)
+    bad: _Stretches = field(default_factory=_Stretches)
 
 
 @dataclass(frozen=True)
@@ -46,12 +79,15 @@ class Median:
     """The median stopping rule, over any proposer that chooses the configurations.
 
     A job is stopped at a report when its best value so far is worse than the median, over all jobs that came as far,
-    of the mean of what they had reported up to this step. Jobs that were stopped earlier count with the mean that they
-    ended with, so that about half of all are stopped, not half of what is left each time. It works for every task that
-    reports while it runs: for functions through ``trial.report``.
+    of the mean of what they had reported up to this step; where a job has no report at this very step, up to its last
+    one before. Jobs that ended earlier count with the mean that they ended with, so that about half of all are stopped,
+    not half of what is left each time; a job that is only as good as one that was stopped counts as worse than it. A
+    value that is not finite is worse than every other, and a job that has reported no finite one is stopped wherever
+    there are enough to compare it with. It works for every task that reports while it runs: for functions through
+    ``trial.report``.
 
     Args:
-        inner: What chooses the configurations: ``"random"``, ``"grid"``, ``"genetic"``, ``"gp"``, or a proposer.
+        inner: What chooses the configurations: a method by name, ``"random"``, ``"gp"``, ``"tpe"``, …, or a proposer.
         startup: Jobs to compare with, at least.
         warmup: No job is stopped before this step.
         quantile: 0.5 is the median; at 0.8 only the worst fifth is stopped.
@@ -112,24 +148,34 @@ class Median:
         own = curves.jobs.get(number)
         if own is None or not own.count or own.step < self.warmup:
             return False
-        means = [curves.at[own.step], *(ended for step, ended in curves.ended.items() if step < own.step)]
-        others = sum(map(len, means)) - 1
-        better = sum(bisect_left(one, own.best) for one in means)  # its own mean is no lower than its best
+        those, better, _ = curves.means.at(own.step, own.best)  # its own mean is among them, no lower than its best
+        others = those - 1
+        # what is no better than a job that was stopped is not excused by it, and nothing is worse than infinity
+        better = others if own.best == inf else better + curves.bad.at(own.step, own.best)[2]
         return others >= self.startup and better > self.quantile * others
 
     def _curves(self, history: History) -> _Curves:
+        objective = next(iter(history.objectives))
+
         def update(curves: _Curves, event: Event) -> _Curves:
             if isinstance(event, Report):
-                value = history.objective_values(event.metrics)[0]
                 curve = curves.jobs.setdefault(event.number, _Curve())
-                if isfinite(value) and (event.step > curve.step or not curve.count):
+                if objective in event.metrics and (event.step > curve.step or not curve.count):
+                    value = history.objective_values(event.metrics)[0]
+                    value = value if isfinite(value) else inf
+                    if curve.count:
+                        curves.means.add(curve.step + 1, event.step, curve.total / curve.count)
                     curve.count, curve.total, curve.step = curve.count + 1, curve.total + value, event.step
                     curve.best = min(curve.best, value)
-                    insort(curves.at.setdefault(event.step, []), curve.total / curve.count)
-            elif not isinstance(event, Job) and history.status[event.number] == PRUNED:
+                    curves.means.add(event.step, event.step + 1, curve.total / curve.count)
+            elif not isinstance(event, Job) and history.status[event.number] != FAILED:
                 curve = curves.jobs.get(event.number)
                 if curve is not None and curve.count:
-                    insort(curves.ended.setdefault(curve.step, []), curve.total / curve.count)
+                    status = history.status[event.number]
+                    mean = inf if status == DIVERGED else curve.total / curve.count
+                    curves.means.add(curve.step + 1, EVER, mean)
+                    if status != OK:
+                        curves.bad.add(curve.step, EVER, mean)
             return curves
 
         return history.fold("median", _Curves, update)

@@ -16,7 +16,7 @@ from luthier.space import Space
 from luthier.store import Store, open_store
 from luthier.study import settings
 from luthier.study.fit import check_fit
-from luthier.study.methods import Resolved, resolve
+from luthier.study.methods import Resolved, for_task, resolve
 from luthier.study.study import Study
 from luthier.study.tuning import label_of, task_name, tune
 from luthier.task import Task, as_task, epoch_steps, level, load_task
@@ -137,7 +137,7 @@ def compare(
     if len(goals) != 1:
         raise StudyError(f"metric={metric!r} names several", where="compare", remedy="Compare by one objective.")
     given = load_task(task) if isinstance(task, str | Path) else as_task(task, space)
-    entries = _entries(methods)
+    entries = {label: for_task(method, given) for label, method in _entries(methods).items()}
     chosen = _seeds(seeds)
     for method in entries.values():
         check_fit(given, method, goals, False, epochs, steps, None)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from luthier.errors import MethodError
+from luthier.propose.inner import PLACES
+from luthier.task import Task, level
 
 
 @dataclass(frozen=True)
@@ -251,7 +253,15 @@ def resolve(method: Any = "random", options: Mapping[str, Any] | None = None, ob
             remedy="Options belong to a method given by name; an object carries its settings itself.",
         )
     kind = _kind(made)
+    made = _with_inner(made)
     return Resolved(made, None) if kind == "between" else Resolved(_starter(made), made, alone=True)
+
+
+def for_task(method: Resolved, task: Task) -> Resolved:
+    """The form of a method that a task allows: where trainings cannot be continued, one that only stops them early."""
+    if level(task) == "function" and hasattr(method.proposer, "stopping"):
+        return method._replace(proposer=method.proposer.stopping())
+    return method
 
 
 def _starter(adapter: Any) -> Any:
@@ -281,7 +291,15 @@ def _pair(pair: tuple, options: Mapping[str, Any] | None, objectives: int) -> Re
                 where="method",
                 remedy="A composed method is a pair (proposer, adapter), in this order.",
             )
-    return Resolved(proposer, adapter)
+    return Resolved(_with_inner(proposer), adapter)
+
+
+def _with_inner(proposer: Any) -> Any:
+    """The same, its inner proposer made where only the table knows its name."""
+    inner = getattr(proposer, "inner", None)
+    if not isinstance(inner, str) or inner in PLACES or inner not in METHODS or METHODS[inner].kind == "during":
+        return proposer
+    return dataclasses.replace(proposer, inner=METHODS[inner].load()())
 
 
 def _named(name: str, options: Mapping[str, Any] | None, objectives: int) -> Any:

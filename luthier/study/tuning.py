@@ -17,7 +17,7 @@ from luthier.study import settings
 from luthier.study.fit import check_device, check_fit, check_limit
 from luthier.study.ledger import open_ledger
 from luthier.study.loop import Loop
-from luthier.study.methods import Resolved, resolve
+from luthier.study.methods import Resolved, for_task, resolve
 from luthier.study.study import Study
 from luthier.task import as_task, epoch_steps, is_torch, load_task
 from luthier.train import Work
@@ -95,7 +95,7 @@ def tune(
     if schedule is not None:
         method, trials, steps, seed = _replay(schedule, method, trials, epochs, steps, seed)
     method, seed = "random" if method is None else method, seed or 0
-    resolved = resolve(method, objectives=len(goals))
+    resolved = for_task(resolve(method, objectives=len(goals)), given)
     if trials is None and seconds is None and resolved.alone:
         trials = 1  # an adapter alone tunes one training while it runs
     endless = trials is None and seconds is None and total_steps is None

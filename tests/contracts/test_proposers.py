@@ -21,6 +21,7 @@ from luthier.propose.hyperband import Hyperband
 from luthier.propose.median import Median
 from luthier.propose.pb2 import PB2
 from luthier.propose.pbt import PBT
+from luthier.propose.stopping import Stopping
 from luthier.seeds import Seeds
 from luthier.space import Config, Float, Space
 from luthier.testing import PROBLEMS, SPACES, Problem, ProposerContract
@@ -233,6 +234,19 @@ class TestASHA(ProposerContract):
 
     def make(self) -> Proposer:
         return ASHA(rungs=3)
+
+
+class TestStopping(ProposerContract):
+    report_every = 1
+    learning_wins = 0.7
+    learns = True
+    learning_budget = Budget(trials=49, steps=27)
+    problems: ClassVar[Mapping[str, Problem]] = {"decay": DECAY, "curves": CURVES}
+    milliseconds_per_job = 0.5
+    long_budget = Budget(trials=12_000, steps=9)
+
+    def make(self) -> Proposer:
+        return Stopping(rungs=3)
 
 
 class TestMedian(ProposerContract):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from typing import Any
@@ -236,12 +235,3 @@ def test_it_trains_digits(method: Any, tmp_path: Any) -> None:
 def test_impossible_settings_are_refused(method: Any, budget: Budget, words: str) -> None:
     with pytest.raises(MethodError, match=words):
         method.bind(budget)
-
-
-def test_a_function_is_refused() -> None:
-    def f(config: Config) -> float:
-        return math.log(config["lr"])
-
-    for method in (Hyperband(), ASHA()):
-        with pytest.raises(MethodError, match="continues trainings"):
-            lt.tune(f, method, space=RATE, trials=9, steps=81, progress=False)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from typing import Any
 
+import numpy as np
 import pytest
 
 import luthier as lt
 from luthier.errors import MethodError
-from luthier.jobs import PRUNED, Budget, History, Job, Report, Result
+from luthier.jobs import DIVERGED, OK, PRUNED, Budget, History, Job, Report, Result
 from luthier.propose.genetic import Genetic
 from luthier.propose.median import Median
 from luthier.propose.pbt import PBT
@@ -23,7 +25,8 @@ RATE = Space(lr=Float(1e-5, 1e2, log=True))
 
 
 def curve(history: History, number: int, until: int) -> list[float]:
-    return [report.metrics["loss"] for report in history.reports.get(number, ()) if report.step <= until]
+    values = [report.metrics["loss"] for report in history.reports.get(number, ()) if report.step <= until]
+    return [value if math.isfinite(value) else math.inf for value in values]
 
 
 def by_definition(history: History, number: int, startup: int) -> bool:
@@ -31,13 +34,18 @@ def by_definition(history: History, number: int, startup: int) -> bool:
     now = history.reports[number][-1].step
     means = []
     for other in range(len(history)):
-        reports = history.reports.get(other, ())
-        came_as_far = any(report.step == now for report in reports)
-        ended_before = bool(reports) and history.status[other] == PRUNED and reports[-1].step < now
-        if other != number and reports and (came_as_far or ended_before):
-            means.append(statistics.fmean(curve(history, other, now)))
+        values, status = curve(history, other, now), history.status[other]
+        came_as_far = bool(values) and history.reports[other][-1].step >= now
+        if other == number or not values or not (came_as_far or status in (OK, DIVERGED, PRUNED)):
+            continue
+        diverged = status == DIVERGED and not came_as_far
+        means.append(math.inf if diverged else statistics.fmean(values))
     best = min(curve(history, number, now))
-    return len(means) >= startup and sum(mean < best for mean in means) > 0.5 * len(means)
+    stopped = [n for n in range(len(history)) if n != number and history.status[n] in (DIVERGED, PRUNED)]
+    stopped = [n for n in stopped if history.reports.get(n) and history.reports[n][-1].step <= now]
+    equal = sum(statistics.fmean(curve(history, n, now)) == best for n in stopped if history.status[n] == PRUNED)
+    better = len(means) if best == math.inf else sum(mean < best for mean in means) + equal
+    return len(means) >= startup and better > 0.5 * len(means)
 
 
 def test_it_follows_its_definition() -> None:
@@ -59,6 +67,21 @@ def test_it_follows_its_definition() -> None:
     for workers in (1, 4):
         simulate(watched, decay, RATE, Budget(trials=40, steps=27), stateful=True, report_every=3, workers=workers)
     assert 0.05 < statistics.fmean(asked) < 0.5
+    asked.clear()
+    rng, bound, history = np.random.default_rng(0), watched.bind(Budget()), History(RATE)
+    running: dict[int, int] = {}
+    for _ in range(1_500):  # each job on a grid of its own, some values missing or infinite, in any order
+        if len(running) < 6:
+            running[len(history)] = 0
+            history.add(Job(len(history), {"lr": 0.1}, 60))
+        number = int(rng.choice(list(running)))
+        running[number] += 1 + number % 5
+        bad = rng.random() < (0.9 if number % 7 == 0 else 0.02)
+        history.add(Report(number, running[number], {"loss": math.nan if bad else number % 11 + rng.normal()}))
+        over = running[number] >= 60
+        if bound.stop(history, number) or over:
+            history.add(Result(number, "pruned" if not over else "diverged" if bad else "ok", {}, running.pop(number)))
+    assert 0.02 < statistics.fmean(asked) < 0.5
 
 
 def test_about_half_are_stopped_not_half_each_time() -> None:
@@ -127,9 +150,40 @@ def test_a_metric_that_rises_and_values_that_are_not_there() -> None:
     strange.add(Report(0, 1, {"loss": 1.0}))
     strange.add(Report(1, 1, {"loss": float("nan")}))
     strange.add(Report(2, 1, {"accuracy": 0.5}))
-    assert not bound.stop(strange, 1) and not bound.stop(strange, 2)
+    assert bound.stop(strange, 1), "no number is worse than any number"
+    assert not bound.stop(strange, 2), "it has not reported what is compared"
     strange.add(Report(2, 2, {"loss": 5.0}))
     assert not bound.stop(strange, 2), "nobody else has come so far"
+
+
+def test_trials_that_report_nothing_finite_are_stopped_however_many_there_are() -> None:
+    history, bound = History(RATE), Median(startup=5).bind(Budget())
+    for number in range(60):
+        history.add(Job(number, {"lr": 0.1}, 10))
+        history.add(Report(number, 1, {"loss": 1.0 if number < 6 else [math.nan, math.inf, -math.inf][number % 3]}))
+        assert bound.stop(history, number) == (number >= 6)
+        history.add(Result(number, "ok" if number < 6 else "pruned", {}, 1))
+
+
+def test_a_hundred_bad_trials_do_not_excuse_one_another_and_equal_ones_are_let_be() -> None:
+    for value, expected in ((100.0, 100), (1.0, 0)):
+        history, bound = History(RATE), Median().bind(Budget())
+        for number in range(110):
+            history.add(Job(number, {"lr": 0.1}, 10))
+            history.add(Report(number, 100 + number, {"loss": 1.0 if number < 10 else value}))
+            history.add(Result(number, "pruned" if bound.stop(history, number) else "ok", {}, 1))
+        assert int((history.status == PRUNED).sum()) == expected
+
+
+def test_the_inner_proposer_may_be_any_method_by_name() -> None:
+    def objective(config: Config, trial: lt.Trial) -> float:
+        for epoch in range(1, 4):
+            trial.report(epoch, loss=config["lr"])
+        return config["lr"]
+
+    study = lt.tune(objective, Median(inner="tpe"), space=RATE, trials=15, progress=False)
+    assert study.settings["method"]["proposer"]["inner"]["class"] == "TPE" and len(study.trials) == 15
+    assert study.best is not None and study.best.metrics["loss"] < 1e-3
 
 
 def test_functions_are_pruned_through_their_reports() -> None:
