@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from luthier.text import without_secrets
+
 
 class LuthierError(Exception):
     """Base of every error that luthier raises on purpose.
@@ -11,12 +13,15 @@ class LuthierError(Exception):
         where: The place: a hyperparameter, a job, a file, an argument.
         remedy: What the user can do, as a sentence.
 
+    Passwords in these texts are not kept: an error ends in logs and on screens that others see.
+
     Example:
         >>> print(LuthierError("low=3.0 is not below high=1.0", where="lr", remedy="Swap them."))
         lr: low=3.0 is not below high=1.0. Swap them.
     """
 
     def __init__(self, what: str, *, where: str, remedy: str) -> None:
+        what, where, remedy = map(without_secrets, (what, where, remedy))
         super().__init__(what, where, remedy)
         self.what, self.where, self.remedy = what, where, remedy
 

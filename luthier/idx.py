@@ -6,8 +6,6 @@ import gzip
 import hashlib
 import http.client
 import math
-import os
-import tempfile
 import urllib.request
 import zlib
 from collections.abc import Callable, Mapping
@@ -16,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from luthier.errors import DataError
+from luthier.files import write_whole
 
 Pair = tuple[np.ndarray, np.ndarray]  # images (n, height, width) uint8 and labels (n,)
 
@@ -140,7 +139,7 @@ def download(url: str, folder: Path, checksums: Mapping[str, str], remedy: str) 
     from rich.console import Console  # here, because most calls download nothing
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn()
     with Progress(*columns, console=Console(stderr=True)) as progress:
         for name, sha256 in checksums.items():
             if (folder / name).is_file():
@@ -174,22 +173,11 @@ def _fetch(address: str, progress: Callable[[int, int | None], None], remedy: st
 
 def _write(file: Path, raw: bytes) -> None:
     """Write the whole file or none of it, also when two processes download at once."""
-    part: Path | None = None
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-        part = Path(name)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(raw)
-            stream.flush()
-            os.fsync(handle)
-        part.replace(file)
+        write_whole(file, raw, make_folder=True)
     except OSError as error:
         raise DataError(
             f"{len(raw)} bytes cannot be written ({error.strerror})",
             where=str(file),
             remedy="Make room there, or set XDG_CACHE_HOME to a folder that can be written.",
         ) from error
-    finally:
-        if part is not None:
-            part.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, final, overload
 
 from luthier.errors import MethodError
+from luthier.files import write_whole
 from luthier.space import Config
 
 WHERE = "schedule"
@@ -102,9 +103,9 @@ class Schedule(Sequence[tuple[int, Config]]):
             MethodError: If the file cannot be written.
         """
         try:
-            Path(path).write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+            write_whole(path, json.dumps(self.to_json(), indent=1) + "\n")
         except OSError as error:
-            remedy = "Check that the folder exists and that you may write there."
+            remedy = "Give the path of a file in a folder that you may write to."
             raise MethodError(f"it cannot be written ({error.strerror})", where=str(path), remedy=remedy) from error
         return Path(path)
 

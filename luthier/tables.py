@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from luthier.report.standings import Standing, spread
+from luthier.text import plain
 from luthier.trials import Best, TrialRecord
+
+
+def new_table(title: str, *headings: str, right: Collection[str] = ()) -> Table:
+    """An empty table whose title and headings are shown as they are: no text of a user is markup.
+
+    Args:
+        title: Above it, at the left.
+        headings: Of its columns; none for a table without a head.
+        right: Those of them that hold numbers.
+    """
+    table = Table(title=Text(plain(title)), title_justify="left", show_header=bool(headings))
+    for heading in headings:
+        table.add_column(Text(plain(heading)), overflow="fold", justify="right" if heading in right else "left")
+    return table
+
+
+def add_row(table: Table, *cells: object, style: str | None = None) -> None:
+    """A row of texts, shown as they are."""
+    table.add_row(*(Text(plain(cell)) for cell in cells), style=style)
 
 
 def best_table(best: Best, title: str) -> Table:
     """The final hyperparameters and the metrics of a job."""
-    table = Table(title=Text(f"{title}: job {best.number}"), title_justify="left", show_header=False)
+    table = new_table(f"{title}: job {best.number}")
     for name, value in best.final.items():
-        table.add_row(name, _value(value))
+        add_row(table, name, _value(value))
     table.add_section()
     for name, value in best.metrics.items():
-        table.add_row(name, _value(value), style="green")
+        add_row(table, name, _value(value), style="green")
     for name, value in best.test.items():
-        table.add_row(f"test {name}", _value(value), style="bold green")
+        add_row(table, f"test {name}", _value(value), style="bold green")
     return table
 
 
@@ -32,42 +52,40 @@ def front_table(front: Sequence[Best], title: str) -> Table:
 
 def jobs_table(jobs: Sequence[Best], title: str) -> Table:
     """One line a job."""
-    table = Table(title=Text(title), title_justify="left")
     metrics, tests = list(jobs[0].metrics), list(jobs[0].test)
-    for heading in ("job", *metrics, *(f"test {name}" for name in tests), "configuration"):
-        table.add_column(heading, overflow="fold")
+    table = new_table(title, "job", *metrics, *(f"test {name}" for name in tests), "configuration")
     for one in jobs:
         values = [_value(one.metrics[name]) for name in metrics] + [_value(one.test.get(name, "")) for name in tests]
-        table.add_row(str(one.number), *values, ", ".join(f"{n} {_value(v)}" for n, v in one.final.items()))
+        add_row(table, one.number, *values, ", ".join(f"{n} {_value(v)}" for n, v in one.final.items()))
     return table
 
 
 def trials_table(records: list[TrialRecord], metrics: list[str]) -> Table:
     """One line a trial."""
-    table = Table(title=f"the latest {len(records)} trials", title_justify="left")
-    for heading in ("trial", "status", *metrics, "steps", "seconds", "configuration"):
-        table.add_column(heading, overflow="fold")
+    headings = ("trial", "status", *metrics, "steps", "seconds", "configuration")
+    table = new_table(f"the latest {len(records)} trials", *headings)
     for row in records:
         values = [_value(row.metrics[name]) if name in row.metrics else "" for name in metrics]
         text = ", ".join(f"{name} {_value(value)}" for name, value in row.config.items())
-        failure = f"; {row.error.splitlines()[0]}" if row.error else ""
+        failure = f"; {first_line(row.error)}" if row.error else ""
         style = "red" if row.status in ("failed", "diverged") else None
-        table.add_row(
-            str(row.number), row.status, *values, str(row.steps), f"{row.seconds:.3g}", text + failure, style=style
-        )
+        add_row(table, row.number, row.status, *values, row.steps, f"{row.seconds:.3g}", text + failure, style=style)
     return table
 
 
 def standings_table(rows: Sequence[Standing], objective: str, title: str) -> Table:
     """One line a method, best mean rank first."""
-    table = Table(title=Text(title), title_justify="left")
     headings = ("method", "mean rank", f"validation {objective}", f"test {objective}", "trials", "steps", "seconds")
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading == "method" else "right")
+    table = new_table(title, *headings, right=headings[1:])
     for row in rows:
         values = (f"{row.rank:.2f}", spread(row.valid), spread(row.test), f"{row.trials:g}", f"{row.steps:,.0f}")
-        table.add_row(row.label, *values, f"{row.wall_seconds:.1f}")
+        add_row(table, row.label, *values, f"{row.wall_seconds:.1f}")
     return table
+
+
+def first_line(error: str) -> str:
+    """The first line of a message that is not empty."""
+    return next((line for line in error.splitlines() if line.strip()), "")
 
 
 def _value(value: Any) -> str:

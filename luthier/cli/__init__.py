@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from typing import Annotated
 
 import typer
@@ -25,6 +27,8 @@ def version(
     show_version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
 ) -> None:
     """What comes before any command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal or a pipe that is not UTF-8 gets escapes, not an error
+        sys.stdout.reconfigure(errors="backslashreplace")
     if show_version:
         typer.echo(f"luthier {__version__}")
         raise typer.Exit

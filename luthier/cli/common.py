@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from luthier.errors import ConfigError, DataError, LuthierError, MethodError, SpaceError, TaskError
+from luthier.text import plain, public_url, without_secrets
 
 WRONG_USE = (MethodError, TaskError, SpaceError, ConfigError, DataError)
 
@@ -37,7 +38,7 @@ def told() -> Iterator[None]:
     try:
         yield
     except LuthierError as error:
-        Console(stderr=True).print(Text(str(error), style="red"), soft_wrap=True)
+        _complain(str(error))
         raise typer.Exit(2 if isinstance(error, WRONG_USE) else 1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
@@ -59,7 +60,7 @@ def existing(store: str) -> Iterator[Any]:
 
 def usage(message: str) -> typer.Exit:
     """To be raised after wrong use, which it says."""
-    Console(stderr=True).print(Text(message, style="red"), soft_wrap=True)
+    _complain(message)
     return typer.Exit(2)
 
 
@@ -67,9 +68,12 @@ def failure(study: Any) -> typer.Exit:
     """To be raised where no trial of a study ended well, with the last one's error."""
     errors = [record.error for record in study.trials if record.error]
     last = f"; the last failed with: {errors[-1]}" if errors else ""
-    text = f"{study.name}: none of {len(study.trials)} trials ended well{last}"
-    Console(stderr=True).print(Text(text, style="red"), soft_wrap=True)
+    _complain(f"{study.name}: none of {len(study.trials)} trials ended well{last}")
     return typer.Exit(1)
+
+
+def _complain(message: str) -> None:
+    Console(stderr=True).print(Text(plain(without_secrets(message)), style="red"), soft_wrap=True)
 
 
 def several(text: str | None) -> str | list[str] | None:
@@ -107,13 +111,6 @@ def screen() -> Console:
     return console if console.is_terminal else Console(width=160)  # a pipe has no width to respect
 
 
-def shown(store: str) -> str:
-    """A store's address without its password."""
-    from luthier.study.settings import public_url
-
-    return public_url(store)
-
-
 def quoted(text: str) -> str:
     """A name or an address as a shell takes it."""
-    return shlex.quote(shown(text))
+    return shlex.quote(public_url(text))

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import enum
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
-from luthier.cli.common import DEFAULT_STORE, NameArgument, StoreOption, existing, failure, screen, shown, told, usage
-from luthier.tables import best_table, front_table, jobs_table, trials_table
+from luthier.cli.common import DEFAULT_STORE, NameArgument, StoreOption, existing, failure, screen, told, usage
+from luthier.files import write_whole
+from luthier.tables import add_row, best_table, front_table, jobs_table, new_table, trials_table
+from luthier.text import plain, public_url
 
 
 class Format(enum.StrEnum):
@@ -28,11 +28,10 @@ def methods() -> None:
     """List the methods: what [bold]tune --method[/bold] takes."""
     from luthier.study.methods import METHODS
 
-    table = Table(title="Methods", title_justify="left")
-    for heading in ("method", "changes hyperparameters", "what it is", "source", "file", "example"):
-        table.add_column(heading, overflow="fold")
+    headings = ("method", "changes hyperparameters", "what it is", "source", "file", "example")
+    table = new_table("Methods", *headings)
     for row in METHODS.values():
-        table.add_row(row.name, f"{row.kind} trainings", row.summary, row.paper, row.file, row.example)
+        add_row(table, row.name, f"{row.kind} trainings", row.summary, row.paper, row.file, row.example)
     screen().print(table)
 
 
@@ -46,14 +45,13 @@ def studies(store: StoreOption = DEFAULT_STORE) -> None:
     import datetime
 
     with told():
-        table = Table(title=f"Studies in {shown(store)}", title_justify="left")
-        for heading in ("study", "jobs", "ended", "objective", "best", "job", "last written"):
-            table.add_column(heading, justify="right" if heading in ("jobs", "ended", "best", "job") else "left")
+        headings = ("study", "jobs", "ended", "objective", "best", "job", "last written")
+        table = new_table(f"Studies in {public_url(store)}", *headings, right=("jobs", "ended", "best", "job"))
         with existing(store) as opened:
             for row in opened.studies():
                 best = ("", "") if row.best_value is None else (f"{row.best_value:.6g}", str(row.best))
                 when = datetime.datetime.fromtimestamp(row.updated).strftime("%Y-%m-%d %H:%M")
-                table.add_row(row.name, str(row.jobs), str(row.done), row.objective or "", *best, when)
+                add_row(table, row.name, row.jobs, row.done, row.objective or "", *best, when)
         screen().print(table)
 
 
@@ -88,9 +86,9 @@ def show(
         budget = ", ".join(f"{key} {value:g}" for key, value in study.settings["budget"].items() if value is not None)
         console.print(
             Text.assemble(
-                (study.name, "bold"),
-                f": {method_name(study.settings)}, {objectives}, ",
-                f"seed {study.settings['seed']}, {budget or 'no limit'}\n",
+                (plain(study.name), "bold"),
+                plain(f": {method_name(study.settings)}, {objectives}, "),
+                plain(f"seed {study.settings['seed']}, {budget or 'no limit'}\n"),
                 f"{len(records)} trials: {counts or 'none'}",
             )
         )
@@ -149,9 +147,9 @@ def export(
         else:
             text = to_csv(study.history) if format_ is Format.csv else to_json(study.history)
         if output is None:
-            sys.stdout.write(text)
+            typer.echo(text, nl=False)
             return
         try:
-            output.write_text(text, encoding="utf-8")
+            write_whole(output, text)
         except OSError as error:
             raise usage(f"{output}: it cannot be written ({error.strerror})") from None

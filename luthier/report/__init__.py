@@ -11,10 +11,10 @@ Example:
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from luthier.errors import StudyError
+from luthier.files import write_whole
 from luthier.jobs import History
 from luthier.report.info import Samples, StudyInfo
 
@@ -59,19 +59,11 @@ def save(text: str, path: str | Path) -> Path:
     Raises:
         StudyError: If the file cannot be written.
     """
-    target = Path(path).expanduser().absolute()
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_text(text, encoding="utf-8", errors="replace")
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        return write_whole(path, text, make_folder=True)
     except OSError as error:
         raise StudyError(
             f"the report cannot be written ({error.strerror or error})",
-            where=str(target),
+            where=str(path),
             remedy="Give the path of a file in a folder that you may write to.",
         ) from error
-    return target

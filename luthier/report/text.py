@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 
 from luthier.report.info import StudyInfo
+from luthier.text import plain
 
 
 def escape(text: object) -> str:
-    """``text`` for an HTML element or a quoted attribute; what UTF-8 cannot hold becomes a question mark."""
-    plain = str(text).encode("utf-8", "replace").decode("utf-8").replace("\0", "\N{REPLACEMENT CHARACTER}")
-    return html.escape(plain, quote=True)
+    """``text`` for an HTML element or a quoted attribute; what cannot be seen or written becomes an escape."""
+    return html.escape(plain(text), quote=True)
 
 
 def label(text: object, limit: int = 48) -> str:
     """``text`` for a Plotly title, tick or template: Plotly reads tags and ``%{...}`` in them, so both are defused."""
-    plain = " ".join(str(text).split())
-    short = plain if len(plain) <= limit else plain[: limit - 1] + "…"
+    whole = " ".join(plain(text).split())
+    short = whole if len(whole) <= limit else whole[: limit - 1] + "…"
     return html.escape(short, quote=False).replace("%", "&#37;").replace("$", "&#36;")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from luthier.errors import CheckpointError
+from luthier.store.claims import check_claims
 from luthier.store.contents import Recent, checked
 from luthier.store.folder import folder_at
 
@@ -146,6 +147,7 @@ class Checkpoints:
             remedy = "Check that the folder is reachable and readable by you, then run again."
             raise CheckpointError(f"cannot be read ({error})", where=self._name(file), remedy=remedy) from error
         try:
+            check_claims(data)
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             if content["format"] != _FORMAT:
                 raise ValueError(f"format {content['format']!r}")

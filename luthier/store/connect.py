@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections import namedtuple
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +18,8 @@ from sqlalchemy import event, exc
 
 from luthier.errors import StoreError
 from luthier.store import schema
-
-WAIT = 60.0  # seconds to wait for another writer, unless the URL says otherwise
-_POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
+from luthier.store.url import parse
+from luthier.text import without_secrets
 
 # What a driver's message means: pattern, fact, remedy. The first that matches is told.
 _PROBLEMS = [
@@ -103,9 +102,9 @@ class Database:
     """
 
     def __init__(self, url: str | Path) -> None:
-        self.url, self.wait, self._pragmas = _parse(url)
-        self.sqlite = self.url.drivername == "sqlite"
-        self.name = str(self.url.database) if self.sqlite else self.url.render_as_string(hide_password=True)
+        self._address = parse(url)
+        self.url, self.name = self._address.url, self._address.name
+        self.sqlite, self.wait = self._address.sqlite, self._address.wait
         self.lock = threading.RLock()
         self._open: list[tuple[int, sa.Connection]] = []  # at most one, with the process that opened it
         if self.sqlite:
@@ -153,7 +152,9 @@ class Database:
                 if isinstance(original, self._driver_error) and connection is not None:
                     if self._engine.dialect.is_disconnect(original, connection, None):  # pyright: ignore
                         self._drop()
-                raise explained(error, self.where) from error
+                told = explained(error, self.where, self._address.secrets)
+                # a cause is printed too, and may hold the password that the message does not
+                raise told from None if without_secrets(str(error), self._address.secrets) != str(error) else error
 
     @contextlib.contextmanager
     def write(self, everything: bool = False) -> Iterator[Session]:
@@ -215,8 +216,8 @@ class Database:
         cursor = connection.cursor()
         if self.sqlite:
             _use_wal(cursor, self.wait)
-            for pragma in self._pragmas:
-                cursor.execute(pragma)
+            cursor.execute(f"PRAGMA synchronous={self._address.synchronous}")
+            cursor.execute("PRAGMA foreign_keys=ON")
         else:  # a client that vanished in mid-transaction must not block the others for ever
             limit = f"'{round(self.wait * 1000)}ms'"
             cursor.execute(f"SET lock_timeout = {limit}")
@@ -227,9 +228,9 @@ class Database:
 _inherited: list[sa.Connection] = []  # after a fork: closing the parent's connection here would end it there too
 
 
-def explained(error: Exception, where: str) -> StoreError:
-    """The StoreError for what a database driver raised."""
-    message = str(getattr(error, "orig", None) or error).strip()
+def explained(error: Exception, where: str, secrets: Iterable[str] = ()) -> StoreError:
+    """The StoreError for what a database driver raised, without the secrets in it."""
+    message = without_secrets(str(getattr(error, "orig", None) or error).strip(), secrets)
     first = message.splitlines()[0] if message else type(error).__name__
     for pattern, what, remedy in _PROBLEMS:
         if re.search(pattern, message, re.IGNORECASE):
@@ -259,40 +260,3 @@ def _use_wal(cursor: Any, wait: float) -> None:
             if "locked" not in str(error) or time.monotonic() > end:
                 raise
             time.sleep(0.01)
-
-
-def _parse(url: str | Path) -> tuple[sa.URL, float, list[str]]:
-    """A URL for SQLAlchemy, how long to wait for other writers, and the pragmas of an SQLite connection."""
-    text = str(url)
-    if isinstance(url, Path) or "://" not in text:
-        parsed = sa.URL.create("sqlite", database=text)
-    else:
-        try:
-            parsed = sa.make_url(text)
-        except (exc.ArgumentError, ValueError) as error:
-            raise _unknown(re.sub(r"//.*@", "//…@", text)) from error
-    options = dict(parsed.query)
-    try:
-        wait = float(str(options.pop("timeout", WAIT)))
-    except ValueError:
-        wait = -1.0
-    if not 0 <= wait < 1e6:
-        remedy = "Give seconds: ?timeout=60."
-        raise StoreError(f"timeout={parsed.query['timeout']!r} is no number of seconds", where="store", remedy=remedy)
-    if parsed.drivername in _POSTGRESQL:
-        return parsed.set(drivername="postgresql+psycopg", query=options), wait, []
-    if parsed.drivername not in ("sqlite", "sqlite+pysqlite") or not parsed.database:
-        raise _unknown(parsed.render_as_string(hide_password=True))
-    synchronous = str(options.pop("synchronous", "normal")).lower()
-    if synchronous not in ("normal", "full") or options:
-        wrong = f"synchronous={synchronous}" if not options else ", ".join(options)
-        remedy = "The options of an SQLite store are synchronous=normal, synchronous=full and timeout=seconds."
-        raise StoreError(f"{wrong} is not known", where=f"store {parsed.database}", remedy=remedy)
-    path = Path(parsed.database).expanduser().absolute()
-    pragmas = [f"PRAGMA synchronous={synchronous.upper()}", "PRAGMA foreign_keys=ON"]
-    return sa.URL.create("sqlite", database=str(path)), wait, pragmas
-
-
-def _unknown(url: str) -> StoreError:
-    remedy = "Give a path, sqlite:///path or postgresql://user@host/database."
-    return StoreError(f"{url!r} is no store that luthier knows", where="store", remedy=remedy)

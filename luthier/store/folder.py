@@ -81,7 +81,7 @@ class LocalFolder:
             self.sweep()
         temporary = f"{self.path}/.{name}.{owner_mark()}.tmp"
         try:
-            with open(temporary, "wb", buffering=0) as out:
+            with open(temporary, "xb", buffering=0) as out:  # x: a link that was planted there is not followed
                 while data:
                     data = data[out.write(data) :]
                 if self._durable:

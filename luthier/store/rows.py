@@ -12,6 +12,8 @@ from luthier.jobs import STATUS_CODES, Job, Report, Result
 from luthier.store import codec
 
 Made = TypeVar("Made")
+# What comes of reading a row that a hand has changed: no JSON, other types, numbers and nests without end.
+_DAMAGED = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
 
 
 def job_row(job: Job) -> dict[str, Any]:
@@ -96,7 +98,7 @@ def read(make: Callable[[Any], Made], row: Any, where: str) -> Made:
     """``make(row)``; a row that makes no sense raises StoreError with the table and the job that it is of."""
     try:
         return make(row)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except _DAMAGED as error:
         raise StoreError(
             str(error),
             where=f"{where}, job {row.number}" if hasattr(row, "number") else where,
@@ -107,7 +109,7 @@ def read(make: Callable[[Any], Made], row: Any, where: str) -> Made:
 def _json(column: str, text: Any, blob: bytes | None = None) -> Any:
     try:
         return codec.loads(text, blob)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except _DAMAGED as error:
         shown = repr(text) if len(repr(text)) < 60 else repr(text)[:57] + "…"
         raise ValueError(f"the column {column} does not hold luthier's JSON but {shown} ({error})") from error
 

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.errors import StudyError
 from luthier.jobs import History
-from luthier.study.settings import method_name, public_url
+from luthier.study.settings import method_name
+from luthier.text import plain, public_url
 from luthier.trials import on_test, trials_of
 
 if TYPE_CHECKING:
     from luthier.study.ledger import Ledger
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four are full width
 
 
 def records(history: History) -> list[dict[str, Any]]:
@@ -64,24 +67,48 @@ def columns(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def to_csv(history: History) -> str:
-    """One line a job under a header; empty where a job has no such value, lists as JSON."""
+    """One line a job under a header; empty where a job has no such value, lists as JSON.
+
+    A text that a spreadsheet would run as a formula has an apostrophe before it, which spreadsheets do not show.
+    """
     rows = records(history)
+    names = columns(rows) or ["number"]
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=columns(rows) or ["number"], restval="", lineterminator="\n")
-    writer.writeheader()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(_cell, names))
     for row in rows:
-        writer.writerow({key: json.dumps(value) if isinstance(value, list) else value for key, value in row.items()})
+        writer.writerow(_cell(row.get(name, "")) for name in names)
     return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """A value as a cell: numbers as numbers, nothing that a spreadsheet or a terminal would obey."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = plain(json.dumps(value) if isinstance(value, list | tuple | dict) else value)
+    return f"'{text}" if text.lstrip(" \n").startswith(_FORMULA) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def to_json(history: History) -> str:
     """A list of objects, one a job; numbers that JSON does not have are the strings "nan", "inf" and "-inf"."""
-    return json.dumps([{key: _plain(value) for key, value in row.items()} for row in records(history)], indent=1) + "\n"
+    return json.dumps(_plain(records(history)), indent=1) + "\n"
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
+    if isinstance(value, dict):
+        return {_plain(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, str):  # half a character is JSON to Python alone
+        return value.encode("utf-8", "backslashreplace").decode()
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -20,6 +20,7 @@ from luthier.space import Config, Space
 from luthier.store import Store, StudyStore, open_store
 from luthier.study import settings as study_settings
 from luthier.study.methods import Resolved
+from luthier.text import public_url
 from luthier.trials import best_jobs
 
 MEMORY = ":memory:"  # the URL of a store in memory
@@ -64,7 +65,7 @@ def open_ledger(
     try:
         stored = opened.create(name, given)
         lines = study_settings.differences(stored, given, bound.extendable)
-        study_settings.refuse(name, study_settings.public_url(opened.url), lines)
+        study_settings.refuse(name, public_url(opened.url), lines)
         if stored["budget"] != given["budget"]:
             stored = {**stored, "budget": given["budget"]}
             opened.update_settings(name, stored)

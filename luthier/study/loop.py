@@ -10,11 +10,11 @@ from collections.abc import Collection, Mapping, Sequence
 from luthier.errors import StudyError
 from luthier.execute import Executor
 from luthier.jobs import DIVERGED, FAILED, Budget, Job, Report, Result
-from luthier.study import settings
 from luthier.study.interrupt import Interrupts
 from luthier.study.ledger import FLUSH, MEMORY, Ledger
 from luthier.study.progress import Tick, choose, moved
 from luthier.task import is_torch
+from luthier.text import public_url
 from luthier.train import Work
 from luthier.trials import best_jobs, front, on_test
 
@@ -252,7 +252,7 @@ class Loop:
     def say_how_to_resume(self) -> None:
         if self.loud:
             done, url = len(self.ledger.history.arrival), self.ledger.store.url
-            kept = f"are recorded in {settings.public_url(url)}; the same call again goes on from there"
+            kept = f"are recorded in {public_url(url)}; the same call again goes on from there"
             kept = "were only in memory; give store= to be able to go on" if url == MEMORY else kept
             print(f"{self.ledger.name}: interrupted; {done} finished jobs {kept}", file=sys.stderr, flush=True)
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TextIO
 import numpy as np
 
 from luthier.jobs import Report
+from luthier.text import plain
 
 
 @dataclass(frozen=True)
@@ -160,10 +161,10 @@ class Plain:
     def show(self, tick: Tick) -> None:
         now = time.monotonic()
         self._next = now + self._every
-        print(f"{self._name}: {line(tick, now - self._start)}", file=self._stream, flush=True)
+        print(plain(f"{self._name}: {line(tick, now - self._start)}"), file=self._stream, flush=True)
 
     def say(self, text: str) -> None:
-        print(f"{self._name}: {text}", file=self._stream, flush=True)
+        print(plain(f"{self._name}: {text}"), file=self._stream, flush=True)
 
     def close(self, tick: Tick) -> None:
         self.show(tick)
@@ -202,7 +203,9 @@ class Live:
     def say(self, text: str) -> None:
         """Put a line above the one that is rewritten."""
         if self._live is not None:
-            self._live.console.print(text, markup=False, highlight=False)
+            from rich.text import Text
+
+            self._live.console.print(Text(plain(text)))
 
     def close(self, tick: Tick) -> None:
         self.show(tick)
@@ -216,5 +219,5 @@ class Live:
         if tick.total:
             filled = round(20 * min(1.0, tick.done / tick.total))
             text.append("━" * filled, "green").append("━" * (20 - filled) + " ", "bright_black")
-        text.append(f"{self._name} ", "bold")
-        return text.append(line(tick, now - self._start))
+        text.append(f"{plain(self._name)} ", "bold")
+        return text.append(plain(line(tick, now - self._start)))

@@ -196,27 +196,18 @@ def refuse(name: str, url: str, lines: Sequence[str]) -> None:
         )
 
 
-def public_url(url: str) -> str:
-    """A store's URL without its password.
-
-    Example:
-        >>> public_url("postgresql://me:secret@host/luthier")
-        'postgresql://me@host/luthier'
-    """
-    scheme, mark, rest = url.partition("://")
-    user, at, place = rest.rpartition("@")
-    return f"{scheme}{mark}{user.partition(':')[0]}{at}{place}" if at else url
-
-
 def check_exists(store: str | Path) -> None:
     """Refuse to read from a file that is not there, instead of making an empty database of that name.
 
     Raises:
         StoreError: If ``store`` is a path, or an SQLite URL, without a file.
     """
-    text = str(store)
-    path = Path(text.partition("?")[0].removeprefix("sqlite:///") if "://" in text else text).expanduser()
-    if ("://" not in text or text.startswith("sqlite:///")) and not path.is_file():
+    from luthier.store.url import parse  # SQLAlchemy takes a quarter of a second to import
+
+    address = parse(store)
+    if address.sqlite and not Path(address.name).is_file():
         raise StoreError(
-            "there is no such file", where=f"store {text}", remedy="Give the path that the study was run with."
+            "there is no such file",
+            where=f"store {address.name}",
+            remedy="Give the path that the study was run with.",
         )

@@ -18,6 +18,7 @@ from luthier.study.ledger import MEMORY, Ledger, open_ledger, open_to_read
 from luthier.study.methods import resolve
 from luthier.study.telling import held, told
 from luthier.task.call import as_metrics
+from luthier.text import public_url
 from luthier.trials import Best, TrialRecord, front, record, trials_of
 
 
@@ -107,7 +108,7 @@ class Study:
         except (KeyError, TypeError, AttributeError) as error:
             raise StudyError(
                 f"its settings are damaged ({type(error).__name__}: {error})",
-                where=f"study {name!r} in {settings.public_url(opened.url)}",
+                where=f"study {name!r} in {public_url(opened.url)}",
                 remedy="The database was changed by hand or by another program: restore a backup.",
             ) from error
         return Study.of(Ledger(opened, name, stored, history, None, seeds))
