@@ -7,9 +7,6 @@ tree: each state has one parent, and the backward policy is 1 and drops out.
 name                 matches                                 from
 ==================== ======================================= ===============================================
 trajectory_balance   whole ways, with a learnt log Z         Malkin, Jain, Bengio, Sun and Bengio, 2022
-vargrad              whole ways, their mean for log Z        Richter et al., 2020; Zhang et al., 2023
-subtrajectory        all parts of ways, weight 0.9^length    Madan et al., 2023
-detailed_balance     single steps                            Bengio, Lahlou, Deleu, Hu, Tiwari, Bengio, 2023
 flow_matching        in- and outflow of states, logarithms   Bengio, Jain, Korablyov, Precup and Bengio, 2021
 plain_flow_matching  in- and outflow of states               LaBash and Sepulveda, eq. 2
 ==================== ======================================= ===============================================
@@ -22,8 +19,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-LAMBDA = 0.9  # of subtrajectory balance: the weight of a part of one step more
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,17 +61,6 @@ def trajectory_balance(flows: Flows) -> Tensor:
     return flows.weight @ (flows.log_z + flows.log_forward.sum(dim=1) - flows.log_reward) ** 2
 
 
-def vargrad(flows: Flows) -> Tensor:
-    """The variance of log R - sum of log P_F over the ways: trajectory balance at the best log Z for these ways."""
-    gap = flows.log_reward - flows.log_forward.sum(dim=1)
-    return flows.weight @ (gap - flows.weight @ gap) ** 2
-
-
-def detailed_balance(flows: Flows) -> Tensor:
-    """(log F(s) + log P_F(s'|s) - log F(s'))^2, meaned over the steps of a way and over the ways."""
-    return _mean(flows, (torch.where(flows.active, flows.states, 0.0) + flows.log_forward - flows.reached()) ** 2)
-
-
 def flow_matching(flows: Flows) -> Tensor:
     """(log inflow - log(R + outflow))^2 over the states after the root: with one parent, the inflow is one edge."""
     return _mean(flows, (flows.edges - flows.reached()) ** 2)
@@ -90,35 +74,11 @@ def plain_flow_matching(flows: Flows) -> Tensor:
     return _mean(flows, (flows.edges.exp() - flows.reached().exp()) ** 2)
 
 
-def subtrajectory(flows: Flows) -> Tensor:
-    """(log F(s_i) + sum of log P_F from i to j - log F(s_j))^2 over all parts i < j, weighted LAMBDA^(j - i)."""
-    n, steps = flows.active.shape
-    # the sum over a part telescopes: residuals of its steps add up
-    residual = torch.where(flows.active, flows.edges - flows.reached(), 0.0)
-    total = torch.cat([residual.new_zeros(n, 1), residual.cumsum(dim=1)], dim=1)
-    gaps = (total[:, None, :] - total[:, :, None]) ** 2  # (n, i, j)
-    length = torch.arange(steps + 1)
-    span = length[None, :] - length[:, None]
-    weights = torch.where(span > 0, LAMBDA ** span.clamp(min=0).to(gaps.dtype), 0.0)
-    inside = length <= flows.active.sum(dim=1, keepdim=True)  # (n, j)
-    weights = weights * inside[:, None, :]
-    parts = (gaps * weights).sum(dim=(1, 2)) / weights.sum(dim=(1, 2)).clamp(min=1e-12)
-    return flows.weight @ parts
-
-
 def _mean(flows: Flows, squares: Tensor) -> Tensor:
     steps = flows.active.sum(dim=1).clamp(min=1)
     return flows.weight @ (torch.where(flows.active, squares, 0.0).sum(dim=1) / steps)
 
 
 OBJECTIVES: dict[str, Objective] = {
-    one.__name__: one
-    for one in (
-        trajectory_balance,
-        vargrad,
-        subtrajectory,
-        detailed_balance,
-        flow_matching,
-        plain_flow_matching,
-    )
+    one.__name__: one for one in (trajectory_balance, flow_matching, plain_flow_matching)
 }
