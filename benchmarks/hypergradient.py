@@ -76,7 +76,6 @@ def rows() -> dict[str, Callable[[], Tree]]:
         "conjugate gradients 20": lambda: response.implicit(*arguments).total,
         "identity": lambda: response.identity(*arguments, alpha=RATE).total,
         "finite difference": lambda: response.finite_difference(*arguments, alpha=RATE).total,
-        "Nystrom 10": lambda: response.nystrom(*arguments).total,
     }
 
 

@@ -29,7 +29,6 @@ RESPONSES = {
         response.unrolled,
         response.identity,
         response.finite_difference,
-        response.nystrom,
         response.exact,
     )
 }

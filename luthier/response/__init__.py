@@ -14,7 +14,6 @@ method               ∂²L_T/∂w² is                                costs (gr
 `unrolled`           not needed: goes back through the steps     2.5 a step           lr, momentum, few steps
 `identity`           the identity (T1-T2)                        4                    the cheapest direction
 `finite_difference`  the identity, no second derivative at all   4                    any module
-`nystrom`            of low rank                                 4 + 1.5 a column     no step, no iterations
 `exact`              formed and solved                           1.5 a weight         tests, tiny problems
 ==================== =========================================== ==================== ========================
 
@@ -26,7 +25,7 @@ others alone. Conjugate gradients mask the members that are done and go on while
 """
 
 from luthier.response.check import Check, check
-from luthier.response.dense import exact, nystrom
+from luthier.response.dense import exact
 from luthier.response.functional import Functional, functional
 from luthier.response.implicit import finite_difference, identity, implicit
 from luthier.response.optimizers import SGD, Adam, AdamW, FunctionalOptimizer, RMSprop, Stock
@@ -51,6 +50,5 @@ __all__ = [
     "functional",
     "identity",
     "implicit",
-    "nystrom",
     "unrolled",
 ]

@@ -1,4 +1,4 @@
-"""Hypergradients from columns of the Hessian: all of them (`exact`) or a few (`nystrom`)."""
+"""Hypergradients with the whole Hessian, formed column by column."""
 
 from __future__ import annotations
 
@@ -72,78 +72,6 @@ def exact(
             "residual": _relative(left, right, problem.members),
             "iterations": torch.full_like(problem_shape(right, problem.members), size),
             "negative_curvature": problem_shape(torch.linalg.cholesky_ex(hessian)[1] != 0, problem.members),
-        }
-
-    return respond(problem, solve, products, radius)
-
-
-def nystrom(
-    train_loss: Loss,
-    valid_loss: Loss,
-    params: Tree,
-    hyper: Tree,
-    train_batches: list[Any] | None = None,
-    valid_batch: Any = None,
-    *,
-    rank: int = 10,
-    damping: float = 0.1,
-    key: int = 0,
-    products: Mode = "auto",
-    radius: float | None = None,
-    traced: bool = False,
-) -> Hypergradient:
-    """Hypergradient by the implicit function theorem with a low-rank Hessian: no iterations, no step size.
-
-    H ≈ C W⁺ Cᵀ from ``rank`` random columns C and their rows W, and by Woodbury's identity
-    (H + δI)⁻¹ v ≈ [v - C (δW + CᵀC)⁺ Cᵀv] / δ. Memory: ``rank`` copies of the weights.
-
-    Args:
-        train_loss: As in `implicit`.
-        valid_loss: As in `implicit`.
-        params: As in `implicit`.
-        hyper: As in `implicit`.
-        train_batches: As in `implicit`.
-        valid_batch: As in `implicit`.
-        rank: Columns, each a product with the Hessian; at most the number of weights, where it is exact.
-        damping: δ, greater than 0.
-        key: The columns' random draw; the same key draws the same columns, for every member of a stack.
-        products: As in `implicit`.
-        radius: As in `implicit`.
-        traced: As in `implicit`.
-
-    Returns:
-        The hypergradient; `residual` (one product more) is of the true H + δI.
-
-    Raises:
-        MethodError: As `implicit`.
-        NonFiniteError: As `implicit`.
-
-    References:
-        Hataya & Yamada, Nyström method for accurate and scalable implicit differentiation, AISTATS 2023.
-    """
-    check_number("rank", rank, 1)
-    if not damping > 0:
-        raise MethodError(f"damping={damping!r} is not positive", where="damping", remedy="Give, for example, 0.1.")
-    problem = build(train_loss, valid_loss, params, hyper, train_batches, valid_batch, traced)
-
-    def solve(matrix: Products, v: list[Tensor]) -> tuple[list[Tensor], dict[str, Any]]:
-        right = flatten(v, problem.members)  # (members, numbers)
-        generator = torch.Generator().manual_seed(key)
-        chosen = torch.randperm(right.shape[1], generator=generator)[:rank].tolist()
-        c = columns(matrix, v, chosen)  # (members, numbers, rank)
-        w = c[:, chosen, :]
-        small = damping * (w + w.mT) / 2 + c.mT @ c
-        projected = c.mT @ right.unsqueeze(-1)
-        finite = torch.isfinite(small).all(-1).all(-1)  # eigenvalues of NaN raise; the member stays NaN through c
-        small = torch.where(finite[:, None, None], small, torch.eye(len(chosen), dtype=c.dtype, device=c.device))
-        # Columns of dead units are zero: the pseudo-inverse leaves them out.
-        inner = torch.linalg.pinv(small, hermitian=True) @ projected
-        solution = (right - (c @ inner).squeeze(-1)) / damping
-        q = unflatten(solution, v)
-        left = right - flatten(matrix.hessian(q), problem.members) - damping * solution
-        return q, {
-            "residual": _relative(left, right, problem.members),
-            "iterations": torch.full_like(problem_shape(right, problem.members), len(chosen) + 1),
         }
 
     return respond(problem, solve, products, radius)

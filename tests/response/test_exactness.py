@@ -136,34 +136,6 @@ def test_default_settings_are_near(name: str) -> None:
 
 
 @names
-def test_nystrom_of_full_rank_is_exact(name: str) -> None:
-    arguments = problem(name).arguments
-    count = flat(problem(name).params).numel()
-    full = response.nystrom(*arguments, rank=count, damping=0.1)
-    assert error(full.total, response.exact(*arguments, damping=0.1).total) < 1e-10
-    assert full.residual is not None and full.residual < 1e-10
-    part = response.nystrom(*arguments, rank=3, damping=0.1)
-    assert error(part.total, full.total) < error(response.identity(*arguments, alpha=10.0).total, full.total)
-    again, other = (response.nystrom(*arguments, rank=3, damping=0.1, key=key) for key in (0, 1))
-    assert torch.equal(flat(again.total), flat(part.total)) and not torch.equal(flat(other.total), flat(part.total))
-
-
-def test_nystrom_of_a_low_rank_hessian_is_exact() -> None:
-    random = torch.Generator().manual_seed(5)
-    x, target = torch.randn(3, 20, generator=random).double(), torch.randn(20, generator=random).double()
-
-    def train(p: Tree, h: Tree, _: None) -> Tensor:  # rank 3 in 20 weights
-        return (x @ p["w"] * h["scale"] - 1).square().sum()
-
-    def valid(p: Tree, h: Tree, _: None) -> Tensor:
-        return (p["w"] - target).square().sum()
-
-    arguments = (train, valid, {"w": torch.ones(20).double()}, {"scale": torch.ones(3).double()})
-    found = response.nystrom(*arguments, rank=3, damping=0.1)
-    assert error(found.total, response.exact(*arguments, damping=0.1).total) < 1e-8
-
-
-@names
 def test_float32(name: str) -> None:
     p = problem(name)
     single = ({k: w.float() for k, w in p.params.items()}, {k: h.float() for k, h in p.hyper.items()})
@@ -188,7 +160,6 @@ def test_one_weight_alone() -> None:
     arguments = (train, valid, {"w": torch.tensor(1.0)}, {"penalty": torch.tensor(1.0)})
     for method in (response.exact, functools.partial(response.implicit, damping=0.0)):
         assert method(*arguments).total["penalty"].item() == pytest.approx(2.0, abs=1e-6)
-    assert response.nystrom(*arguments, damping=1e-3).total["penalty"].item() == pytest.approx(2.0, abs=1e-3)
 
 
 def test_direct_and_response_terms() -> None:

@@ -17,7 +17,6 @@ from luthier import response
 METHODS: dict[str, Callable[..., response.Hypergradient]] = {
     "cg": functools.partial(response.implicit, iterations=3),
     "neumann": functools.partial(response.implicit, solver="neumann", iterations=3, damping=5.0),
-    "nystrom": functools.partial(response.nystrom, rank=2),
     "differences": response.finite_difference,
     "graph": functools.partial(response.unrolled, optimizer=response.Adam(1e-3), steps=3),
     "checkpoint": functools.partial(response.unrolled, optimizer=response.SGD(1e-2, 0.9), steps=3, memory="checkpoint"),

@@ -33,7 +33,6 @@ METHODS = {
     "neumann": functools.partial(response.implicit, solver="neumann"),
     "identity": response.identity,
     "finite_difference": response.finite_difference,
-    "nystrom": response.nystrom,
     "unrolled": functools.partial(response.unrolled, optimizer=response.SGD(0.1), steps=3),
 }
 methods = pytest.mark.parametrize("name", METHODS)
@@ -100,8 +99,6 @@ def test_wrong_arguments(name: str, changes: dict[str, Any], message: str) -> No
         (response.implicit, {"products": "forward"}, "products: products='forward'"),
         (response.implicit, {"radius": 0.0}, "radius: radius=0.0"),
         (response.identity, {"alpha": -1.0}, "alpha: alpha=-1.0"),
-        (response.nystrom, {"rank": 0}, "rank: rank=0"),
-        (response.nystrom, {"damping": 0.0}, "damping: damping=0.0"),
         (METHODS["unrolled"], {"memory": "disk"}, "memory: memory='disk'"),
         (METHODS["unrolled"], {"steps": 0}, "steps: steps=0"),
         (METHODS["unrolled"], {"truncate": 0}, "truncate: truncate=0"),
@@ -136,7 +133,7 @@ def test_a_second_derivative_that_is_not_finite_raises() -> None:
         return (p["w"].abs() ** 1.5 * h["penalty"]).sum() + train(p, h, None)
 
     zero = {"w": torch.zeros(2).double()}
-    for name in ("exact", "cg", "neumann", "nystrom"):
+    for name in ("exact", "cg", "neumann"):
         with pytest.raises((response.NonFiniteError, MethodError)):
             METHODS[name](kink, valid, zero, HYPER)
 
@@ -149,7 +146,6 @@ def test_exact_refuses_what_is_large_or_singular() -> None:
     with pytest.raises(MethodError, match=r"singular.*damping"):
         response.exact(train, valid, spare, HYPER)
     assert torch.isfinite(response.exact(train, valid, spare, HYPER, damping=1e-3).total["penalty"]).all()
-    assert torch.isfinite(response.nystrom(train, valid, spare, HYPER).total["penalty"]).all()
     assert torch.isfinite(response.implicit(train, valid, spare, HYPER).total["penalty"]).all()
 
 
@@ -207,7 +203,7 @@ def bag() -> tuple[Any, ...]:
     return losses.train_loss, losses.valid_loss, losses.params, hyper, [(words, target)], (words, -target)
 
 
-@pytest.mark.parametrize("name", ["exact", "cg", "series", "nystrom", "unrolled"])
+@pytest.mark.parametrize("name", ["exact", "cg", "series", "unrolled"])
 def test_a_module_without_second_derivative_falls_back(name: str) -> None:
     method = {**METHODS, "series": functools.partial(METHODS["neumann"], damping=1.0)}[name]
     with pytest.warns(response.ResponseWarning, match=r"_embedding_bag_backward.*finite_difference") as caught:

@@ -56,7 +56,6 @@ METHODS: dict[str, tuple[Any, Tree]] = {
     "neumann": (functools.partial(response.implicit, solver="neumann", damping=50.0), PENALTIES),
     "identity": (functools.partial(response.identity, alpha=torch.tensor([0.1, 0.2, 0.3]).double()), PENALTIES),
     "finite_difference": (response.finite_difference, PENALTIES),
-    "nystrom": (response.nystrom, PENALTIES),
     "unrolled": (functools.partial(response.unrolled, optimizer=SGD, steps=5), HYPER),
     "trajectory": (functools.partial(response.unrolled, optimizer=SGD, steps=5, memory="trajectory"), HYPER),
     "adam": (
@@ -158,7 +157,7 @@ def test_all_members_diverged_raises(name: str) -> None:
         method(train, valid, broken, hyper)
 
 
-SLOW_TO_RECORD = ("exact", "cg, long", "nystrom", "trajectory", "differences")
+SLOW_TO_RECORD = ("exact", "cg, long", "trajectory", "differences")
 
 
 @pytest.mark.parametrize(
