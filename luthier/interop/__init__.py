@@ -1,7 +1,7 @@
 """Other tuning libraries: their methods used here, ours used there, and studies carried over.
 
 Each needs a package that is not installed with luthier, and is imported when it is first used:
-``luthier.interop.optuna`` needs ``pip install 'luthier[optuna]'``, ``luthier.interop.botorch`` 'luthier[botorch]'.
+``luthier.interop.optuna`` needs ``pip install 'luthier[optuna]'``; so do ``botorch`` and ``cmaes`` need theirs.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from luthier.interop import botorch, optuna
+    from luthier.interop import botorch, cmaes, optuna
 
-__all__ = ["botorch", "optuna"]
+__all__ = ["botorch", "cmaes", "optuna"]
 
 
 def __getattr__(name: str) -> Any:

@@ -100,11 +100,11 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "cmaes",
-            "luthier.interop.optuna.proposers:CMAES",
+            "luthier.interop.cmaes:CMAES",
             "between",
-            "a normal distribution that follows the better half, for numbers, by Optuna",
+            "a normal distribution that follows the better half, for numbers",
             "Hansen and Ostermeier 2001",
-            "luthier/interop/optuna/proposers.py",
+            "luthier/interop/cmaes.py",
         ),
         Method(
             "nsga2",

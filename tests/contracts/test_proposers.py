@@ -12,7 +12,8 @@ import pytest
 
 from luthier.errors import LuthierError
 from luthier.interop.botorch import HypervolumeImprovement
-from luthier.interop.optuna import CMAES, NSGA2, TPE
+from luthier.interop.cmaes import CMAES
+from luthier.interop.optuna import NSGA2, TPE
 from luthier.jobs import OK, Budget, History, Job
 from luthier.propose import GaussianProcess, GFlowNet, Grid, Proposer, Random
 from luthier.propose.asha import ASHA

@@ -17,7 +17,8 @@ from optuna.testing.pytest_samplers import (
     RelativeSamplerTestCase,
 )
 
-from luthier.interop.optuna import CMAES, TPE, OptunaSampler
+from luthier.interop.cmaes import CMAES
+from luthier.interop.optuna import TPE, OptunaSampler
 from luthier.propose import GaussianProcess, Random
 
 

@@ -11,8 +11,8 @@ Example:
 
 from __future__ import annotations
 
-from luthier.interop.optuna.proposers import CMAES, NSGA2, TPE, Sampler
+from luthier.interop.optuna.proposers import NSGA2, TPE, Sampler
 from luthier.interop.optuna.sampler import OptunaSampler
 from luthier.interop.optuna.studies import from_optuna, to_optuna
 
-__all__ = ["CMAES", "NSGA2", "TPE", "OptunaSampler", "Sampler", "from_optuna", "to_optuna"]
+__all__ = ["NSGA2", "TPE", "OptunaSampler", "Sampler", "from_optuna", "to_optuna"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,16 +14,14 @@ from luthier.interop.optuna.library import experimental, optuna, quiet
 from luthier.interop.optuna.mirror import FrozenTrial, Mirror, TrialState, frozen
 from luthier.interop.optuna.parameters import distributions, parameters, values
 from luthier.jobs import Budget, Event, History, Job, Result
+from luthier.propose.gaussian_process.sequential import upcoming
 from luthier.seeds import Seeds
 from luthier.space import Config
 
 TAG = "optuna"  # what a job's tag keeps for the sampler
 
-# CmaEsSampler pickles its state into a trial. A tag comes from a database that others may write to: no pickle is kept
-# there or read from there: a job whose sampler made one is asked for once more when the mirror is built.
-_PICKLED = re.compile(r"(sep)?cma(wm)?:optimizer:")
 # TPE notes what it will suggest before it does; here a configuration is suggested at once, and is the job's own.
-_SUGGESTED = re.compile(r"tpe:relative_params:")
+_SUGGESTED = "tpe:relative_params:"
 
 
 @dataclass(frozen=True)
@@ -49,10 +46,8 @@ class Asker:
         A stack takes hundreds of jobs at once, of which a sampler that has seen no results would know nothing: beyond
         ``batch`` running ones, it waits.
         """
-        budget, first = budget or Budget(), len(history)
-        stop = first + min(count, self.batch - len(history.pending))
-        stop = stop if budget.trials is None else min(stop, budget.trials)
-        if stop <= first:
+        numbers = upcoming(history, count, self.batch, budget)
+        if not numbers:
             return []
 
         def start() -> _Reflection:
@@ -60,7 +55,7 @@ class Asker:
 
         with quiet():
             reflection = history.fold((TAG, self.method, seeds.study), start, _Reflection.see)
-            return reflection.propose(range(first, stop), budget)
+            return reflection.propose(numbers, budget or Budget())
 
 
 class _Reflection:
@@ -99,22 +94,17 @@ class _Reflection:
         """The jobs of these numbers; the mirror is left as it was."""
         jobs = []
         try:
-            self._show_pending()
+            for trial in self._pending.values():
+                self._mirror.run(trial)
             for number in numbers:
                 config, tag = self._ask(number)
-                kept = {key: value for key, value in tag["trial"].items() if not _PICKLED.match(key)}
-                again = len(kept) < len(tag["trial"])
-                tag = {key: value for key, value in {**tag, "trial": kept, "again": again}.items() if value}
+                tag = {key: value for key, value in tag.items() if value}
                 job = Job(number, config, budget.steps_for(config), tag={TAG: tag} if tag else {})
                 jobs.append(job)
-                self._mirror.replace_last(self._trial(job, {}))
+                self._mirror.replace_last(self._running(job))
         finally:
             self._mirror.forget()
         return jobs
-
-    def _show_pending(self) -> None:
-        for trial in self._pending.values():
-            self._mirror.run(trial)
 
     def _ask(self, number: int) -> tuple[Config, dict[str, Any]]:
         """What the sampler draws for a job, as the last running trial of the mirror; and all that it notes."""
@@ -140,7 +130,7 @@ class _Reflection:
             raise MethodError(what, where="Optuna's sampler", remedy=remedy) from error
         attributes = self._mirror.running[-1].system_attrs
         noted = {key: value for key, value in self._mirror.noted.items() if before.get(key) != value}
-        own = {key: value for key, value in attributes.items() if not _SUGGESTED.match(key)}
+        own = {key: value for key, value in attributes.items() if not key.startswith(_SUGGESTED)}
         tag = {"trial": own, "study": noted, "silent": silent}
         return self._space.check(config), self._as_json(tag)
 
@@ -153,25 +143,12 @@ class _Reflection:
             raise MethodError(what, where="Optuna's sampler", remedy=remedy) from error
 
     def _running(self, job: Job) -> FrozenTrial:
-        """The job as a trial, with the pickles that its sampler made."""
-        pickles: dict[str, Any] = {}
-        if job.tag.get(TAG, {}).get("again"):
-            try:
-                self._show_pending()
-                _, tag = self._ask(job.number)
-            finally:
-                self._mirror.forget()
-            pickles = {key: value for key, value in tag["trial"].items() if _PICKLED.match(key)}
-        return self._trial(job, pickles)
-
-    def _trial(self, job: Job, pickles: dict[str, Any]) -> FrozenTrial:
         tag = job.tag.get(TAG, {})
         params = values(job.config, self._parameters)
         if self._asker.flat:
             silent = tag.get("silent", {})
             params = {one.key: params.get(one.key, silent.get(one.key, one.middle)) for one in self._parameters}
-        kept = {key: value for key, value in tag.get("trial", {}).items() if not _PICKLED.match(key)}
-        return frozen(TrialState.RUNNING, params, distributions(params, self._parameters), {**kept, **pickles})
+        return frozen(TrialState.RUNNING, params, distributions(params, self._parameters), dict(tag.get("trial", {})))
 
     def _finished(self, trial: FrozenTrial, result: Result) -> FrozenTrial:
         """The trial as it ended.

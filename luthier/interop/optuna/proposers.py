@@ -1,4 +1,4 @@
-"""Optuna's samplers as proposers: TPE, CMA-ES, NSGA-II, and any other.
+"""Optuna's samplers as proposers: TPE, NSGA-II, and any other.
 
 A sampler is made anew for every job, seeded with the job's number, and reads a mirror of the history: Optuna's results
 in order of arrival, then what is running. So it keeps nothing that a resumed study would not have.
@@ -6,8 +6,6 @@ in order of arrival, then what is running. So it keeps nothing that a resumed st
 
 from __future__ import annotations
 
-import importlib.util
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -15,10 +13,8 @@ from typing import Any, ClassVar
 from luthier.errors import MethodError
 from luthier.interop.optuna.asking import Asker
 from luthier.interop.optuna.library import optuna
-from luthier.interop.optuna.parameters import parameters
 from luthier.jobs import Budget, History, Job
 from luthier.seeds import Seeds
-from luthier.space import Choice
 
 Factory = Callable[..., Any]  # factory(seed=int) -> optuna.samplers.BaseSampler
 
@@ -56,7 +52,7 @@ class Sampler:
         """The same, ending after ``budget.trials`` configurations.
 
         Raises:
-            MethodError: If the factory cannot be called with a seed, or makes no sampler.
+            MethodError: If the factory cannot be called with a seed, makes no sampler, or one that keeps pickles.
         """
         _check_whole("sampler", batch=(self.batch, 1))
         try:
@@ -68,6 +64,9 @@ class Sampler:
         if not isinstance(made, optuna.samplers.BaseSampler):
             remedy = "It must make an optuna.samplers.BaseSampler."
             raise MethodError(f"factory={self.factory!r} made {made!r}", where="Optuna's sampler", remedy=remedy)
+        if isinstance(made, optuna.samplers.CmaEsSampler):  # whoever can write to a database could run code by a pickle
+            what = f"{type(made).__name__} keeps its state as a pickle, which luthier neither stores nor reads"
+            raise MethodError(what, where="Optuna's sampler", remedy="Use the method cmaes.")
         return replace(self, budget=budget)
 
     def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
@@ -142,65 +141,6 @@ class TPE:
 
 
 @dataclass(frozen=True)
-class CMAES:
-    """CMA-ES: a normal distribution whose mean and covariance follow the better half of each generation.
-
-    Strong on continuous names that depend on each other, over some hundred trials. Integers are rounded, ordered
-    choices are their place; other choices are drawn at random. Failed and diverged trainings are replaced.
-
-    Args:
-        population: Configurations of a generation; ``4 + 3 log(names)`` by default.
-        budget: Set by :meth:`bind`.
-
-    Example:
-        >>> from luthier import Float, Space
-        >>> from luthier.testing import simulate
-        >>> space = Space(x=Float(-5.0, 5.0), y=Float(-5.0, 5.0))
-        >>> history = simulate(CMAES(), lambda c: (c["x"] - c["y"]) ** 2 + c["y"] ** 2, space, Budget(trials=100))
-        >>> bool(history.values.min() < 0.1)
-        True
-
-    References:
-        Hansen and Ostermeier, "Completely derandomized self-adaptation in evolution strategies", 2001.
-        Nomura and Shibata, "cmaes: a simple yet practical Python library for CMA-ES", 2024.
-    """
-
-    population: int | None = None
-    budget: Budget | None = field(default=None, repr=False)
-    extendable: ClassVar[bool] = True
-
-    def bind(self, budget: Budget) -> CMAES:
-        """The same, ending after ``budget.trials`` configurations.
-
-        Raises:
-            MethodError: If the population is not a whole number of at least 2, or the package cmaes is not installed.
-        """
-        if self.population is not None:
-            _check_whole("cmaes", population=(self.population, 2))
-        if importlib.util.find_spec("cmaes") is None:
-            remedy = "Install it: pip install 'luthier[optuna]'."
-            raise MethodError("the package cmaes is not installed", where="method cmaes", remedy=remedy)
-        return replace(self, budget=budget)
-
-    def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
-        """Up to ``count`` new configurations; none once the budget's trials have been started.
-
-        Raises:
-            MethodError: If the study has several objectives, or the space no numbers.
-        """
-        if all(one.distribution.single() or _unordered(one.domain) for one in parameters(history.space, True)):
-            remedy = "Use another method, such as tpe."
-            raise MethodError("the space has no numbers that vary", where="method cmaes", remedy=remedy)
-
-        population = self.population or 4 + int(3 * math.log(len(history.space.columns)))
-
-        def factory(seed: int) -> Any:
-            return optuna.samplers.CmaEsSampler(popsize=self.population, warn_independent_sampling=False, seed=seed)
-
-        return Asker(self, factory, True, population).propose(self.budget, history, count, seeds)
-
-
-@dataclass(frozen=True)
 class NSGA2:
     """NSGA-II: a genetic algorithm for several objectives, that keeps the configurations that no other beats in all.
 
@@ -264,7 +204,3 @@ def _check_whole(method: str, **settings: tuple[Any, int]) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             remedy = f"Give a whole number of at least {least}."
             raise MethodError(f"{name}={value!r} cannot be", where=f"method {method}", remedy=remedy)
-
-
-def _unordered(domain: Any) -> bool:
-    return isinstance(domain, Choice) and not domain.ordered

@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from luthier.errors import StudyError
-from luthier.interop.optuna.inference import infer_space, nearest
 from luthier.interop.optuna.library import experimental, optuna, quiet
 from luthier.interop.optuna.parameters import Parameter, distributions, parameters, values
 from luthier.interop.optuna.timeline import NOTE, FrozenTrial, TrialState, reports_of, result_of, starts_and_ends
@@ -118,39 +117,48 @@ def _note(job: Job, result: Result | None) -> dict[str, Any]:
     return note
 
 
-def from_optuna(study: optuna.Study) -> History:
-    """The finished trials of an Optuna study as a history, with the space that they were drawn from.
+def from_optuna(study: optuna.Study, space: Space | None = None) -> History:
+    """Return the finished trials of an Optuna study as a history.
 
-    An exported study gives its space back exactly. Of any other, the space is read from the trials: a name that only
-    some of them have is conditional on an earlier name that has discrete values and says which; a range with steps
-    becomes an ordered choice. Failed trials that ended before all their parameters were asked for are left out.
+    Trials that lack a name which is active in the space are left out: those that failed before all of their parameters
+    were asked for.
 
     Args:
         study: The Optuna study.
+        space: The space that its trials were drawn from; an exported study knows it.
 
     Returns:
         A history, whose ``space`` and ``objectives`` are the study's.
 
     Raises:
-        StudyError: If there is no finished trial, a distribution has changed, or nothing says when a name is active.
-        SpaceError: If a name or an option cannot be one of luthier's.
+        StudyError: If the space is not known, or no trial has all of its names.
+        ConfigError: If a value is outside its domain.
 
     Example:
         >>> import optuna
+        >>> from luthier import Float, Space
         >>> optuna.logging.set_verbosity(optuna.logging.WARNING)
         >>> study = optuna.create_study()
         >>> study.optimize(lambda trial: trial.suggest_float("x", -5, 5) ** 2, n_trials=5)
-        >>> history = from_optuna(study)
-        >>> history.space, len(history)
-        (Space(x=Float(-5.0, 5.0)), 5)
+        >>> len(from_optuna(study, Space(x=Float(-5.0, 5.0))))
+        5
     """
     trials = [one for one in study.get_trials(deepcopy=False) if one.state.is_finished()]
     described = study.user_attrs.get(SPACE)
-    space = infer_space(trials, study.study_name) if described is None else Space.from_json(described)
+    if space is None:
+        if described is None:
+            remedy = "Give it: from_optuna(study, lt.Space(lr=lt.Float(1e-4, 1.0, log=True), …))."
+            raise StudyError("it does not say its space", where=f"study {study.study_name!r}", remedy=remedy)
+        space = Space.from_json(described)
     modes = ["max" if one == optuna.study.StudyDirection.MAXIMIZE else "min" for one in study.directions]
     names = study.metric_names or (["value"] if len(modes) == 1 else [f"value_{i}" for i in range(len(modes))])
     found = parameters(space, False)
     pairs = [(one, config) for one in trials if (config := _config(one.params, found)) is not None]
+    if trials and not pairs:
+        remedy = (
+            f"The names of the space are {', '.join(space.names)}, and those of a trial {', '.join(trials[0].params)}."
+        )
+        raise StudyError("no trial has all names of the space", where=f"study {study.study_name!r}", remedy=remedy)
     trials = [one for one, _ in pairs]
     place = {one.number: index for index, one in enumerate(trials)}
     history = History(space, dict(zip(names, modes, strict=True)))
@@ -173,5 +181,5 @@ def _config(params: Mapping[str, Any], found: tuple[Parameter, ...]) -> Config |
         if one.active(config):
             if one.key not in params:
                 return None
-            one.put(config, nearest(one.domain, params[one.key]))
+            one.put(config, params[one.key])
     return config

@@ -1,0 +1,158 @@
+"""CMA-ES as a proposer, by the package cmaes (Hansen and Ostermeier 2001; Nomura and Shibata 2024)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from luthier.errors import MethodError
+from luthier.jobs import Budget, Event, History, Job, Result
+from luthier.propose.gaussian_process.sequential import upcoming
+from luthier.seeds import Seeds
+from luthier.space import Space
+
+try:
+    from cmaes import CMA
+except ImportError as error:
+    raise MethodError(
+        f"the package cmaes cannot be imported ({error})",
+        where="method cmaes",
+        remedy="Install it: pip install 'luthier[cmaes]'.",
+    ) from error
+
+START = 1 / 6  # of the unit cube: the deviation at first, so that three of them reach its faces
+TAG = "cmaes"
+
+
+@dataclass
+class _Memory:
+    """The distribution after all results so far.
+
+    Args:
+        optimizer: Of the package.
+        generation: How often it has been told.
+        told: Points of this generation and their values.
+        drawn: The generation and the point of each running job of this method.
+    """
+
+    optimizer: CMA
+    generation: int = 0
+    told: list[tuple[np.ndarray, float]] = field(default_factory=list)
+    drawn: dict[int, tuple[int, np.ndarray]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CMAES:
+    """CMA-ES: a normal distribution whose mean and covariance follow the better half of each generation.
+
+    Strong on continuous names that depend on each other, over some hundred trials. Integers are rounded, ordered
+    choices are their place, inactive names are carried along as silent genes; other choices are drawn at random.
+    Failed, pruned and diverged trainings are replaced. The distribution is computed again from the history: a job's tag
+    has the point that was drawn for it, before rounding, and its generation.
+
+    Args:
+        population: Configurations of a generation, and jobs that may be running at once; ``4 + 3 log(numbers)`` by
+            default.
+        budget: Set by :meth:`bind`.
+
+    Example:
+        >>> from luthier import Float, Space
+        >>> from luthier.testing import simulate
+        >>> space = Space(x=Float(-5.0, 5.0), y=Float(-5.0, 5.0))
+        >>> history = simulate(CMAES(), lambda c: (c["x"] - c["y"]) ** 2 + c["y"] ** 2, space, Budget(trials=100))
+        >>> bool(history.values.min() < 0.1)
+        True
+
+    References:
+        Hansen and Ostermeier, "Completely derandomized self-adaptation in evolution strategies", 2001.
+        Nomura and Shibata, "cmaes: a simple yet practical Python library for CMA-ES", 2024.
+    """
+
+    population: int | None = None
+    budget: Budget | None = field(default=None, repr=False)
+    extendable: ClassVar[bool] = True
+
+    def bind(self, budget: Budget) -> CMAES:
+        """Return the same, ending after ``budget.trials`` configurations.
+
+        Raises:
+            MethodError: If the population is below 4: the better half of fewer has no covariance.
+        """
+        size = self.population
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 4):
+            remedy = "Give a whole number from 4 on, or None."
+            raise MethodError(f"population must be an integer ≥ 4, got {size!r}", where="method cmaes", remedy=remedy)
+        return replace(self, budget=budget)
+
+    def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
+        """Return up to ``count`` new configurations; none once the budget's trials have been started.
+
+        Raises:
+            MethodError: If the study has several objectives, or the space no numbers.
+        """
+        columns = _numbers(history.space)
+        if len(history.objectives) > 1:
+            what = f"it takes one objective, and the study has {', '.join(history.objectives)}"
+            raise MethodError(what, where="method cmaes", remedy="Give one metric, or use tpe, nsga2 or genetic.")
+        if not len(columns):
+            remedy = "Use another method, such as tpe."
+            raise MethodError("the space has no numbers that vary", where="method cmaes", remedy=remedy)
+        size = self.population or 4 + int(3 * math.log(len(columns)))
+        numbers = upcoming(history, count, size, self.budget)
+        if not numbers:
+            return []
+        memory = self._memory(history, size, len(columns), seeds)
+        return [self._job(memory, history.space, columns, number, seeds) for number in numbers]
+
+    def _memory(self, history: History, size: int, dimensions: int, seeds: Seeds) -> _Memory:
+        def start() -> _Memory:
+            width = max(dimensions, 2)  # the package knows no single number: a second one goes along, and is not read
+            bounds = np.tile([0.0, 1.0], (width, 1))
+            return _Memory(CMA(np.full(width, 0.5), START, bounds=bounds, population_size=size, seed=0))
+
+        def update(memory: _Memory, event: Event) -> _Memory:
+            if isinstance(event, Job):
+                point = _read(event.tag.get(TAG), len(memory.optimizer.mean))
+                if point is not None:
+                    memory.drawn[event.number] = point
+            elif isinstance(event, Result) and event.number in memory.drawn:
+                generation, point = memory.drawn.pop(event.number)
+                [value] = history.objective_values(event.metrics)
+                if generation == memory.generation and event.status == "ok" and math.isfinite(value):
+                    memory.told.append((point, float(value)))
+                if len(memory.told) == size:
+                    memory.optimizer.tell(memory.told)
+                    memory.told, memory.generation = [], memory.generation + 1
+            return memory
+
+        return history.fold((TAG, size, seeds.study), start, update)
+
+    def _job(self, memory: _Memory, space: Space, columns: np.ndarray, number: int, seeds: Seeds) -> Job:
+        rng = seeds.rng(number, "propose")
+        memory.optimizer.reseed_rng(int(rng.integers(2**31)))
+        point = memory.optimizer.ask()
+        codes = rng.random(len(space.columns))  # options that have no order are drawn at random
+        codes[columns] = point[: len(columns)]
+        [config] = space.decode(codes[None])
+        tag = {TAG: {"generation": memory.generation, "point": point.tolist()}}
+        return Job(number, config, (self.budget or Budget()).steps_for(config), tag=tag)
+
+
+def _numbers(space: Space) -> np.ndarray:
+    """Return the columns that have an order and more than one value."""
+    return np.array(
+        [place for place, one in enumerate(space.columns) if one.kind != "categorical" and one.levels != 1], dtype=int
+    )
+
+
+def _read(tag: Any, width: int) -> tuple[int, np.ndarray] | None:
+    """Return the generation and the point of a job's tag; None of what is no such tag."""
+    if not isinstance(tag, Mapping):
+        return None
+    generation, point = tag.get("generation"), tag.get("point")
+    fits = isinstance(point, list) and len(point) == width and all(isinstance(x, float) and 0 <= x <= 1 for x in point)
+    return (generation, np.array(point)) if fits and isinstance(generation, int) else None
