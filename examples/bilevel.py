@@ -48,7 +48,7 @@ def main() -> None:
     print("penalties of the parts, log10:")
     for row in range(4):
         print(" ".join(f"{value:5.1f}" for value in parts[4 * row : 4 * row + 4]))
-    print("report:", study.report("bilevel.html"))
+    print("report:", study.write_report("bilevel.html"))
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def main() -> None:
         print(f"    {name} = {value:.6g}")
     print(f"Validation accuracy: {best.metrics['accuracy']:.4f}")
     print(f"Test accuracy:       {best.test['accuracy']:.4f}")
-    print(f"Report: {study.report(FOLDER / 'report.html').resolve()}")
+    print(f"Report: {study.write_report(FOLDER / 'report.html').resolve()}")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         data,
         errors,
         execute,
+        follow,
         interop,
         losses,
         metrics,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         propose,
         report,
         response,
+        stop,
         store,
         testing,
     )
@@ -87,6 +89,7 @@ __all__ = [
     "environment",
     "errors",
     "execute",
+    "follow",
     "interop",
     "losses",
     "metrics",
@@ -97,6 +100,7 @@ __all__ = [
     "propose",
     "report",
     "response",
+    "stop",
     "store",
     "testing",
     "tune",
@@ -104,8 +108,8 @@ __all__ = [
 
 _MODULES = frozenset(
     (
-        *("adapt", "data", "errors", "execute", "interop", "losses", "metrics", "nn", "optim"),
-        *("pareto", "propose", "report", "response", "store", "testing"),
+        *("adapt", "data", "errors", "execute", "follow", "interop", "losses", "metrics", "nn", "optim"),
+        *("pareto", "propose", "report", "response", "stop", "store", "testing"),
     )
 )
 _PLACES = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from luthier.text import without_secrets
 
 
@@ -56,8 +58,18 @@ class MethodError(LuthierError, ValueError):
     """A method that is unknown, badly set, or asks for more than its task can do."""
 
 
+class ArgumentError(LuthierError, TypeError):
+    """An argument that a function does not have, or lacks."""
+
+
 class StudyError(LuthierError, RuntimeError):
-    """A study that cannot go on: settings that changed, results that do not fit."""
+    """A study that cannot go on: settings that changed, results that do not fit, no trial that succeeded.
+
+    Attributes:
+        study: The :class:`luthier.Study` with all that is recorded, where ``tune`` raised it after it had begun.
+    """
+
+    study: Any = None
 
 
 class StoreError(LuthierError, RuntimeError):

@@ -242,7 +242,7 @@ MISTAKES: list[Mistake] = [
     ("a job that was never asked for", lambda p: p.study().tell(77, 0.5), StudyError, ["77", "does not exist"]),
     ("no count", lambda p: p.study().ask(0), StudyError, ["count=0"]),
     ("a report of a finished job", lambda p: p.study().report(0, 1, loss=1.0), StudyError, ["job 0", "ended"]),
-    ("a report to a folder", lambda p: p.study().report(p.folder), StudyError, [""]),
+    ("a report to a folder", lambda p: p.study().write_report(p.folder), StudyError, [""]),
     # the store
     ("an unknown URL", lambda p: lt.open_store("redis://here/0"), StoreError, ["redis", "postgresql"]),
     ("a folder for a store", lambda p: lt.open_store(p.folder), StoreError, ["folder"]),
@@ -302,10 +302,12 @@ def test_a_full_disk_fails_the_trial_and_not_what_came_before(place: Place) -> N
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, before[1]))  # the database fits, a state does not
     try:
-        study = place.tune(Large(), steps=2, trials=2, checkpoints=True)
+        with pytest.raises(StudyError, match="all 2 trials failed") as caught:
+            place.tune(Large(), steps=2, trials=2, checkpoints=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    assert [record.status for record in study.trials] == ["failed", "failed"]
-    assert all("the disk is full" in record.error for record in study.trials)
+    trials = caught.value.study.trials
+    assert [record.status for record in trials] == ["failed", "failed"]
+    assert all("the disk is full" in record.error for record in trials)
     assert [path for path in place.folder.rglob("*.ckpt*")] == []

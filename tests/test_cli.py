@@ -160,7 +160,7 @@ def test_an_unknown_study_names_those_that_are_there(here: Path) -> None:
 def test_a_study_in_which_every_trial_failed_is_a_failure(here: Path) -> None:
     (here / "broken.py").write_text(TASK.replace("== 3", "> 0"))
     told = run("tune", "broken.py", "-n", "4", code=1)
-    assert "none of 4 trials ended well" in told and "too deep" in told
+    assert "all 4 trials failed" in told and "too deep" in told
     assert len(Study.load("broken-random", here / "luthier.db").trials) == 4
 
 

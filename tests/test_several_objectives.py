@@ -55,7 +55,7 @@ def test_the_pareto_set_has_its_test_metrics_and_its_networks(tmp_path: Path) ->
     read = lt.Study.load("two", tmp_path / "s.db")
     assert [one.number for one in read.best] == [one.number for one in longer.best]
     assert [one.test for one in read.best] == [one.test for one in longer.best]
-    assert "Trade-off" in longer.report(tmp_path / "two.html").read_text()
+    assert "Trade-off" in longer.write_report(tmp_path / "two.html").read_text()
 
 
 def test_nothing_that_ended_well_is_an_empty_set() -> None:

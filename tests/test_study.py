@@ -331,7 +331,7 @@ def test_a_stored_study_is_read_without_its_method(tmp_path: Path) -> None:
 
 def test_the_report_is_written(tmp_path: Path) -> None:
     study = finish(Study("page", SPACE, trials=5))
-    path = study.report(tmp_path / "page.html")
+    path = study.write_report(tmp_path / "page.html")
     assert path == tmp_path / "page.html" and "Best configuration" in path.read_text()
 
 

@@ -57,7 +57,7 @@ class Half:
 
 
 def make_trial(send: Any = lambda step, metrics: False, asked: Any = lambda: False) -> Trial:
-    return Trial(4, {"x": 0.5}, seed=1, steps=1, send=send, asked=asked)
+    return Trial(4, {"x": 0.5}, key=1, steps=1, send=send, asked=asked)
 
 
 @pytest.mark.parametrize(

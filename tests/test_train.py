@@ -43,13 +43,14 @@ def test_a_function_becomes_a_result() -> None:
     seen: dict[str, Any] = {}
 
     def look(config, trial):
-        seen.update(number=trial.number, seed=trial.seed, steps=trial.steps, config=trial.config)
+        seen.update(number=trial.number, seed=trial.seed, key=trial.key, steps=trial.steps, config=trial.config)
         config["x"] = 9.0  # its own copy
         return 0.0
 
     job = Job(7, {"x": 0.5}, steps=12)
     assert run_one(look, job).steps == 12 and job.config == {"x": 0.5}
-    assert seen["number"] == 7 and seen["steps"] == 12 and seen["seed"] == Seeds(0).key(7, "train")
+    assert seen["number"] == 7 and seen["steps"] == 12 and seen["key"] == Seeds(0).key(7, "train")
+    assert seen["seed"] == seen["key"] % 2**32 and np.random.RandomState(seen["seed"]) is not None
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from luthier.report.standings import Band, Run, Standing, bands, standings
 from luthier.space import Space
 from luthier.store import Store, open_store
 from luthier.study import settings
+from luthier.study.arguments import answered
 from luthier.study.fit import check_fit
 from luthier.study.methods import Resolved, for_task, resolve
 from luthier.study.study import Study
@@ -78,6 +79,7 @@ class Comparison:
         return write(self.name, self.runs, self.total, path, level)
 
 
+@answered
 def compare(
     task: Any,
     methods: Sequence[Any] | Mapping[str, Any],

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from luthier.errors import StudyError
 from luthier.execute import Executor
 from luthier.jobs import DIVERGED, FAILED, Budget, Job, Report, Result
+from luthier.study.following import Followers
 from luthier.study.interrupt import Interrupts
 from luthier.study.ledger import FLUSH, MEMORY, Ledger
 from luthier.study.progress import Tick, choose, moved
@@ -28,7 +29,15 @@ class Loop:
     """One call of tune(), from its first job to its last."""
 
     def __init__(
-        self, ledger: Ledger, work: Work, executor: Executor, budget: Budget, max_failures: int, progress: bool | None
+        self,
+        ledger: Ledger,
+        work: Work,
+        executor: Executor,
+        budget: Budget,
+        max_failures: int,
+        progress: bool | None,
+        followers: Followers | None = None,
+        ended: Callable[[], bool] = lambda: False,
     ) -> None:
         self.ledger, self.work, self.executor, self.max_failures = ledger, work, executor, max_failures
         self.total = expected(ledger, budget.trials)
@@ -43,12 +52,16 @@ class Loop:
         self.shown = choose(progress, ledger.name)
         self.loud = progress is not False
         self.interrupts = Interrupts()
+        self.followers = followers or Followers([], ledger.history)
+        self.ended = ended  # whether one of the user's conditions to stop is met
+        self.stopping = False
 
     def run(self) -> None:
         """Until the study is over, the time is up, or something stops it; then everything is given back."""
         done = False
         with self.interrupts:
             try:
+                self.stopping = bool(self.ledger.history.arrival) and self.ended()
                 self.executor.start(self.work, self.on_reports)
                 while self.step():
                     self.interrupts.check()
@@ -61,7 +74,7 @@ class Loop:
 
     def step(self) -> bool:
         """Start what can be started, wait for what ends first, record it; False at the end."""
-        over = self.timeup()
+        over = self.timeup() or self.stopping
         if not over:
             over = not self.submit() and not self.running and not self.others()
         if self.running:
@@ -151,6 +164,7 @@ class Loop:
         self.running.difference_update(result.number for result in results)
         accepted = set(self.ledger.record(results))
         self.fresh += len(accepted)
+        self.stopping = self.stopping or self.ended()
         if self.work.save and time.monotonic() >= self.next_tidy:
             self.ledger.tidy()
             self.next_tidy = time.monotonic() + TIDY
@@ -170,7 +184,7 @@ class Loop:
         self.tick()
         if self.work.adapter is not None and reports:
             self.shown.say(moved(reports[0]))
-        return set(self.ledger.mine) if self.timeup() else stop
+        return set(self.ledger.mine) if self.timeup() or self.stopping else stop
 
     def timeup(self) -> bool:
         """Whether the wall time is spent."""
@@ -182,7 +196,8 @@ class Loop:
         return min(left, 0.25) if sys.stderr.isatty() else left
 
     def tick(self) -> None:
-        """Show where the study is, if it is time to."""
+        """Tell the followers what is new, and show where the study is, if it is time to."""
+        self.followers.tell()
         if self.shown.wants(time.monotonic()):
             self.shown.show(self.state())
 

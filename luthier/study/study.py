@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, final, overload
@@ -13,11 +14,13 @@ from luthier.seeds import Seeds
 from luthier.space import Config, Space
 from luthier.store import Store
 from luthier.study import export, settings
+from luthier.study.arguments import answered
 from luthier.study.diverse import By, diverse
 from luthier.study.ledger import MEMORY, Ledger, open_ledger, open_to_read
 from luthier.study.methods import resolve
+from luthier.study.starting import enqueue_new, refuse_fixed
 from luthier.study.telling import held, told
-from luthier.task.call import as_metrics
+from luthier.task.call import as_metrics, as_step
 from luthier.text import public_url
 from luthier.trials import Best, TrialRecord, front, record, trials_of
 
@@ -57,6 +60,7 @@ class Study:
         (20, True)
     """
 
+    @answered
     def __init__(
         self,
         name: str | None = None,
@@ -92,6 +96,8 @@ class Study:
         self._ledger = open_ledger(name, space, goals, resolved, budget, seed, store)
         self._deadline = None if seconds is None else time.monotonic() + seconds
         self._work: Any = None
+        self._reported: dict[int, tuple[int, int]] = {}  # by job: the first step reported, and the steps done
+        self._enqueued: list[Config] = []
 
     @staticmethod
     def load(name: str, store: str | Path | Store) -> Study:
@@ -117,7 +123,8 @@ class Study:
     def of(ledger: Ledger, work: Any = None) -> Study:
         """A study around a ledger that is open already, with the work that trained it."""
         study = object.__new__(Study)
-        study._ledger, study._deadline, study._work = ledger, None, work
+        study._ledger, study._deadline, study._work, study._reported = ledger, None, work, {}
+        study._enqueued = []
         return study
 
     def __repr__(self) -> str:
@@ -172,7 +179,8 @@ class Study:
             status: ``"ok"``, or ``"diverged"`` where an objective is not finite, by default. ``"failed"`` and
                 ``"pruned"`` need no metrics.
             error: The message of a failure.
-            steps: Steps that were done, if not all that were asked.
+            steps: Steps that were done. By default those of the last report, of a job that ended well at least those
+                that were asked.
             final: Hyperparameters at the end, where they have moved.
 
         Raises:
@@ -180,7 +188,7 @@ class Study:
             TaskError: If an objective is missing or a value is not a real number. Nothing is recorded then.
         """
         self._check_writable("tell")
-        self._ledger.record([told(self._ledger, job, metrics, status, error, steps, final)])
+        self._ledger.record([told(self._ledger, job, metrics, status, error, self._done(job, steps, status), final)])
 
     def tell_many(self, pairs: Iterable[tuple[Job | int, Mapping[str, Any] | float]]) -> None:
         """Record how many jobs ended, in one transaction: much cheaper on a disk than one by one.
@@ -192,13 +200,15 @@ class Study:
             StudyError, TaskError: As :meth:`tell`; then none of them is recorded.
         """
         self._check_writable("tell_many")
-        results = {result.number: result for result in (told(self._ledger, *pair) for pair in pairs)}
+        results = [told(self._ledger, job, given, steps=self._done(job, None, None)) for job, given in pairs]
+        results = {result.number: result for result in results}
         self._ledger.record(list(results.values()))
 
     def enqueue(self, config: Mapping[str, Any]) -> int:
         """Try a configuration of one's own: :meth:`ask` gives it before any other.
 
-        It takes the place of the next configuration that the method would have started.
+        It takes the place of the next configuration that the method would have started. A script may be run again:
+        what the stored study has started already is not tried once more. Two calls in one program are two trials.
 
         Returns:
             The number of its job.
@@ -209,14 +219,11 @@ class Study:
             MethodError: If the method visits fixed points, of which one would be lost.
         """
         self._check_writable("enqueue")
+        refuse_fixed(self._ledger.proposer, config, "enqueue")
         checked = self._ledger.history.space.check(config)
-        if hasattr(self._ledger.proposer, "size"):
-            raise MethodError(
-                f"{self._ledger.proposer!r} visits fixed points, and {dict(config)!r} would replace one of them",
-                where="enqueue",
-                remedy="Add the values to the grid's points, or use another method.",
-            )
-        return self._ledger.enqueue(checked).number
+        self._enqueued.append(checked)
+        same = [one for one in self._enqueued if one == checked]
+        return enqueue_new(self._ledger, same)[-1]
 
     @overload
     def report(self, job: Job | int, step: int, /, **metrics: Any) -> bool: ...
@@ -225,32 +232,51 @@ class Study:
     def report(self, path: str | Path, /) -> Path: ...
 
     def report(self, job: Job | int | str | Path, step: int | None = None, /, **metrics: Any) -> bool | Path:
-        """Two things by this name: ``report("study.html")`` writes the study as an HTML page and returns its path;
-        ``report(job, step, loss=0.5)`` keeps a value of a running job and returns whether the job should stop.
+        """Keep values of a running job; whether the job should stop.
+
+        Steps are counted as :class:`luthier.Trial` counts them: a job whose first report is at step 0 has done one
+        step more than it says.
+
+        Args:
+            job: The job, or its number.
+            step: How far it is, rising, from 0 or from 1 on.
+            metrics: Measured values by any name, in the user's own units and direction.
 
         Raises:
-            StudyError: If the file cannot be written, or this process has no such job.
-            TaskError: If a value is not a real number.
+            StudyError: If this process has no such job.
+            TaskError: If the step is not a whole number from 0 on, or a value is not a real number.
         """
-        if isinstance(job, str) or isinstance(job, Path):
-            return export.to_html(self._ledger, job)
+        if isinstance(job, str | Path):
+            return self._report_page(job)
         ledger = self._ledger
         number = job.number if isinstance(job, Job) else job
         if number not in ledger.mine:
             self._check_writable("report")
             number = held(ledger, job, "report")  # raises
-        if type(step) is not int:
-            raise StudyError(
-                f"step={step!r} is not a whole number",
-                where=f"report(job {number})",
-                remedy="Give the job, the step, then metrics by name: study.report(job, 3, loss=0.5).",
-            )
+        where = f"report(job {number})"
+        if type(step) is not int or step < 0:
+            step = as_step(step, where)
         for value in metrics.values():
             if type(value) is not float:
-                metrics = as_metrics(metrics, f"report(job {number})")
+                metrics = as_metrics(metrics, where)
                 break
-        report = Report(number, step, metrics)
-        return number in self._ledger.report([report])
+        first = self._reported[number][0] if number in self._reported else min(step, 1)
+        self._reported[number] = first, step + 1 - first
+        return number in ledger.report([Report(number, step + 1 - first, metrics)])
+
+    def write_report(self, path: str | Path) -> Path:
+        """Write the study as one HTML page that needs no network; the absolute path of the file.
+
+        Raises:
+            StudyError: If the file cannot be written.
+        """
+        return export.to_html(self._ledger, path)
+
+    def _report_page(self, path: str | Path) -> Path:
+        warnings.warn(
+            f"study.report({str(path)!r}) is now study.write_report({str(path)!r})", FutureWarning, stacklevel=3
+        )
+        return self.write_report(path)
 
     # -- what is known ----------------------------------------------------------------------------------------------
 
@@ -380,6 +406,17 @@ class Study:
         self._ledger.release()
 
     # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _done(self, job: Job | int, steps: int | None, status: Status | None) -> int | None:
+        """The steps of a job that ends: as given, else the last that was reported; None where that says nothing."""
+        number = job.number if isinstance(job, Job) else job
+        reported = self._reported.get(number) if isinstance(number, int) else None
+        if steps is not None or (reported is None and status not in ("failed", "pruned")):
+            return steps
+        if status in ("failed", "pruned"):
+            return 0 if reported is None else reported[1]
+        asked = self._ledger.history.jobs[number].steps if number in self._ledger.mine else 0
+        return max(asked, reported[1]) if reported else asked
 
     def _trained(self, number: int | None) -> tuple[Job, Result]:
         """A job that a TorchTask was trained in, and its result; the best one by default."""

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from luthier.errors import MethodError
+from luthier.errors import MethodError, StudyError
 from luthier.execute import Executor, Local
 from luthier.jobs import Budget
 from luthier.propose import Replay
 from luthier.schedule import as_schedule
 from luthier.space import Space
+from luthier.stop import check_conditions, met
 from luthier.store import Store
 from luthier.study import settings
-from luthier.study.fit import check_device, check_fit, check_limit
+from luthier.study.arguments import answered
+from luthier.study.fit import check_device, check_fit, check_limit, check_success
+from luthier.study.following import Followers, Unjudged, check_callbacks
 from luthier.study.ledger import open_ledger
 from luthier.study.loop import Loop
 from luthier.study.methods import Resolved, for_task, resolve
+from luthier.study.starting import check_start, enqueue_new
 from luthier.study.study import Study
 from luthier.task import as_task, epoch_steps, is_torch, load_task
 from luthier.train import Work
 
 
+@answered
 def tune(
     task: Any,
     method: Any = None,
@@ -39,6 +44,10 @@ def tune(
     store: str | Path | Store | None = None,
     name: str | None = None,
     seed: int | None = None,
+    start: str | Mapping[str, Any] | Sequence[Mapping[str, Any] | str] = (),
+    stop: Callable[[Study], bool] | Sequence[Callable[[Study], bool]] = (),
+    callbacks: Any = (),
+    workers: int | None = None,
     executor: Executor | None = None,
     progress: bool | None = None,
     checkpoints: bool | None = None,
@@ -69,6 +78,13 @@ def tune(
         store: A path (SQLite), a URL (``postgresql://…``) or a store; None keeps the study in memory.
         name: The study's name in the store; by default task and method.
         seed: Of everything that is random; 0 by default, or that of the schedule.
+        start: Configurations to try first, counted among the trials. Names without a value are drawn from the space;
+            what the study has tried already is skipped, so that a script may be run again.
+        stop: Conditions under which to end before the budget is spent: :class:`luthier.stop.Target`,
+            :class:`luthier.stop.NoImprovement` or any function of the study. What is running then is stopped at its
+            next report and recorded as pruned.
+        callbacks: Followers, told of all that happens: see :class:`luthier.follow.Follower`.
+        workers: Processes that train at once on this machine; 1, this process, by default. Excludes ``executor``.
         executor: Where to train; ``lt.execute.Local()``, this process, by default.
         progress: False is silent; otherwise a live line on a terminal and plain lines elsewhere.
         checkpoints: Whether to keep the state of the best training. By default of a TorchTask, and where the method
@@ -77,7 +93,9 @@ def tune(
 
     Raises:
         TaskError, SpaceError, MethodError: For what cannot be meant.
-        StudyError: If the stored study has other settings, or too many trials failed in a row.
+        ArgumentError: For an argument that there is not; names of other tools are answered by those of here.
+        StudyError: If the stored study has other settings, too many trials failed in a row, or none succeeded. After
+            the first trial its ``study`` is there, with all that is recorded.
         StoreError, CheckpointError, ExecutionError: If the store or the workers cannot do their part.
         KeyboardInterrupt: After Ctrl-C, when everything is recorded.
 
@@ -100,16 +118,44 @@ def tune(
         trials = 1  # an adapter alone tunes one training while it runs
     endless = trials is None and seconds is None and total_steps is None
     check_fit(given, resolved, goals, endless, epochs, steps, checkpoints)
-    executor = executor or Local()
+    executor = _executor(workers, executor)
     check_device(given, executor)
+    conditions, followers = check_conditions(stop), check_callbacks(callbacks)
     budget = Budget(trials, steps, epochs, seconds, lambda config: epoch_steps(given, config), total_steps)
     name = name if name is not None else f"{task_name(task)}-{label_of(method, resolved)}"
+    first = check_start(start, given.space, resolved.proposer, trials, seed)
     ledger = open_ledger(name, given.space, goals, resolved, budget, seed, store, task_name(task))
     save = checkpoints if checkpoints is not None else is_torch(given) or hasattr(ledger.proposer, "parents")
     keep = ledger.checkpoints if save or is_torch(given) else None
     work = Work(given, ledger.seeds, resolved.adapter, keep, goals, save)
-    Loop(ledger, work, executor, budget, max_failures, progress).run()
-    return Study.of(ledger, work)
+    study = Study.of(ledger, work)
+    enqueue_new(ledger, first)
+    told = Followers([Unjudged(ledger.proposer), *followers], ledger.history)
+    told.started(study)
+    try:
+        Loop(ledger, work, executor, budget, max_failures, progress, told, lambda: met(conditions, study)).run()
+        check_success(study)
+    except StudyError as error:
+        error.study = study
+        raise
+    finally:
+        told.finished(study)
+    return study
+
+
+def _executor(workers: int | None, executor: Executor | None) -> Executor:
+    """Where to train.
+
+    Raises:
+        MethodError: If both are given, or there can be no such workers.
+    """
+    if workers is not None and executor is not None:
+        raise MethodError(
+            f"workers={workers!r} and executor={executor!r} were both given",
+            where="workers, executor",
+            remedy="Say it once: workers=4, or executor=lt.execute.Local(workers=4).",
+        )
+    return executor or Local(workers=1 if workers is None else workers)
 
 
 def _replay(

@@ -23,59 +23,103 @@ class Pruned(Exception):  # noqa: N818 - a signal, as StopIteration is: nothing 
 
 @final
 class Trial:
-    """What a function is told about its own call, and how it reports while it runs.
+    """One call of a function: what the function is told about it, and how it reports while it runs.
+
+    A step counts what is *done*: a function whose first report is at step 0 (``for epoch in range(n)``) has done
+    ``step + 1`` steps at each of its reports, any other one ``step``. So reports from 0 to n - 1 and from 1 to n both
+    are n steps, in whatever the study keeps and shows.
 
     Args:
-        number: The job's number in its study.
+        number: The trial's number in its study.
         config: The configuration, the same that the function gets as its first argument.
-        seed: An integer in [0, 2**62) for the function's own randomness: the same after a resume and in any process.
+        key: An integer in [0, 2**62) for randomness that takes so long a one, as :attr:`seed` does not: the same after
+            a resume and in any process.
         steps: Steps asked for: what a method that gives unequal budgets wants spent here; 1 where none was said.
-        send: Takes (step, metrics) to the study; returns whether the study has asked to stop.
+        send: Takes (steps done, metrics) to the study; returns whether the study has asked to stop.
         asked: Whether the study has asked to stop by now.
+        study: The study's name.
+        place: Gives the path of the trial's own folder, which need not exist yet.
 
     Example:
-        >>> trial = Trial(0, {"lr": 0.1}, seed=7, steps=1, send=lambda step, metrics: step >= 2)
-        >>> trial.report(1, loss=0.5)
-        >>> trial.report(2, loss=0.6)
+        >>> trial = Trial(0, {"lr": 0.1}, key=7, steps=1, send=lambda step, metrics: step >= 2)
+        >>> trial.report(0, loss=0.5)
+        >>> trial.report(1, loss=0.6)
         Traceback (most recent call last):
-        luthier.task.call.Pruned: trial 0 was asked to stop at step 2
+        luthier.task.call.Pruned: trial 0 was asked to stop at step 1
     """
 
     def __init__(
         self,
         number: int,
         config: Config,
-        seed: int,
+        key: int,
         steps: int,
         send: Callable[[int, dict[str, float]], bool],
         asked: Callable[[], bool] = lambda: False,
+        study: str = "",
+        place: Callable[[], Path] | None = None,
     ) -> None:
-        self.number, self.config, self.seed, self.steps = number, config, seed, steps
-        self.last: tuple[int, dict[str, float]] | None = None  # the latest report
+        self.number, self.config, self.key, self.steps, self.study = number, config, key, steps, study
+        self.last: tuple[int, dict[str, float]] | None = None  # the latest report: steps done, metrics
         self.stopped = False  # the function has been told to stop
-        self._send, self._asked = send, asked
+        self.notes: dict[str, Any] = {}
+        self._send, self._asked, self._place = send, asked, place
+        self._first = 1  # 0 where the first report was at step 0
         self._asked_to_stop = False
         self._ends_by_itself = False
 
-    def report(self, step: int, **metrics: Any) -> None:
+    def __repr__(self) -> str:
+        return f"Trial({self.number}, {self.config!r}, steps={self.steps})"
+
+    @property
+    def seed(self) -> int:
+        """An integer in [0, 2**32), which every library takes, for the function's own randomness.
+
+        It is the same after a resume and in any process.
+        """
+        return self.key % (1 << 32)
+
+    @property
+    def folder(self) -> Path:
+        """A folder for the trial's own files, beside the store; made when it is first asked for.
+
+        Raises:
+            TaskError: If there is none: the trial was made by hand, or the study's files are not on this machine.
+        """
+        if self._place is None:
+            raise TaskError(
+                f"trial {self.number} has no folder", where="trial.folder", remedy="lt.tune gives each trial its own."
+            )
+        path = self._place()
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def note(self, **values: Any) -> None:
+        """Keep values that are no metrics beside the trial: strings, numbers, paths, and lists and dicts of them.
+
+        They are in ``study.trials``, in the exports and on the page; a later note of the same name replaces it.
+
+        Raises:
+            TaskError: If a value is none of these.
+        """
+        for name, value in values.items():
+            self.notes[name] = as_note(value, f"trial.note({name}=…)")
+
+    def report(self, step: int, /, **metrics: Any) -> None:
         """Tell the study how far the training is: its curve is kept, and the study may stop a poor one.
 
         Args:
-            step: How far, in the function's own unit, rising.
-            metrics: Measured values by name, real numbers, in the user's own units and direction.
+            step: How far, in the function's own unit, rising, from 0 or from 1 on.
+            metrics: Measured values by any name, real numbers, in the user's own units and direction.
 
         Raises:
             Pruned: If the study has asked this trial to stop, unless the function has read :attr:`should_stop`.
             TaskError: If a value is not a real number.
         """
-        whole = isinstance(step, numbers.Integral) and not isinstance(step, bool)
-        if not whole or not 0 <= step < 1 << 63:
-            raise TaskError(
-                f"step must be an integer from 0 to 2**63 - 1, got {short(step)}",
-                where="trial.report",
-                remedy="Give the epoch or the step first, then the metrics by name: trial.report(3, loss=0.5).",
-            )
-        self.last = (int(step), as_metrics(metrics, "trial.report"))
+        whole = as_step(step, "trial.report")
+        if self.last is None and whole == 0:
+            self._first = 0
+        self.last = (whole + 1 - self._first, as_metrics(metrics, "trial.report"))
         self._asked_to_stop |= self._send(*self.last)
         if self._asked_to_stop and not self._ends_by_itself:
             self.stopped = True
@@ -92,6 +136,57 @@ class Trial:
         self._asked_to_stop = self._asked_to_stop or self._asked()
         self.stopped = self.stopped or self._asked_to_stop
         return self._asked_to_stop
+
+
+def as_step(step: Any, where: str) -> int:
+    """A step as a plain integer; NumPy and torch scalars are taken.
+
+    Raises:
+        TaskError: If it is not a whole number, or below 0.
+
+    Example:
+        >>> import numpy as np
+        >>> as_step(np.int64(3), "report")
+        3
+    """
+    value = _item(step)
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 0 <= int(value) < 1 << 62:
+        raise TaskError(
+            f"step must be an integer from 0 to 2**62, got {short(step)}",
+            where=where,
+            remedy="Give the epoch or the step first, then the metrics by name: report(3, loss=0.5).",
+        )
+    return int(value)
+
+
+def as_note(value: Any, where: str) -> Any:
+    """A note as JSON has it; paths become strings, tuples lists, NumPy and torch scalars numbers.
+
+    Raises:
+        TaskError: If it holds something else.
+
+    Example:
+        >>> as_note({"weights": Path("best.pt"), "shape": (3, 4)}, "note")
+        {'weights': 'best.pt', 'shape': [3, 4]}
+    """
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): as_note(part, where) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_note(part, where) for part in value]
+    value = _item(value)
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return float(value)
+    if value is None or isinstance(value, str | bool):
+        return value
+    raise TaskError(
+        f"{short(value)} ({type(value).__name__}) cannot be kept as a note",
+        where=where,
+        remedy="Keep a string, a number, a path, or a list or dict of them; larger things belong into trial.folder.",
+    )
 
 
 def as_metrics(given: Mapping[Any, Any], where: str) -> dict[str, float]:
@@ -196,9 +291,15 @@ def _inside(file: str, folders: tuple[str, ...]) -> bool:
     return file.startswith(folders)
 
 
-def _as_float(value: Any) -> float | None:
+def _item(value: Any) -> Any:
+    """The element of an array or a tensor of one; anything else as it is."""
     if not isinstance(value, numbers.Number) and hasattr(value, "item") and math.prod(getattr(value, "shape", ())) == 1:
-        value = value.item()  # an array or a tensor of one element
+        return value.item()
+    return value
+
+
+def _as_float(value: Any) -> float | None:
+    value = _item(value)
     if not isinstance(value, numbers.Real):
         return None
     try:

@@ -160,22 +160,18 @@ def _run_function(
         returned = None
         trial.stopped = True
     except BaseException:
-        progress.steps = _steps_reported(trial, job)
+        progress.steps = trial.last[0] if trial.last else 0
         raise
     if trial.stopped:
-        progress.steps = _steps_reported(trial, job)
+        progress.steps = trial.last[0] if trial.last else 0
         if returned is None:
             progress.metrics = trial.last[1] if trial.last else {}
         else:
             progress.metrics = as_objectives(returned, work.objectives, repr(task))
         return "pruned"
-    progress.steps = job.steps
+    progress.steps = trial.last[0] if trial.last else job.steps
     progress.metrics = as_objectives(returned, work.objectives, repr(task))
     return "ok" if is_finite(progress.metrics, work.objectives) else "diverged"
-
-
-def _steps_reported(trial: Trial, job: Job) -> int:
-    return min(max(trial.last[0], 0), job.steps) if trial.last else 0
 
 
 def _run_trainable(

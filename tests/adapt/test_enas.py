@@ -313,7 +313,7 @@ def test_decisions_are_reported_over_time(study):
 
 
 def test_the_report_draws_decisions_and_the_network_that_was_found(study, tmp_path: Path):
-    text = study.report(tmp_path / "study.html").read_text()
+    text = study.write_report(tmp_path / "study.html").read_text()
     section = text[text.index('<section id="decisions">') :]
     section = section[: section.index("</section>")]
     for name, value in study.best.config.items():

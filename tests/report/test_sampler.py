@@ -151,8 +151,8 @@ def test_a_learnt_sampler_shows_its_loss() -> None:
 def test_other_methods_have_no_such_section(tmp_path: Path) -> None:
     study = study_of(method="random", trials=6)
     assert samples(study.history, study.settings) is None
-    assert 'id="sampler"' not in Path(study.report(tmp_path / "a.html")).read_text()  # type: ignore[arg-type]
-    text = Path(study_of(trials=6).report(tmp_path / "b.html")).read_text()  # type: ignore[arg-type]
+    assert 'id="sampler"' not in Path(study.write_report(tmp_path / "a.html")).read_text()
+    text = Path(study_of(trials=6).write_report(tmp_path / "b.html")).read_text()
     assert 'id="sampler"' in text
     assert render(study_of(trials=6).history, StudyInfo("no samples")).count('id="sampler"') == 0
 
@@ -241,8 +241,8 @@ def test_a_reward_that_cannot_be_is_a_sentence() -> None:
 )
 def test_every_space_is_drawn(space: lt.Space, tmp_path: Path) -> None:
     study = study_of(space, trials=12, metric=lambda config: float(len(str(config))))
-    text = Path(study.report(tmp_path / "page.html")).read_text()  # type: ignore[arg-type]
-    assert 'id="sampler"' in text and text == Path(study.report(tmp_path / "again.html")).read_text()  # type: ignore[arg-type]
+    text = Path(study.write_report(tmp_path / "page.html")).read_text()
+    assert 'id="sampler"' in text and text == Path(study.write_report(tmp_path / "again.html")).read_text()
 
 
 def test_settings_are_read_from_the_store_as_they_were_given() -> None:

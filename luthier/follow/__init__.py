@@ -1,0 +1,51 @@
+"""Followers: whatever reads a study while it goes on, such as a tracker, a live page or a user's own callback.
+
+A follower is told of every event once, in the one order that the study has for everybody: ``tune(callbacks=[…])``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from luthier.jobs import Event, History
+
+__all__ = ["Follower"]
+
+
+class Follower:
+    """The base of followers: subclass it and write what is needed; an object with the same methods will do as well.
+
+    A follower that raises is named in a warning, once, and goes on to be called; it never stops the study.
+
+    Example:
+        >>> import luthier as lt
+        >>> class Counter(lt.follow.Follower):
+        ...     ended = 0
+        ...
+        ...     def events(self, history, new):
+        ...         self.ended += sum(isinstance(event, lt.Result) for event in new)
+        >>> counter = Counter()
+        >>> space = lt.Space(x=lt.Float(0, 1))
+        >>> _ = lt.tune(lambda c: c["x"], space=space, trials=7, callbacks=[counter], progress=False)
+        >>> counter.ended
+        7
+    """
+
+    def started(self, study: Any) -> None:
+        """Take the :class:`luthier.Study` before its first job is begun."""
+
+    def events(self, history: History, new: Sequence[Event]) -> None:
+        """Take what is new: jobs, reports and results.
+
+        The first call brings all that a stored study holds already, so that what a follower knows depends on the
+        events alone.
+
+        Args:
+            history: The study as it is now, the new events in it; to be read only.
+            new: The events that no earlier call has brought, oldest first.
+        """
+
+    def finished(self, study: Any) -> None:
+        """Take the study when the call ends, in whatever way: after its last job, at Ctrl-C, or on an error."""

@@ -1,0 +1,92 @@
+"""Arguments that a function does not have, answered by the one that was meant: users come from other tools."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from typing import ParamSpec, TypeVar
+
+from luthier.errors import ArgumentError
+
+Given = ParamSpec("Given")
+Value = TypeVar("Value")
+
+# Ours: what other tools call it. Of two of ours that fit, the first that the function has is named.
+ELSEWHERE = {
+    "trials": "n_trials num_samples max_evals max_trials n_iter num_trials n_calls",
+    "mode": "direction directions goal maximize minimize",
+    "seconds": "timeout time_budget_s max_time time_limit max_duration time_budget",
+    "workers": "n_jobs num_workers max_concurrent_trials max_concurrent processes",
+    "executor": "n_jobs num_workers resources_per_trial resources gpus device cpus",
+    "epochs": "max_epochs n_epochs num_epochs epoch",
+    "steps": "max_steps n_steps num_steps max_iter max_t iterations",
+    "task": "objective func function fn trainable train model",
+    "method": "sampler search_alg searcher algorithm algo tuner suggest pruner scheduler",
+    "space": "config search_space param_space param_distributions params distributions",
+    "store": "storage storage_path db database local_dir load_if_exists resume",
+    "name": "study_name experiment_name project_name run_name",
+    "metric": "objectives metrics monitor scoring",
+    "seed": "random_state random_seed rng rstate",
+    "seeds": "random_state random_seed seed",
+    "progress": "show_progress_bar verbose verbosity quiet silent",
+    "callbacks": "callback loggers logger followers hooks",
+    "start": "points_to_evaluate initial_points enqueue x0 warm_start",
+    "stop": "early_stopping stopper patience target",
+    "trial_seconds": "trial_timeout max_trial_seconds timeout_per_trial",
+    "max_failures": "catch",
+}
+REMARKS = {
+    "mode": "It is 'min' or 'max'.",
+    "seconds": "It is the wall time of the call.",
+    "executor": "It takes lt.execute.Local(workers=…, device=…) or lt.execute.Ray(…).",
+    "method": "It takes a name of `luthier methods` or a proposer, an adapter or a pair of them.",
+    "store": "It takes a path or a URL; the same call again resumes.",
+    "task": "It comes first: a function, a Trainable or a TorchTask.",
+    "stop": "It takes lt.stop.Target(…), lt.stop.NoImprovement(trials=…) or a function of the study.",
+    "progress": "False is silent.",
+}
+
+
+def answered(function: Callable[Given, Value]) -> Callable[Given, Value]:
+    """Make a wrong call of ``function`` an :class:`luthier.errors.ArgumentError` that names the right argument."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def checked(*args: Given.args, **kwargs: Given.kwargs) -> Value:
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            refuse(function.__qualname__.removesuffix(".__init__"), signature, kwargs, error)
+        return function(*args, **kwargs)
+
+    return checked
+
+
+def refuse(name: str, signature: inspect.Signature, given: Iterable[str], error: TypeError) -> None:
+    """Raise for a call that does not bind.
+
+    Args:
+        name: The function.
+        signature: Its signature.
+        given: The arguments that were given by name.
+        error: What Python says of the call.
+
+    Raises:
+        ArgumentError: Always.
+    """
+    known = [one for one in signature.parameters if one != "self"]
+    unknown = next((one for one in given if one not in known), None)
+    if unknown is None:
+        keywords = ", ".join(known[2:6])
+        remedy = f"Give all but the first two by name: {keywords}, …" if "positional" in str(error) else "See help()."
+        raise ArgumentError(f"{error}", where=name, remedy=remedy) from None
+    close = get_close_matches(unknown, known, n=1)
+    meant = next((ours for ours, theirs in ELSEWHERE.items() if unknown in theirs.split() and ours in known), None)
+    meant = meant or next(iter(close), None)
+    if meant is None:
+        remedy = f"Its arguments are {', '.join(known)}."
+    else:
+        remedy = f"Here it is called {meant}. {REMARKS.get(meant, '')}".rstrip()
+    raise ArgumentError(f"there is no argument {unknown!r}", where=name, remedy=remedy) from None

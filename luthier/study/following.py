@@ -1,0 +1,106 @@
+"""The followers of one call of tune(): told of events as they come, kept from stopping the study."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from luthier.errors import MethodError
+from luthier.jobs import Event, History, Result
+from luthier.task.call import describe, short
+
+METHODS = ("started", "events", "finished")
+
+
+def check_callbacks(callbacks: Any) -> list[Any]:
+    """The followers that a user gave, as a list.
+
+    Raises:
+        MethodError: If one of them has none of a follower's methods.
+    """
+    given = [] if callbacks is None else list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+    for one in given:
+        if isinstance(one, type) or not any(callable(getattr(one, name, None)) for name in METHODS):
+            what = f"the class {one.__name__}" if isinstance(one, type) else f"{short(one)} ({type(one).__name__})"
+            raise MethodError(
+                f"a callback must have started(study), events(history, new) or finished(study), got {what}",
+                where="callbacks",
+                remedy="Subclass lt.follow.Follower, and give an object of it: tune(callbacks=[Mine()]).",
+            )
+    return given
+
+
+class Followers:
+    """All followers of a call, each told of every event once.
+
+    Args:
+        given: Objects with some of the methods of :class:`luthier.follow.Follower`.
+        history: Gives the history as it is now.
+    """
+
+    def __init__(self, given: Sequence[Any], history: History) -> None:
+        self._given, self._history = given, history
+        self._cursor = 0
+        self._blamed: set[int] = set()
+
+    def started(self, study: Any) -> None:
+        """Before the first job."""
+        self._each("started", lambda: (study,))
+
+    def tell(self) -> None:
+        """Tell of what is new, if anything is."""
+        events, begin = self._history.events, self._cursor
+        if self._given and len(events) > begin:
+            self._cursor = len(events)  # before the calls: one of them may bring the history up to date
+            new: list[Event] = events[begin : self._cursor]
+            self._each("events", lambda: (self._history, list(new)))
+
+    def finished(self, study: Any) -> None:
+        """At the end: what is left to tell, then the end itself."""
+        self.tell()
+        self._each("finished", lambda: (study,))
+
+    def _each(self, name: str, arguments: Callable[[], tuple[Any, ...]]) -> None:
+        for place, one in enumerate(self._given):
+            method = getattr(one, name, None)
+            if method is None:
+                continue
+            try:
+                method(*arguments())
+            except Exception as error:
+                if place not in self._blamed:
+                    self._blamed.add(place)
+                    text = f"the follower {short(one)} raised in {name}, and the study goes on: {describe(error)}"
+                    warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+
+class Unjudged:
+    """Says once that reports never hold the objective, where a method could stop trials by them.
+
+    Args:
+        proposer: The study's method.
+    """
+
+    def __init__(self, proposer: Any) -> None:
+        self._stops = getattr(proposer, "stop", None) is not None
+        self._said = False
+
+    def events(self, history: History, new: Sequence[Event]) -> None:
+        """Look at the reports of each job that has ended."""
+        if self._said or not self._stops:
+            return
+        for event in new:
+            if not isinstance(event, Result) or not (reports := history.reports.get(event.number)):
+                continue
+            goal = next(iter(history.objectives))
+            if not any(goal in report.metrics for report in reports):
+                self._said = True
+                names = ", ".join(dict.fromkeys(name for report in reports for name in report.metrics))
+                warnings.warn(
+                    f"trial {event.number} reported {names or 'nothing'} and never the objective {goal!r}, so that "
+                    f"nothing can be stopped early: report it, or tune with metric= set to what is reported",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                return

@@ -1,0 +1,106 @@
+"""Configurations of the user's that a study tries first: made whole, and each tried once however often it is asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from luthier.errors import ConfigError, MethodError, StudyError
+from luthier.jobs import History
+from luthier.seeds import Seeds
+from luthier.space import Config, Space
+from luthier.study.ledger import Ledger
+
+DRAWS = 200  # attempts to find values under which all that was given is active
+
+
+def check_start(start: Any, space: Space, proposer: Any, trials: int | None, seed: int) -> list[Config]:
+    """The configurations to start with, whole.
+
+    Args:
+        start: One configuration or several; names may be left out, and are drawn from the space by the seed.
+        space: The search space.
+        proposer: The study's method.
+        trials: Those that the study may start.
+        seed: The study's.
+
+    Raises:
+        ConfigError: If one does not belong to the space.
+        MethodError: If the method visits fixed points.
+        StudyError: If there are more than ``trials``.
+    """
+    given = [start] if isinstance(start, Mapping | str) else start
+    if not isinstance(given, Sequence):
+        remedy = 'Give a list of them: start=[{"lr": 0.1}].'
+        raise ConfigError(f"start must be configurations, got {start!r}", where="start", remedy=remedy)
+    if not given:
+        return []
+    refuse_fixed(proposer, given[0], "start")
+    if trials is not None and len(given) > trials:
+        remedy = "Give more trials, or fewer configurations."
+        raise StudyError(f"{len(given)} configurations came for trials={trials}", where="start", remedy=remedy)
+    return [completed(one, space, Seeds(seed), place) for place, one in enumerate(given)]
+
+
+def completed(given: Any, space: Space, seeds: Seeds, place: int) -> Config:
+    """One configuration, the names that it leaves out drawn from the space: the same for the same seed and place.
+
+    Raises:
+        ConfigError: If it does not belong to the space.
+    """
+    if not isinstance(given, Mapping):
+        what = f"start[{place}] must be a configuration, got {given!r}"
+        raise ConfigError(what, where="start", remedy='Give a dict: {"lr": 0.1}.')
+    rng = seeds.rng(place, "start")
+    whole: Config = {}
+    for _ in range(DRAWS):
+        whole = space.complete(given, rng)  # drops what the values drawn make inactive
+        if whole.keys() >= given.keys():
+            return space.check(whole)
+    lost = next(name for name in given if name not in whole)
+    raise ConfigError(
+        f"start[{place}] has {lost}={given[lost]!r}, which no values of the other names make active",
+        where=lost,
+        remedy="Give the name that its condition is on too.",
+    )
+
+
+def refuse_fixed(proposer: Any, config: Any, where: str) -> None:
+    """Refuse a configuration of the user's under a method that visits fixed points.
+
+    Raises:
+        MethodError: If it does.
+    """
+    if hasattr(proposer, "size"):
+        raise MethodError(
+            f"{proposer!r} visits fixed points, and {config!r} would replace one of them",
+            where=where,
+            remedy="Add the values to the grid's points, or use another method.",
+        )
+
+
+def enqueue_new(ledger: Ledger, configs: Sequence[Config]) -> list[int]:
+    """Enqueue those configurations that the study has not started yet; the numbers of the jobs of all of them.
+
+    A configuration that comes twice is started twice, and never more often, however often this is asked.
+    """
+    if not configs:
+        return []
+    ledger.sync()
+    started = started_as(ledger.history)
+    return [queue.pop(0) if (queue := started.get(text(one))) else ledger.enqueue(one).number for one in configs]
+
+
+def started_as(history: History) -> dict[str, list[int]]:
+    """The jobs that began a training, by the text of their configuration."""
+    found: dict[str, list[int]] = {}
+    for job in history.jobs:
+        if job.parent is None:
+            found.setdefault(text(job.config), []).append(job.number)
+    return found
+
+
+def text(config: Config) -> str:
+    """A configuration as a key: equal for equal values."""
+    return json.dumps(config, sort_keys=True)
