@@ -20,7 +20,7 @@ PACKAGE = ROOT / "luthier"
 
 # The modules of each layer, by their first name under luthier; a folder is one module here.
 LAYERS = {
-    "errors": {"errors", "files", "text"},
+    "errors": {"errors", "checks", "files", "text"},
     "seeds": {"seeds"},
     "machine": {"machine"},
     "data": {"data", "idx"},
