@@ -8,7 +8,6 @@ stratified); the test part is the official test set, whatever the seed.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,7 @@ from torch import Tensor
 from luthier.errors import DataError
 from luthier.idx import Pair, download, read_pair
 from luthier.seeds import Seeds
-
-Device = torch.device | str | None
+from luthier.split import Device, Split, Splits, check_count
 
 FASHION_CLASSES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
@@ -42,92 +40,6 @@ FASHION_REMEDY = (
     "Install Debian's package (apt-get install dataset-fashion-mnist), or put the four official files into a folder "
     "and name it by the environment variable LUTHIER_DATA."
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Examples and their targets.
-
-    Args:
-        inputs: (n, ...), one example a row.
-        targets: (n, ...), one target a row.
-
-    Raises:
-        DataError: If the numbers of rows differ.
-    """
-
-    inputs: Tensor
-    targets: Tensor
-
-    def __post_init__(self) -> None:
-        from torch.utils import _pytree as pytree
-
-        lengths = {len(t) for t in pytree.tree_leaves((self.inputs, self.targets))}
-        if not isinstance(self.inputs, Tensor) and len(lengths) == 1:
-            return
-        if self.inputs.dim() == 0 or self.targets.dim() == 0 or len(self.inputs) != len(self.targets):
-            raise DataError(
-                f"inputs {tuple(self.inputs.shape)} and targets {tuple(self.targets.shape)} differ in their first axis",
-                where="Split",
-                remedy="Give one target for each input, along the first axis.",
-            )
-
-    def __len__(self) -> int:
-        from torch.utils import _pytree as pytree
-
-        return len(pytree.tree_leaves(self.inputs)[0])
-
-    def __repr__(self) -> str:
-        return f"Split(inputs={_shape(self.inputs)}, targets={_shape(self.targets)})"
-
-    def to(self, device: Device) -> Split:
-        """The same split on ``device``; itself where ``device`` is None."""
-        if device is None:
-            return self
-        try:
-            return Split(self.inputs.to(device), self.targets.to(device))
-        except (RuntimeError, AssertionError) as error:  # torch says "not compiled with CUDA" by an assertion
-            raise DataError(
-                f"device={str(device)!r} cannot be used ({str(error).splitlines()[0]})",
-                where="device",
-                remedy="Name a device that this machine has, with room for the data, such as 'cpu'.",
-            ) from error
-
-    def subset(self, count: int) -> Split:
-        """The first ``count`` examples (a view, not a copy)."""
-        _check_count("count", count, 1, len(self))
-        return Split(self.inputs[:count], self.targets[:count])
-
-
-@dataclass(frozen=True, eq=False)
-class Splits:
-    """What a training learns from, what its configuration is chosen on, and what it is judged by in the end.
-
-    Args:
-        train: For the weights.
-        valid: For the hyperparameters.
-        test: Read once, for the configurations that a study ends with; None where there is none.
-        classes: Name of each class, where the targets are class numbers.
-
-    Example:
-        >>> Splits(*(Split(torch.zeros(n, 3), torch.zeros(n)) for n in (6, 2, 2)))
-        Splits(train=6, valid=2, test=2, inputs=(3,) float32, targets=() float32)
-    """
-
-    train: Split
-    valid: Split
-    test: Split | None = None
-    classes: tuple[str, ...] = ()
-
-    def __repr__(self) -> str:
-        counts = f"train={len(self.train)}, valid={len(self.valid)}, test={0 if self.test is None else len(self.test)}"
-        one = f"inputs={_shape(self.train.inputs, 1)}, targets={_shape(self.train.targets, 1)}"
-        return f"Splits({counts}, {one}{f', classes={len(self.classes)}' if self.classes else ''})"
-
-    def to(self, device: Device) -> Splits:
-        """The same splits on ``device``."""
-        test = None if self.test is None else self.test.to(device)
-        return Splits(self.train.to(device), self.valid.to(device), test, self.classes)
 
 
 def fashion_mnist(
@@ -251,7 +163,7 @@ def digits(
     pixels, labels = load_digits(return_X_y=True)
     everything = np.asarray(pixels, np.uint8).reshape(-1, 8, 8), np.asarray(labels)
     order = _permutation(len(everything[1]), seed)
-    _check_count("test", test, 1, len(order) - 2)
+    check_count("test", test, 1, len(order) - 2)
     held = everything[0][order[:test]], everything[1][order[:test]]
     form = {"classes": DIGIT_CLASSES, "normalise": normalise, "flat": flat, "white": 16}
     return _splits(everything, order[test:], held, valid, train, **form).to(device)
@@ -292,9 +204,9 @@ def _splits(
     white: int = 255,
 ) -> Splits:
     """Divide, scale by the value of ``white``, normalise by the training part, and shape."""
-    _check_count("valid", valid, 1, len(order) - 1)
+    check_count("valid", valid, 1, len(order) - 1)
     if train is not None:
-        _check_count("train", train, 1, len(order) - valid)
+        check_count("train", train, 1, len(order) - valid)
     rows = {"train": order[valid:][:train], "valid": order[:valid]}
     images = {part: torch.from_numpy(learn[0][chosen]) for part, chosen in rows.items()}
     images["test"] = torch.from_numpy(test[0].copy())
@@ -321,17 +233,3 @@ def _moments(images: Tensor, white: int) -> tuple[float, float]:
             remedy="Check the data set, or give normalise=False.",
         )
     return mean, deviation
-
-
-def _check_count(name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
-        raise DataError(
-            f"{name}={value!r} is not a whole number from {low} to {high}",
-            where=name,
-            remedy=f"Give a number of examples within the {high} that can be had, or a larger data set.",
-        )
-
-
-def _shape(tensor: Tensor, skip: int = 0) -> str:
-    """``(1, 28, 28) float32``: the shape without its first ``skip`` axes, and the type."""
-    return f"{tuple(tensor.shape[skip:])} {str(tensor.dtype).removeprefix('torch.')}"

@@ -23,7 +23,7 @@ LAYERS = {
     "errors": {"errors", "checks", "files", "text"},
     "seeds": {"seeds"},
     "machine": {"machine"},
-    "data": {"data", "idx"},
+    "data": {"data", "idx", "split"},
     "space": {"space"},
     "jobs": {"jobs", "pareto", "schedule", "stop", "trials"},
     "policy": {"policy"},

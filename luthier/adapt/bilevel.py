@@ -178,11 +178,10 @@ class Bilevel:
         return domains
 
     def _check_objective(self, task: Program, state: State, domains: Mapping[str, Float]) -> None:
-        inputs, targets = task.task.tensors("valid")
         params = {name: param.detach().requires_grad_() for name, param in state["params"].items()}
         leaves = {name: state["hyper"][name].detach().clone().requires_grad_() for name in domains}
         hyper = {**state["hyper"], **leaves}
-        values = task.objective(params, state["buffers"], hyper, (inputs[:2], targets[:2]), self.objective)
+        values = task.objective(params, state["buffers"], hyper, task.sources.example("valid", 2), self.objective)
         if not values.requires_grad:
             raise MethodError(
                 f"the metric {self.objective!r} cannot be differentiated",

@@ -17,6 +17,7 @@ from luthier.policy.reinforce import policy_gradient
 from luthier.space import Config, Float, Space
 from luthier.stack import Noise
 from luthier.task.program import Batch, Program, State
+from luthier.task.reading import rows_of_tree
 
 if TYPE_CHECKING:
     from luthier.adapt.enas import Enas
@@ -84,9 +85,7 @@ def defaults(space: Space) -> Config:
 
 def row(task: Program, batch: Batch, i: int) -> Batch:
     """The minibatch of one member."""
-    inputs, targets = batch
-    own = inputs.ndim > task.task.data.train.inputs.ndim
-    return (inputs[i], targets[i]) if own else batch
+    return rows_of_tree(batch, i) if task.task.own_batches else batch
 
 
 def norm_of(policy: Policy, learner: Any, actions: Tensor, rewards: Tensor, pathwise: Tensor | None) -> Tensor:

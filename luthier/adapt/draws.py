@@ -98,13 +98,13 @@ def entering(task: Program, state: State) -> set[str]:
         task: The step that is trained.
         state: A stack of one of it.
     """
-    inputs, targets = (tensor[:ROWS] for tensor in task.task.tensors("train"))
+    batch = task.sources.example(rows=ROWS)
     domains = {name: domain for name, domain in task.task.space.domains.items() if isinstance(domain, Float)}
 
     @torch.no_grad()
     def loss(hyper: Mapping[str, Tensor]) -> Tensor:
         source = Noise(state["key"], state["t"])
-        found, _ = task.losses(state["params"], state["buffers"], dict(hyper), (inputs, targets), source)
+        found, _ = task.losses(state["params"], state["buffers"], dict(hyper), batch, source)
         decay = coupled_decay(task, hyper)
         return found if decay is None else found + decay * half_square(state["params"])
 

@@ -262,11 +262,10 @@ class Hypernet:
                 where="Hypernet",
                 remedy=f"The task measures {known}; add others by TorchTask(metrics={{name: function}}).",
             )
-        inputs, targets = task.task.tensors("valid")
         leaves = {name: state["hyper"][name].detach().clone().requires_grad_() for name in domains}
         params = {name: param.detach().requires_grad_() for name, param in state["params"].items()}
         hyper = {**state["hyper"], **leaves}
-        values = task.objective(params, state["buffers"], hyper, (inputs[:2], targets[:2]), self.objective)
+        values = task.objective(params, state["buffers"], hyper, task.sources.example("valid", 2), self.objective)
         if not values.requires_grad:
             raise MethodError(
                 f"the metric {self.objective!r} cannot be differentiated",

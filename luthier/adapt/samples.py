@@ -22,7 +22,7 @@ def repeated(tree: Tensors, samples: int) -> Tensors:
 
 def repeated_batch(batch: Batch, samples: int, own: bool) -> Batch:
     """A minibatch for all samples: the same one, if members have their ``own``, and else shared by all anyway."""
-    return tuple(tensor.repeat_interleave(samples, 0) for tensor in batch) if own else batch  # type: ignore[return-value]
+    return pytree.tree_map_only(Tensor, lambda tensor: tensor.repeat_interleave(samples, 0), batch) if own else batch
 
 
 def repeated_noise(state: State, samples: int) -> Noise:

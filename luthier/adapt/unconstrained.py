@@ -142,8 +142,7 @@ def in_training_loss(task: Program, state: State, rows: int = 2) -> set[str]:
         state: A stack of one of it.
         rows: Training examples that are looked at.
     """
-    inputs, targets = task.task.tensors("train")
-    batch: Batch = (inputs[:rows], targets[:rows])
+    batch: Batch = task.sources.example(rows=rows)
     hyper = state["hyper"]
     leaves = {name: x.detach().clone().requires_grad_() for name, x in hyper.items() if x.is_floating_point()}
     noise = Noise(state["key"], state["t"], differentiable=True)

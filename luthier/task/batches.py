@@ -2,66 +2,64 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from luthier.seeds import Seeds
-from luthier.task.stream import rows_of_tree
+from luthier.task.reading import InMemory
 
 if TYPE_CHECKING:
     from luthier.task.program import Batch, Program
+
+KEPT = 16  # minibatches that can be asked for again without another pass: tracing looks a few steps ahead
 
 
 class Batches:
     """The minibatches of one split.
 
-    Each epoch has a permutation drawn from (seed, epoch); a last, smaller batch is left out. The split is shuffled
-    once an epoch, so that a minibatch is a slice.
+    One pass of the data feeds all members. Where a step accumulates the gradients of several minibatches, it gets a
+    list of them; what an epoch has beyond whole steps is left out.
 
     Args:
         program: Gives the batch size and the data.
         split: ``"train"`` or ``"valid"``.
         seeds: The study's seeds, for an order that all members share.
         keys: One key a member for orders of their own, (members,); batches are then (members, batch, …).
+
     """
 
     def __init__(self, program: Program, split: str, seeds: Seeds, keys: torch.Tensor | None = None) -> None:
-        from luthier.task.stream import Stream
-
-        part = getattr(program.task.data, split)
-        self._stream = None
-        if not hasattr(part, "inputs"):
-            task = program.task
-            size = min(program.batch_size, len(part))
-            self._stream = Stream(part, size, seeds, f"shuffle {split}", task.convert, task.loader)
-            return
-        self._inputs, self._targets = program.task.tensors(split)
-        self._rows = len(part)
-        self._size = min(program.batch_size, self._rows)
-        self._count = self._rows // self._size
-        self._purpose = f"shuffle {split}"
-        self._seeds = [seeds] if keys is None else [Seeds(int(key)) for key in keys]
-        self._shared = keys is None
-        self._epoch, self._program = -1, program
+        source = program.sources[split]
+        size, purpose = program.sources.size(split), f"shuffle {split}"
+        if keys is None:
+            self._at = kept(source.stream(size, seeds, purpose))
+        else:
+            assert isinstance(source, InMemory), "Sources has refused it"
+            self._at = source.own_streams(size, [Seeds(int(key)) for key in keys], purpose)
+        self._count = source.steps(size)
+        self._together = program.task.accumulate if split == "train" else 1
 
     def at(self, step: int) -> Batch:
         """The minibatch of training step ``step``, counted from 0 over the whole lineage."""
-        if self._stream is not None:
-            return self._stream.at(step)
-        epoch, position = divmod(step, self._count)
-        if epoch != self._epoch:
-            self._shuffle(epoch)
-        rows = slice(position * self._size, (position + 1) * self._size)
-        if self._shared:
-            return rows_of_tree(self._shuffled, rows)
-        index = self._order[:, rows]
-        return rows_of_tree((self._inputs, self._targets), index)
+        n = self._together
+        if n == 1:
+            return self._at(step)
+        epoch, position = divmod(step, self._count // n)
+        first = epoch * self._count + position * n
+        return [self._at(first + i) for i in range(n)]  # type: ignore[return-value]
 
-    def _shuffle(self, epoch: int) -> None:
-        orders = [seeds.rng(epoch, self._purpose).permutation(self._rows) for seeds in self._seeds]
-        self._order = torch.from_numpy(np.stack(orders)).to(self._program.device)
-        if self._shared:
-            self._shuffled = rows_of_tree((self._inputs, self._targets), self._order[0])
-        self._epoch = epoch
+
+def kept(at: Callable[[int], Any]) -> Callable[[int], Any]:
+    """``at``, with its last answers at hand."""
+    answers: dict[int, Any] = {}
+
+    def again(number: int) -> Any:
+        if number not in answers:
+            answers[number] = at(number)
+            if len(answers) > KEPT:
+                del answers[next(iter(answers))]
+        return answers[number]
+
+    return again

@@ -33,7 +33,6 @@ noise, (members,) int64; ``hyper``: dynamic hyperparameters by name; ``own``: wh
 Batch = tuple[Tensor, Tensor]  # inputs and targets: (batch, …) for all members, or (members, batch, …)
 
 AUGMENT_SITE = 1 << 20  # sites below are those of the model's own random layers
-EVALUATION_ROWS = 1000
 
 
 class Program:
@@ -51,6 +50,8 @@ class Program:
         self.task = task
         self.static = task.static(config)
         self.device = torch.device(task.device or "cpu")
+        self.sources = task.sources(config)
+        self.sources.check()
         self.batch_size = task.rows_in_batch(config)
         self.epoch_steps = task.epoch_steps(config)
         self.optimizer = self._optimizer(config)
@@ -60,7 +61,7 @@ class Program:
         template = self._model(config, key=0)
         self.choices = self._choices(template) if task.shared else {}
         self.owners = owners(template) if task.shared else {}
-        example = task.tensors("train")[0][:2]
+        example = self.sources.example(rows=2)[0]
         self._costs = self._measure(template, example)
         self._train = stack_module(template.train(), example, training=True)
         self._eval = stack_module(template.eval(), example, training=False)
@@ -134,7 +135,7 @@ class Program:
         inputs, targets = batch
         task = self.task
         if task.augment is not None:
-            if inputs.ndim == task.data.train.inputs.ndim:
+            if not task.own_batches:
                 inputs = inputs.expand(len(noise.key), *inputs.shape)
             inputs = task.augment(inputs, hyper, Noise(noise.key, noise.step, AUGMENT_SITE))
         outputs, buffers = self._train(params, buffers, inputs, hyper, noise)
@@ -168,9 +169,9 @@ class Program:
         """
         functions = {"loss": self._loss, **self._metrics}
         totals: dict[str, Any] = dict.fromkeys(functions, 0.0)
-        all_inputs, all_targets = self.task.tensors(split)
-        rows = len(all_inputs)
-        for inputs, targets in zip(all_inputs.split(EVALUATION_ROWS), all_targets.split(EVALUATION_ROWS), strict=True):
+        rows = 0
+        for inputs, targets in self.sources[split].in_order(self.batch_size):
+            rows += len(inputs)
             outputs, _ = self._eval(state["params"], state["buffers"], inputs, state["hyper"], None)
             for name, function in functions.items():
                 totals[name] = totals[name] + function(outputs, targets, state["hyper"]).double() * len(inputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,13 @@ from luthier.optim.schedules import Schedule
 from luthier.optim.sgd import SGD
 from luthier.optim.switch import Switch
 from luthier.space import Config, Space
+from luthier.split import as_splits
 from luthier.task.choices import settle
+from luthier.task.reading import InMemory
+from luthier.task.readings import Path, Readings
+from luthier.task.sources import Sources
 
 if TYPE_CHECKING:
-    from luthier.data import Splits
     from luthier.task.program import Program
 
 Optimizer = SGD | Adam
@@ -57,7 +60,6 @@ class TorchTask:
         forward: ``forward(model, inputs) -> output`` where ``model(inputs)`` is not the call; with ``whole``.
         accumulate: Parts of a minibatch whose gradients are averaged before a step; with ``whole``.
         autocast: The type that ``torch.autocast`` computes in; with ``whole``.
-        loader: Settings of torch's DataLoader over a Dataset, such as ``num_workers``; with ``whole``.
         compile: Compile the traced step with ``torch.compile``: pays from about a million member-steps on.
         device: Where to train; None is the CPU.
 
@@ -67,10 +69,10 @@ class TorchTask:
 
     space: Space
     model: Callable[[Config], nn.Module]
-    data: Splits
+    data: Any
     loss: Callable[..., Tensor]
     optimizer: Optimizer | Callable[[Config], Optimizer] = sgd
-    batch_size: int = 64
+    batch_size: int | None = None
     metrics: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
     costs: Mapping[str, Callable[[nn.Module, Tensor], float]] = field(default_factory=dict)
     penalty: Callable[[dict[str, Tensor], dict[str, Tensor]], Tensor] | None = None
@@ -85,12 +87,12 @@ class TorchTask:
     forward: Callable[[nn.Module, Any], Any] | None = None
     accumulate: int = 1
     autocast: torch.dtype | None = None
-    loader: Mapping[str, Any] = field(default_factory=dict)
     device: str | torch.device | None = None
-    _reads: dict[Any, str | None] = field(default_factory=dict, init=False, repr=False)
+    _reads: Readings = field(default_factory=Readings, init=False, repr=False)
+    _loaded: Readings = field(default_factory=Readings, init=False, repr=False)
     _programs: dict[Any, Program] = field(default_factory=dict, init=False, repr=False)
     _elsewhere: dict[str, TorchTask] = field(default_factory=dict, init=False, repr=False)
-    _tensors: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
+    _sources: dict[Any, Sources] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         for name, value in (("model", self.model), ("loss", self.loss), ("optimizer", self.optimizer)):
@@ -102,19 +104,9 @@ class TorchTask:
                 where="TorchTask(space=…)",
                 remedy="Write lt.Space(lr=lt.Float(…), …).",
             )
-        rows = len(self.data.train)
-        if not 1 <= self.batch_size <= rows:
-            raise TaskError(
-                f"batch_size={self.batch_size} with {rows} training rows",
-                where="TorchTask(batch_size=…)",
-                remedy=f"Choose from 1 to {rows}.",
-            )
-        if not self.whole and (self.forward or self.accumulate != 1 or self.autocast or self.loader):
-            raise TaskError(
-                "forward, accumulate, autocast and loader are read where whole=True",
-                where="TorchTask(…)",
-                remedy="Write whole=True, or leave them out.",
-            )
+        if not callable(self.data):
+            object.__setattr__(self, "data", as_splits(self.data, "TorchTask(data=…)"))
+            self.sources({})
         if self.evaluate_every <= 0:
             raise TaskError(
                 f"evaluate_every={self.evaluate_every} is not positive",
@@ -130,21 +122,14 @@ class TorchTask:
             )
 
     def __getstate__(self) -> dict[str, Any]:  # programs hold traced graphs: each process makes its own
-        return {**self.__dict__, "_programs": {}, "_reads": {}, "_tensors": {}, "_elsewhere": {}}
+        own = {"_programs": {}, "_reads": Readings(), "_loaded": Readings(), "_sources": {}, "_elsewhere": {}}
+        return {**self.__dict__, **own}
 
-    def static(self, config: Config) -> tuple[tuple[str, Any], ...]:
-        """The static hyperparameters under ``config``, (name, value) in the order in which they are read.
+    def static(self, config: Config) -> Path:
+        """The static hyperparameters under ``config``, (name, value) in the order in which they are read."""
+        return self._reads.of(self._read, config)[0]
 
-        What a function reads next depends only on what it has read before, so a walk along earlier readings answers
-        without building the model again.
-        """
-        path: tuple[tuple[str, Any], ...] = ()
-        while path in self._reads:
-            name = self._reads[path]
-            if name is None:
-                return path
-            path = (*path, (name, _hashable(config.get(name))))
-        recorder: Any = Recorder(config)  # not a Config by its type, to the user's functions all the same
+    def _read(self, recorder: Any) -> None:  # not a Config by its type, to the user's functions all the same
         with torch.random.fork_rng(devices=[]):
             model = self.model(recorder)
         if isinstance(model, nn.Module) and not self.shared:
@@ -155,14 +140,10 @@ class TorchTask:
             and not (self.shared and isinstance(self.optimizer, Switch))
         ):
             self.optimizer(recorder)
-        if "batch_size" in config:
+        if callable(self.data):
+            self._loaded.of(self.data, recorder)
+        if "batch_size" in list(recorder):  # not `in recorder`, which would be a reading
             recorder.note("batch_size")
-        path = ()
-        for name in recorder.seen:
-            self._reads[path] = name
-            path = (*path, (name, _hashable(config.get(name))))
-        self._reads[path] = None
-        return path
 
     def program(self, config: Config) -> Program:
         """The step for the static values of ``config``, made once for each set of them."""
@@ -171,7 +152,8 @@ class TorchTask:
 
         key = self.static(config)
         if key not in self._programs:
-            self._programs[key] = (WholeProgram if self.whole else Program)(self, config)
+            whole = self.whole or not self.sources(config).pairs
+            self._programs[key] = (WholeProgram if whole else Program)(self, config)
         return self._programs[key]
 
     def on(self, device: str | None) -> TorchTask:
@@ -190,85 +172,27 @@ class TorchTask:
             self._elsewhere["sharing"] = replace(self, shared=True)
         return self._elsewhere["sharing"]
 
-    def tensors(self, split: str) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of ``"train"``, ``"valid"`` or ``"test"`` on the task's device, floats in its type."""
-        if split not in self._tensors:
-            part = getattr(self.data, split)
-            if not hasattr(part, "inputs"):
-                batch = self.convert(next(iter(self.evaluation_batches(split))))
-                return batch if isinstance(batch, tuple) and len(batch) == 2 else (batch, batch)  # type: ignore[return-value]
-            self._tensors[split] = self.convert((part.inputs, part.targets))
-        return self._tensors[split]
+    def sources(self, config: Config) -> Sources:
+        """The data under ``config``, made once for each set of values that they depend on."""
+        key, data = self._loaded.of(self.data, config) if callable(self.data) else ((), self.data)
+        size = config.get("batch_size", self.batch_size)
+        if (key, size) not in self._sources:
+            self._sources[key, size] = Sources(self, data, size)
+        return self._sources[key, size]
 
-    def convert(self, batch: Any) -> Any:
-        """A batch on the task's device, floats in its type."""
-        from torch.utils import _pytree as pytree
-
-        return pytree.tree_map_only(
-            Tensor, lambda t: t.to(self.device or "cpu", self.dtype if t.is_floating_point() else None), batch
-        )
-
-    def evaluation_batches(self, split: str) -> Iterator[Any]:
-        """The rows of a split in order, some hundreds at a time."""
-        from luthier.task.stream import in_order, rows_of_tree
-
-        part = getattr(self.data, split)
-        if not hasattr(part, "inputs"):
-            yield from in_order(part, max(64, self.batch_size), self.convert, self.loader)
-            return
-        pair = self.tensors(split)
-        for first in range(0, len(part), 1000):
-            yield rows_of_tree(pair, slice(first, first + 1000))
-
-    def example(self) -> Any:
-        """A batch of two rows at least."""
-        from luthier.task.stream import in_order, rows_of_tree
-
-        if hasattr(self.data.train, "inputs"):
-            return rows_of_tree(self.tensors("train"), slice(0, 4))
-        return next(iter(in_order(self.data.train, 4, self.convert, {**self.loader, "num_workers": 0})))
+    def tensors(self, split: str) -> Any:
+        """All rows of a split in memory, (inputs, targets), on the task's device, floats in its type."""
+        source = self.sources({})[split]
+        if not isinstance(source, InMemory):
+            remedy = "Read it by its minibatches."
+            raise TaskError(f"the {split} split is not in memory", where="TorchTask.tensors", remedy=remedy)
+        return source.batch
 
     def rows_in_batch(self, config: Config) -> int:
         """The batch size under ``config``, at most the training rows."""
-        return min(int(config.get("batch_size", self.batch_size)), len(self.data.train))  # type: ignore[arg-type]
+        return self.sources(config).size("train")
 
     def epoch_steps(self, config: Config) -> int:
         """Training steps of one epoch under ``config``."""
-        return len(self.data.train) // self.rows_in_batch(config)
-
-
-class Recorder(Mapping[str, Any]):
-    """A configuration that remembers, in order, which of its names were read.
-
-    It is no dict: ``{**config}`` would copy a dict's values without asking for them.
-    """
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        self._config = dict(config)
-        self.seen: dict[str, None] = {}
-
-    def note(self, name: str) -> None:
-        """Remember that ``name`` was read."""
-        self.seen.setdefault(name)
-
-    def __getitem__(self, name: str) -> Any:
-        self.note(name)
-        return self._config[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._config)
-
-    def __len__(self) -> int:
-        return len(self._config)
-
-    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:
-        return {**self, **other}
-
-    def copy(self) -> dict[str, Any]:
-        """All values, as a dict."""
-        return {**self}
-
-
-def _hashable(value: Any) -> Any:
-    """A key under which 1, 1.0 and True differ."""
-    return (type(value).__name__, tuple(value) if isinstance(value, list) else value)
+        sources = self.sources(config)
+        return sources["train"].steps(sources.size("train")) // self.accumulate

@@ -22,7 +22,7 @@ from luthier.stack import Noise, batching, unstack_into
 from luthier.stack.members import general_attention
 from luthier.stack.random import Keyed
 from luthier.task.program import Program
-from luthier.task.stream import rows_of_tree
+from luthier.task.reading import rows_of_tree
 
 State = dict[str, Any]
 GATHERED = 1 << 30  # bytes of gathered outputs
@@ -62,6 +62,8 @@ class WholeProgram(Program):
         _refuse_unread(task)
         self.task, self.static = task, task.static(config)
         self.device = torch.device(task.device or "cpu")
+        self.sources = task.sources(config)
+        self.sources.check()
         self.batch_size, self.epoch_steps = task.rows_in_batch(config), task.epoch_steps(config)
         self.schedules = task.schedule if isinstance(task.schedule, tuple) else (task.schedule,)
         self.traces, self.choices, self.owners = {}, {}, {}
@@ -70,7 +72,7 @@ class WholeProgram(Program):
         self._fused = not any(isinstance(part, nn.LSTM) for part in self._template.modules())
         self._metrics, self._costs, self._penalty = task.metrics, {}, None
         self._loop = False
-        example = self._small(task.example())
+        example = self._small(self.sources.example())
         self._rank = _first(example).ndim
         self.optimizer = self._optimizer(config)
         self._choose(config, example)
@@ -134,7 +136,7 @@ class WholeProgram(Program):
         outputs, targets, held = [], [], 0
         losses: Any = 0.0
         rows = 0
-        for batch in self.task.evaluation_batches(split):
+        for batch in self.sources[split].in_order(self.batch_size):
             (loss, output), _ = self._run(state["params"], state["buffers"], batch, None, training=False)
             outputs.append(output)
             targets.append(parts(batch)[1])
@@ -328,7 +330,6 @@ def _refuse_unread(task: Any) -> None:
         "costs": bool(task.costs),
         "shared": task.shared,
         "schedule": bool(task.schedule) and stock,
-        "own_batches": task.own_batches and not hasattr(task.data.train, "inputs"),
     }
     for name, there in given.items():
         if there:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def final_test(work: Work, job: Job, result: Result) -> dict[str, float]:
     """Loss and metrics of a finished job on the test split. Call it once, for the configuration a study ends with."""
     program, state = _restore(work, job, result)
-    if program.task.data.test is None:
+    if "test" not in program.sources:
         return {}
     return {name: float(value) for name, value in program.evaluate(state, "test").items()}
 
