@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from luthier import response
+from luthier import optim, response
 
 BATCH, RATE = 128, 0.1
 MAPPED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
@@ -51,14 +51,14 @@ def problem() -> tuple[response.Functional, Tree, tuple[Tensor, Tensor], tuple[T
 def rows() -> dict[str, Callable[[], Tree]]:
     """Every row as a function that computes the hypergradient once."""
     losses, hyper, train, valid = problem()
-    arguments = (losses.train_loss, losses.valid_loss, losses.params, hyper, [train], valid)
+    arguments = response.Problem(losses.train_loss, losses.valid_loss, losses.params, hyper, [train], valid)
 
     def unrolled(steps: int, memory: str) -> Callable[[], Tree]:
-        optimizer = response.SGD(lr=RATE)
-        return lambda: response.unrolled(*arguments, optimizer=optimizer, steps=steps, memory=memory).total  # type: ignore
+        optimizer = optim.SGD(lr=RATE)
+        return lambda: response.unrolled(arguments, optimizer=optimizer, steps=steps, memory=memory).total  # type: ignore
 
     def series(terms: int) -> Callable[[], Tree]:
-        return lambda: response.implicit(*arguments, solver="neumann", iterations=terms, alpha=RATE, damping=0.0).total
+        return lambda: response.implicit(arguments, solver="neumann", iterations=terms, alpha=RATE, damping=0.0).total
 
     return {
         "plain training 5": lambda: train_plainly(losses, hyper, train, 5),
@@ -73,9 +73,9 @@ def rows() -> dict[str, Callable[[], Tree]]:
         "Neumann 5, by hand": lambda: series_by_hand(losses, hyper, train, valid, 5),
         "Neumann 20": series(20),
         "Neumann 20, by hand": lambda: series_by_hand(losses, hyper, train, valid, 20),
-        "conjugate gradients 20": lambda: response.implicit(*arguments).total,
-        "identity": lambda: response.identity(*arguments, alpha=RATE).total,
-        "finite difference": lambda: response.finite_difference(*arguments, alpha=RATE).total,
+        "conjugate gradients 20": lambda: response.implicit(arguments).total,
+        "identity": lambda: response.identity(arguments, alpha=RATE).total,
+        "finite difference": lambda: response.finite_difference(arguments, alpha=RATE).total,
     }
 
 

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
-from luthier import response  # noqa: E402
+from luthier import optim, response  # noqa: E402
 
 BATCH, RATE = 128, 0.1
 PEERS = {"higher": "higher", "TorchOpt": "torchopt", "BOAT": "boat-torch", "Betty": "betty-ml"}
@@ -73,12 +73,12 @@ def luthier_row(problem: Problem, method: str, steps: int, memory: Any = "graph"
         lambda p, h: torch.stack([(h[name].exp() * w.square()).sum() for name, w in p.items()]).sum(),
     )
     hyper = {name: h.detach() for name, h in zip(names, problem.hyper, strict=True)}
-    given = (losses.train_loss, losses.valid_loss, losses.params, hyper, [problem.train], problem.valid)
+    given = response.Problem(losses.train_loss, losses.valid_loss, losses.params, hyper, [problem.train], problem.valid)
     if method == "unrolled":
-        optimizer = response.SGD(lr=RATE)
-        return lambda: list(response.unrolled(*given, optimizer=optimizer, steps=steps, memory=memory).total.values())
+        optimizer = optim.SGD(lr=RATE)
+        return lambda: list(response.unrolled(given, optimizer=optimizer, steps=steps, memory=memory).total.values())
     return lambda: list(
-        response.implicit(*given, solver="neumann", iterations=steps, alpha=RATE, damping=0.0).total.values()
+        response.implicit(given, solver="neumann", iterations=steps, alpha=RATE, damping=0.0).total.values()
     )
 
 

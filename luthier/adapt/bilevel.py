@@ -32,7 +32,7 @@ RESPONSES = {
         response.exact,
     )
 }
-OURS = ("optimizer", "state", "steps", "traced")  # arguments of a response that the adapter gives
+OURS = ("optimizer", "state", "steps")  # arguments of a response that the adapter gives
 OUTER: dict[str, Callable[[float], SGD | Adam]] = {
     "adam": lambda lr: Adam(lr=lr),
     "rmsprop": lambda lr: Adam(lr=lr, beta1=0.0, beta2=0.99),
@@ -211,9 +211,8 @@ class Bilevel:
         seen = [(i - last, batches[i]) for i in range(max(0, last - self.batches), last)]
         moved = {name: state["hyper"][name] for name in names}
         estimator: Any = RESPONSES[str(self.response)]
-        found = estimator(
-            inner.train_loss, inner.valid_loss, state["params"], moved, seen, valid, traced=True, **dict(self.settings)
-        )
+        problem = response.Problem(inner.train_loss, inner.valid_loss, state["params"], moved, seen, valid, traced=True)
+        found = estimator(problem, **dict(self.settings))
         return state, losses, found
 
     def _unrolled(
@@ -222,18 +221,10 @@ class Bilevel:
         """The window's training by the task's own optimizer, gone back through."""
         inner = InnerTraining(task, state, self.objective, decay=False)
         rule = Update(task, state)
-        found = response.unrolled(
-            inner.train_loss,
-            inner.valid_loss,
-            state["params"],
-            {name: state["hyper"][name] for name in names},
-            list(enumerate(batches)),
-            valid,
-            optimizer=rule,
-            state=rule.init(state["params"]),
-            traced=True,
-            **dict(self.settings),
-        )
+        moved, steps = {name: state["hyper"][name] for name in names}, list(enumerate(batches))
+        params = state["params"]
+        problem = response.Problem(inner.train_loss, inner.valid_loss, params, moved, steps, valid, traced=True)
+        found = response.unrolled(problem, optimizer=rule, state=rule.init(params), **dict(self.settings))
         state = {**state, "params": found.params, **found.state, "buffers": inner.buffers[len(batches)]}
         return state, [inner.losses[i] for i in range(len(batches))], found
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from luthier import response
 from luthier.adapt.differentiable import InnerTraining, Update, coupled_decay
 from luthier.optim import SGD, Adam
 from luthier.optim.common import Tensors
@@ -176,15 +178,9 @@ def _unrolled(problem: Problem) -> tuple[State, Verdict]:
     inner, rule = InnerTraining(problem.task, problem.state, "loss", decay=False), Update(problem.task, problem.state)
     found = outer_gradient(
         "unrolled",
-        _connected(inner.train_loss),
-        inner.valid_loss,
-        problem.state["params"],
-        problem.floats,
-        list(enumerate(problem.batches)),
-        problem.valid,
+        _inner_problem(problem, inner, problem.floats, list(enumerate(problem.batches))),
         optimizer=rule,
         state=rule.init(problem.state["params"]),
-        traced=True,
     )
     steps = len(problem.batches)
     assert found.params is not None
@@ -215,17 +211,9 @@ def _implicit(problem: Problem, settings: Mapping[str, Any]) -> tuple[Tensors, T
         tilt = sum((constant[name] * w).reshape(len(w), -1).sum(1) for name, w in weights.items())
         return plain(weights, {n: h for n, h in hyper.items() if n != MINIMUM}, numbered) + hyper[MINIMUM] * tilt
 
-    found = outer_gradient(
-        "implicit",
-        train_loss,
-        inner.valid_loss,
-        state["params"],
-        {**floats, MINIMUM: torch.zeros_like(losses)},
-        [batch],
-        problem.valid,
-        traced=True,
-        **settings,
-    )
+    moved = {**floats, MINIMUM: torch.zeros_like(losses)}
+    tilted = replace(_inner_problem(problem, inner, moved, [batch]), train_loss=train_loss)
+    found = outer_gradient("implicit", tilted, **settings)
     return {name: -found.total[name] for name in floats}, found.response[MINIMUM][0]
 
 
@@ -237,16 +225,16 @@ def _inner_slopes(problem: Problem, names: Sequence[str]) -> Tensors:
     inner = InnerTraining(problem.task, problem.state, "loss", decay=False)
     found = outer_gradient(
         "identity",
-        _connected(inner.train_loss),
-        inner.valid_loss,
-        problem.state["params"],
-        {name: problem.floats[name] for name in names},
-        [(0, problem.batches[0])],
-        problem.valid,
+        _inner_problem(problem, inner, {name: problem.floats[name] for name in names}, [(0, problem.batches[0])]),
         alpha=len(problem.batches) * hyper.get("lr", torch.full((1,), family.lr or 0.0)),
-        traced=True,
     )
     return {name: -total for name, total in found.total.items()}
+
+
+def _inner_problem(problem: Problem, inner: InnerTraining, floats: Tensors, batches: list[Any]) -> response.Problem:
+    """Return the child's training as ``luthier.response`` takes it."""
+    train_loss, params = _connected(inner.train_loss), problem.state["params"]
+    return response.Problem(train_loss, inner.valid_loss, params, floats, batches, problem.valid, traced=True)
 
 
 def _connected(train_loss: Any) -> Any:

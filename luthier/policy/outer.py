@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from luthier import response
-from luthier.errors import MethodError
+from luthier.checks import checked, one_of
 from luthier.policy.decide import Decisions
-from luthier.response import Hypergradient
-from luthier.response.problem import build, filled
-from luthier.response.result import Loss, Tree
+from luthier.response import Hypergradient, Problem
+from luthier.response.problem import Losses, filled
+from luthier.response.result import Tree
 from luthier.response.trees import norm
 
 Response = Literal["none", "identity", "unrolled", "implicit"]
@@ -22,12 +22,7 @@ METHODS = {"identity": response.identity, "unrolled": response.unrolled, "implic
 
 def outer_gradient(
     method: Response,
-    train_loss: Loss,
-    valid_loss: Loss,
-    params: Tree,
-    hyper: Tree,
-    train_batches: list[Any] | None = None,
-    valid_batch: Any = None,
+    problem: Problem,
     **settings: Any,
 ) -> Hypergradient:
     """The outer gradient, dL_V/dλ = ∂L_V/∂λ + ∂L_V/∂w* ∂w*/∂λ: direct gradient plus response gradient.
@@ -38,12 +33,8 @@ def outer_gradient(
 
     Args:
         method: ``"none"``, or the function of :mod:`luthier.response` that approximates the response.
-        train_loss: (params, hyper, batch) -> () or, for a stack of children, (members,).
-        valid_loss: The same of the validation loss.
-        params: Weights by name.
-        hyper: The continuous decisions by name, as :meth:`luthier.policy.Policy.values` gives them; constants here.
-        train_batches: Training minibatches; of ``"unrolled"`` one a step.
-        valid_batch: The validation batch.
+        problem: The losses, of a child or of a stack of them; its hyperparameters are the continuous decisions, as
+            :meth:`luthier.policy.Policy.values` gives them, constants here.
         settings: Of that function: ``optimizer=`` and ``steps=`` for ``"unrolled"``, ``damping=`` for ``"implicit"``.
 
     Returns:
@@ -57,21 +48,20 @@ def outer_gradient(
         >>> w, strength = {"w": torch.tensor([1.0])}, {"strength": torch.tensor([1.0])}
         >>> train = lambda p, h, _: ((p["w"] - 2) ** 2 + h["strength"] * p["w"] ** 2).sum()
         >>> valid = lambda p, h, _: ((p["w"] - 3) ** 2).sum()
-        >>> [outer_gradient(m, train, valid, w, strength).total["strength"].item() for m in ("none", "identity")]
+        >>> problem = Problem(train, valid, w, strength)
+        >>> [outer_gradient(method, problem).total["strength"].item() for method in ("none", "identity")]
         [0.0, 8.0]
 
     References:
         Adam and Lorraine, "More efficient stochastic hyperparameter optimization", equation 2.
     """
     if method != "none":
-        if method not in METHODS:
-            remedy = f"Use 'none', {', '.join(map(repr, METHODS))}."
-            raise MethodError(f"response={method!r} is unknown", where="outer gradient", remedy=remedy)
-        return METHODS[method](train_loss, valid_loss, params, hyper, train_batches, valid_batch, **settings)
-    problem = build(train_loss, valid_loss, params, hyper, train_batches, valid_batch, bool(settings.get("traced")))
-    loss, gradient, direct = problem.validation()
+        checked("response", method, one_of("none", *METHODS), where="outer gradient")
+        return METHODS[method](problem, **settings)
+    losses, hyper = Losses(problem), problem.hyper
+    loss, gradient, direct = losses.validation()
     total = dict(zip(hyper, filled(list(hyper.values()), direct), strict=True))
-    size = norm(gradient, problem.members)
+    size = norm(gradient, losses.members)
     return Hypergradient(
         total=total,
         direct=total,

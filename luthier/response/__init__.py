@@ -2,7 +2,7 @@
 
 Free functions of one signature over plain tensors and plain loss functions; nothing else of luthier is needed::
 
-    method(train_loss, valid_loss, params, hyper, train_batches, valid_batch, **settings) -> Hypergradient
+    method(Problem(train_loss, valid_loss, params, hyper, train_batches, valid_batch), **settings) -> Hypergradient
 
 ``params`` and ``hyper`` are dictionaries of tensors, a loss is ``(params, hyper, batch) -> number``; `functional` makes
 both losses of an unchanged nn.Module. Nothing that is handed in is changed.
@@ -21,27 +21,25 @@ method               ∂²L_T/∂w² is                                costs (gr
 members axis first, members do not mix, and every method gives each member what it would get alone: step lengths,
 stopping and diagnostics are per member. A member that is not finite is marked in `Hypergradient.finite` and leaves the
 others alone. Conjugate gradients mask the members that are done and go on while any is not.
-``traced=True`` leaves out every decision on values, so that make_fx can record the call.
+``Problem(…, traced=True)`` leaves out every decision on values, so that make_fx can record the call.
 """
 
 from luthier.response.check import Check, check
 from luthier.response.dense import exact
 from luthier.response.functional import Functional, functional
 from luthier.response.implicit import finite_difference, identity, implicit
-from luthier.response.optimizers import SGD, Adam, AdamW, FunctionalOptimizer, RMSprop, Stock
+from luthier.response.optimizers import FunctionalOptimizer, Stock
+from luthier.response.problem import Problem
 from luthier.response.result import Hypergradient, NonFiniteError, ResponseWarning
 from luthier.response.unrolled import unrolled
 
 __all__ = [
-    "SGD",
-    "Adam",
-    "AdamW",
     "Check",
     "Functional",
     "FunctionalOptimizer",
     "Hypergradient",
     "NonFiniteError",
-    "RMSprop",
+    "Problem",
     "ResponseWarning",
     "Stock",
     "check",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from luthier.errors import MethodError
 from luthier.response.optimizers import functional_optimizer
-from luthier.response.problem import Problem, build
+from luthier.response.problem import Losses, Problem
 from luthier.response.products import Products
-from luthier.response.result import Hypergradient, Loss, Tree
+from luthier.response.result import Hypergradient, Tree
 from luthier.response.solvers import conjugate_gradients
 from luthier.response.tape import Point, plain_step
 from luthier.response.trees import norm, shifted
@@ -52,12 +52,7 @@ class Check:
 
 def check(
     method: Callable[..., Hypergradient],
-    train_loss: Loss,
-    valid_loss: Loss,
-    params: Tree,
-    hyper: Tree,
-    train_batches: list[Any] | None = None,
-    valid_batch: Any = None,
+    problem: Problem,
     *,
     solve: Solver | None = None,
     step: float | None = None,
@@ -71,12 +66,7 @@ def check(
 
     Args:
         method: A method of this package, or a functools.partial of one.
-        train_loss: As in `implicit`; one training, not a stack.
-        valid_loss: As in `implicit`.
-        params: Start of the minimisation or of the steps.
-        hyper: Hyperparameters at which to compare.
-        train_batches: As in `implicit`.
-        valid_batch: As in `implicit`.
+        problem: One training, not a stack; its weights are the start of the minimisation or of the steps.
         solve: (params, hyper) -> params: another way to solve.
         step: Change of a hyperparameter, relative to max(1, its size); None: fifth root of the rounding unit.
         limit: Coordinates compared at most, evenly spaced over all hyperparameters.
@@ -92,7 +82,7 @@ def check(
         >>> w, penalty = {"w": torch.tensor([1.0]).double()}, {"penalty": torch.tensor([1.0]).double()}
         >>> train = lambda p, h, _: ((p["w"] - 2) ** 2 + h["penalty"] * p["w"] ** 2).sum()
         >>> valid = lambda p, h, _: ((p["w"] - 3) ** 2).sum()
-        >>> check(implicit, train, valid, w, penalty, damping=0.0).relative_error < 1e-9
+        >>> check(implicit, Problem(train, valid, w, penalty), damping=0.0).relative_error < 1e-9
         True
     """
     inner = method
@@ -101,12 +91,12 @@ def check(
         inner = inner.func
     if solve is None:
         repeat = inner is unrolled
-        solve = _repeat(train_loss, valid_loss, train_batches, settings) if repeat else None
-        solve = solve or _minimise(train_loss, valid_loss, train_batches)
+        solve = _repeat(problem, settings) if repeat else _minimise(problem)
     else:
         repeat = False
-    at = params if repeat else solve(params, hyper)
-    result = inner(train_loss, valid_loss, at, hyper, train_batches, valid_batch, **settings)
+    hyper = problem.hyper
+    at = problem.params if repeat else solve(problem.params, hyper)
+    result = inner(replace(problem, params=at), **settings)
     if result.valid_loss.ndim:
         raise MethodError("the losses are of a stack", where="check", remedy="Check one member at a time.")
     sizes = [h.numel() for h in hyper.values()]
@@ -119,7 +109,7 @@ def check(
         parts = zip(hyper.items(), moved.split(sizes), strict=True)
         there = {name: part.reshape(h.shape) for (name, h), part in parts}
         with torch.no_grad():
-            return valid_loss(solve(at, there), there, valid_batch)
+            return problem.valid_loss(solve(at, there), there, problem.valid_batch)
 
     unit = torch.finfo(flat.dtype).eps ** 0.2 if step is None else step
     expected = torch.stack([_derivative(value, flat, i, unit * max(1.0, abs(flat[i].item()))) for i in coordinates])
@@ -145,36 +135,35 @@ def _derivative(value: Callable[[Tensor], Tensor], at: Tensor, index: int, h: fl
     return (8 * (side(h) - side(-h)) - (side(2 * h) - side(-2 * h))) / (12 * h)
 
 
-def _repeat(train_loss: Loss, valid_loss: Loss, train_batches: list[Any] | None, settings: dict[str, Any]) -> Solver:
-    rule = functional_optimizer(settings["optimizer"])
-
+def _repeat(problem: Problem, settings: dict[str, Any]) -> Solver:
     def solve(params: Tree, hyper: Tree) -> Tree:
-        problem = build(train_loss, valid_loss, params, hyper, train_batches, None, False)
+        losses = Losses(replace(problem, params=params, hyper=hyper))
+        rule = functional_optimizer(settings["optimizer"], losses)
         state = settings.get("state")
-        point = Point([p.detach() for p in problem.params], rule.init(params) if state is None else state)
-        for t in range(settings.get("steps") or len(problem.train_batches)):
-            point, _ = plain_step(problem, rule, point, t)
-        return dict(zip(problem.param_names, point.params, strict=True))
+        point = Point([p.detach() for p in losses.params], rule.init(params) if state is None else state)
+        for t in range(settings.get("steps") or len(losses.train_batches)):
+            point, _ = plain_step(losses, rule, point, t)
+        return dict(zip(losses.param_names, point.params, strict=True))
 
     return solve
 
 
-def _minimise(train_loss: Loss, valid_loss: Loss, train_batches: list[Any] | None) -> Solver:
+def _minimise(problem: Problem) -> Solver:
     """Newton's method, its direction by conjugate gradients, its step halved until loss or gradient falls."""
 
     def solve(params: Tree, hyper: Tree) -> Tree:
-        problem = build(train_loss, valid_loss, params, hyper, train_batches, None, False)
-        weights = problem.params
-        gradient = problem.train_gradient(weights, problem.hyper, problem.train_batches)
-        if problem.members is not None:
+        losses = Losses(replace(problem, params=params, hyper=hyper))
+        weights = losses.params
+        gradient = losses.train_gradient(weights, losses.hyper, losses.train_batches)
+        if losses.members is not None:
             raise MethodError("the losses are of a stack", where="check", remedy="Check one member at a time.")
         start = size = norm(gradient, None)
         for _ in range(200):
-            matrix = Products(problem, weights, problem.train_batches, "auto", None)
+            matrix = Products(losses, weights, losses.train_batches, "auto", None)
             size = norm(matrix.gradient, None)
             # Rounding keeps the gradient from vanishing: end there, or when no step makes it smaller.
             done = bool(size <= 16 * torch.finfo(size.dtype).eps)
-            moved = None if done else _newton_step(problem, matrix, weights, size)
+            moved = None if done else _newton_step(losses, matrix, weights, size)
             if moved is None:
                 break
             weights = moved
@@ -185,22 +174,22 @@ def _minimise(train_loss: Loss, valid_loss: Loss, train_batches: list[Any] | Non
                 where="check",
                 remedy="Give params nearer to a minimum, a smooth loss, or your own solve(params, hyper) -> params.",
             )
-        return {name: w.detach() for name, w in zip(problem.param_names, weights, strict=True)}
+        return {name: w.detach() for name, w in zip(losses.param_names, weights, strict=True)}
 
     return solve
 
 
-def _newton_step(problem: Problem, matrix: Products, weights: list[Tensor], size: Tensor) -> list[Tensor] | None:
+def _newton_step(losses: Losses, matrix: Products, weights: list[Tensor], size: Tensor) -> list[Tensor] | None:
     count = sum(w.numel() for w in weights)
     q, _ = conjugate_gradients(
         matrix.hessian, matrix.gradient, iterations=2 * count + 10, tolerance=1e-10, members=None, traced=False
     )
-    loss = problem.train(weights, problem.hyper, problem.train_batches)
+    loss = losses.train(weights, losses.hyper, losses.train_batches)
     for halvings in range(12):
         with torch.no_grad():
             moved = [w.requires_grad_() for w in shifted(weights, -(0.5**halvings), q)]
-        after = problem.train(moved, problem.hyper, problem.train_batches)
-        smaller = norm(problem.train_gradient(moved, problem.hyper, problem.train_batches), None) < 0.99 * size
+        after = losses.train(moved, losses.hyper, losses.train_batches)
+        smaller = norm(losses.train_gradient(moved, losses.hyper, losses.train_batches), None) < 0.99 * size
         if bool(after < loss - 1e-12 * loss.abs()) or bool(smaller & (after <= loss + 1e-12 * loss.abs())):
             return moved
     return None

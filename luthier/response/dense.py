@@ -7,42 +7,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from luthier.checks import checked, real
 from luthier.errors import MethodError
-from luthier.response.implicit import check_number, respond
-from luthier.response.problem import build
+from luthier.response.implicit import respond
+from luthier.response.problem import Losses, Problem
 from luthier.response.products import Mode, Products
-from luthier.response.result import Hypergradient, Loss, Tree
+from luthier.response.result import Hypergradient
 from luthier.response.trees import flatten, unflatten
 
 _LARGEST = 5_000  # weights: 200 MB of float64, and a minute of products
 
 
 def exact(
-    train_loss: Loss,
-    valid_loss: Loss,
-    params: Tree,
-    hyper: Tree,
-    train_batches: list[Any] | None = None,
-    valid_batch: Any = None,
+    problem: Problem,
     *,
     damping: float = 0.0,
     products: Mode = "auto",
     radius: float | None = None,
-    traced: bool = False,
 ) -> Hypergradient:
     """Hypergradient by the implicit function theorem with the whole Hessian: for tests and tiny problems.
 
     Args:
-        train_loss: As in `implicit`.
-        valid_loss: As in `implicit`.
-        params: As in `implicit`; at most 5,000 numbers a member.
-        hyper: As in `implicit`.
-        train_batches: As in `implicit`.
-        valid_batch: As in `implicit`.
+        problem: The problem.
         damping: δ of H + δI.
         products: As in `implicit`.
         radius: As in `implicit`.
-        traced: As in `implicit`.
 
     Returns:
         The hypergradient; `negative_curvature` says whether the Hessian is not positive definite.
@@ -51,11 +40,11 @@ def exact(
         MethodError: Too many weights, or a singular Hessian; and as `implicit`.
         NonFiniteError: As `implicit`.
     """
-    check_number("damping", damping, 0)
-    problem = build(train_loss, valid_loss, params, hyper, train_batches, valid_batch, traced)
+    damping = checked("damping", damping, real(0), where="exact")
+    losses = Losses(problem)
 
     def solve(matrix: Products, v: list[Tensor]) -> tuple[list[Tensor], dict[str, Any]]:
-        right = flatten(v, problem.members)  # (members, numbers)
+        right = flatten(v, losses.members)  # (members, numbers)
         size = right.shape[1]
         if size > _LARGEST:
             remedy = "Use luthier.response.implicit, which never forms the Hessian."
@@ -63,23 +52,23 @@ def exact(
         hessian = columns(matrix, v, range(size))
         hessian = (hessian + hessian.mT) / 2 + damping * torch.eye(size, dtype=right.dtype, device=right.device)
         solution, info = torch.linalg.solve_ex(hessian, right)
-        if not traced and bool((info != 0).all()):
+        if not losses.traced and bool((info != 0).all()):
             remedy = "A weight does not enter the training loss, or is not determined by it: give damping=1e-3."
             raise MethodError("the Hessian is singular", where="exact", remedy=remedy)
         solution = torch.where((info != 0)[:, None], torch.full_like(solution, float("nan")), solution)
         left = right - (hessian @ solution.unsqueeze(-1)).squeeze(-1)
         return unflatten(solution, v), {
-            "residual": _relative(left, right, problem.members),
-            "iterations": torch.full_like(problem_shape(right, problem.members), size),
-            "negative_curvature": problem_shape(torch.linalg.cholesky_ex(hessian)[1] != 0, problem.members),
+            "residual": _relative(left, right, losses.members),
+            "iterations": torch.full_like(problem_shape(right, losses.members), size),
+            "negative_curvature": problem_shape(torch.linalg.cholesky_ex(hessian)[1] != 0, losses.members),
         }
 
-    return respond(problem, solve, products, radius)
+    return respond(losses, solve, products, radius)
 
 
 def columns(matrix: Products, like: list[Tensor], chosen: list[int] | range) -> Tensor:
     """Columns of the Hessian over all weights of a member, (members, numbers, columns)."""
-    members = matrix.problem.members
+    members = matrix.losses.members
     basis = flatten([torch.zeros_like(x) for x in like], members)
     found = []
     for index in chosen:

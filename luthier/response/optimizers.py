@@ -1,7 +1,4 @@
-"""Optimizers as pure functions that autograd can go through, and `Stock`, which makes one of any torch.optim optimizer.
-
-Their steps equal torch.optim's. A setting is a number, or the name of a hyperparameter: ``SGD(lr="lr", momentum=0.9)``.
-"""
+"""Optimizers that autograd can go through: those of `luthier.optim`, and any of torch.optim by `Stock`."""
 
 from __future__ import annotations
 
@@ -13,10 +10,9 @@ import torch
 from torch import Tensor
 
 from luthier.errors import MethodError
+from luthier.optim import SGD, Adam
+from luthier.response.problem import Losses
 from luthier.response.result import Tree
-from luthier.response.trees import expand
-
-Setting = float | str
 
 
 @runtime_checkable
@@ -33,98 +29,38 @@ class FunctionalOptimizer(Protocol):
 
 
 @dataclass(frozen=True)
-class SGD:
-    """Gradient descent with momentum: b ← μb + g + ηw, w ← w - lr·b (nesterov: w ← w - lr·(g + ηw + μb))."""
+class Ours:
+    """An optimizer of `luthier.optim`; a training that is no stack is one of a stack of one.
 
-    lr: Setting
-    momentum: Setting = 0.0
-    weight_decay: Setting = 0.0
-    nesterov: bool = False
+    Args:
+        rule: The optimizer.
+        losses: Say how many members there are.
+    """
 
-    def init(self, params: Tree) -> Any:
-        """Momentum of zero; none where momentum is the number 0."""
-        return {"momentum": _zeros(params)} if self.momentum != 0.0 else {}
-
-    def update(self, params: Tree, grads: Tree, state: Any, hyper: Tree) -> tuple[Tree, Any]:
-        """One step."""
-        new, buffers = {}, {}
-        for name, w in params.items():
-            d = _decayed(w, grads[name], self.weight_decay, hyper)
-            if state:
-                b = buffers[name] = d + _times(self.momentum, state["momentum"][name], hyper)
-                d = d + _times(self.momentum, b, hyper) if self.nesterov else b
-            new[name] = _less(w, self.lr, d, hyper)
-        return new, {"momentum": buffers} if state else {}
-
-
-@dataclass(frozen=True)
-class Adam:
-    """Adam (Kingma & Ba 2015), weight decay added to the gradient; its derivative at a gradient of zero is finite."""
-
-    lr: Setting
-    beta1: Setting = 0.9
-    beta2: Setting = 0.999
-    eps: Setting = 1e-8
-    weight_decay: Setting = 0.0
+    rule: SGD | Adam
+    losses: Losses
 
     def init(self, params: Tree) -> Any:
-        """Moments of zero, and the count of steps."""
-        return _moments(params)
+        """No state; the optimizer's slots depend on the hyperparameters, and are made in the first step."""
+        return {}
 
     def update(self, params: Tree, grads: Tree, state: Any, hyper: Tree) -> tuple[Tree, Any]:
-        """One step."""
-        decayed = {name: _decayed(w, grads[name], self.weight_decay, hyper) for name, w in params.items()}
-        return _adam(self, params, decayed, state, hyper)
-
-
-@dataclass(frozen=True)
-class AdamW:
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019): w ← (1 - lr·η) w before Adam's step."""
-
-    lr: Setting
-    beta1: Setting = 0.9
-    beta2: Setting = 0.999
-    eps: Setting = 1e-8
-    weight_decay: Setting = 1e-2
-
-    def init(self, params: Tree) -> Any:
-        """Moments of zero, and the count of steps."""
-        return _moments(params)
-
-    def update(self, params: Tree, grads: Tree, state: Any, hyper: Tree) -> tuple[Tree, Any]:
-        """One step."""
-        shrunk = params
-        if self.weight_decay != 0.0:
-            shrunk = {k: w - _times(self.lr, _times(self.weight_decay, w, hyper), hyper) for k, w in params.items()}
-        return _adam(self, shrunk, grads, state, hyper)
-
-
-@dataclass(frozen=True)
-class RMSprop:
-    """RMSprop (Tieleman & Hinton 2012): v ← βv + (1 - β)g², b ← μb + g/(√v + ε), w ← w - lr·b."""
-
-    lr: Setting
-    alpha: Setting = 0.99
-    eps: Setting = 1e-8
-    weight_decay: Setting = 0.0
-    momentum: Setting = 0.0
-
-    def init(self, params: Tree) -> Any:
-        """Second moment, and momentum unless it is the number 0."""
-        state = {"second": _zeros(params)}
-        return state if self.momentum == 0.0 else {**state, "momentum": _zeros(params)}
-
-    def update(self, params: Tree, grads: Tree, state: Any, hyper: Tree) -> tuple[Tree, Any]:
-        """One step."""
-        new, second, buffers = {}, {}, {}
-        for name, w in params.items():
-            g = _decayed(w, grads[name], self.weight_decay, hyper)
-            second[name] = _average(self.alpha, state["second"][name], g * g, hyper)
-            d = g / (safe_sqrt(second[name]) + _value(self.eps, hyper, g))
-            if "momentum" in state:
-                d = buffers[name] = d + _times(self.momentum, state["momentum"][name], hyper)
-            new[name] = w - _times(self.lr, d, hyper)
-        return new, {"second": second, "momentum": buffers} if "momentum" in state else {"second": second}
+        """One step; gradients go through the hyperparameters that the optimizer reads by their names."""
+        members = self.losses.members
+        read = {name: hyper[name] for name in self.rule.reads if name in hyper}
+        for name, value in read.items():
+            if value.shape != (() if members is None else (members,)):
+                what = f"it must be one number{'' if members is None else ' a member'}, got shape {tuple(value.shape)}"
+                raise MethodError(what, where=name, remedy="The optimizer reads it for all weights alike.")
+        if members is None:
+            params, grads, read = ({name: x.unsqueeze(0) for name, x in tree.items()} for tree in (params, grads, read))
+        device = next(iter(params.values())).device
+        count = state.get("count", torch.zeros(members or 1, dtype=torch.int64, device=device))
+        slots = state.get("slots") or self.rule.init(params, read)
+        new, slots = self.rule.update(params, grads, slots, read, count)
+        if members is None:
+            new = {name: x.squeeze(0) for name, x in new.items()}
+        return new, {"slots": slots, "count": count + 1}
 
 
 @dataclass(frozen=True)
@@ -134,7 +70,7 @@ class Stock:
     Which of their settings may be hyperparameters is torch's matter: all of SGD; lr of Adam, AdamW, NAdam and RAdam;
     AdamW's weight decay; none of RMSprop, Adagrad, Adadelta and Adamax (refused). They count steps in float32, so that
     weights differ by 1e-6 from the ordinary optimizer's, and those of Adam's kind give NaN where a gradient is exactly
-    zero (raised): `Adam` and the others here have neither fault.
+    zero (raised): those of `luthier.optim` have neither fault.
 
     Args:
         factory: (params, hyper) -> optimizer over ``params.values()``, its settings floats or hyperparameters:
@@ -168,8 +104,7 @@ class Stock:
             raise MethodError(
                 f"{type(optimizer).__name__} cannot take a tensor for one of its settings ({error})",
                 where="optimizer",
-                remedy="Give it a number there, or differentiate by that setting through luthier.response.SGD, Adam, "
-                "AdamW or RMSprop.",
+                remedy="Give it a number there, or differentiate by that setting through luthier.optim.SGD or Adam.",
             ) from error
         after = {name: dict(optimizer.state[w]) for name, w in copies.items() if w in optimizer.state}
         for w in copies.values():
@@ -177,8 +112,13 @@ class Stock:
         return copies, after
 
 
-def functional_optimizer(optimizer: Any) -> FunctionalOptimizer:
-    """A functional optimizer as it is; a function (params, hyper) -> torch.optim optimizer in `Stock`."""
+def functional_optimizer(optimizer: Any, losses: Losses) -> FunctionalOptimizer:
+    """Return ours or a functional optimizer as one; a function (params, hyper) -> torch.optim optimizer in `Stock`."""
+    if isinstance(optimizer, SGD | Adam):
+        if optimizer.lr is None and "lr" not in losses.hyper_names:
+            what = f"the optimizer reads it, but the hyperparameters are {sorted(losses.hyper_names)}"
+            raise MethodError(what, where="lr", remedy="Add it to `hyper`, or give the optimizer a number.")
+        return Ours(optimizer, losses)
     if isinstance(optimizer, FunctionalOptimizer) and not isinstance(optimizer, type):
         return optimizer
     if callable(optimizer) and not isinstance(optimizer, type | torch.optim.Optimizer):
@@ -187,15 +127,9 @@ def functional_optimizer(optimizer: Any) -> FunctionalOptimizer:
     raise MethodError(
         f"is {optimizer!r}",
         where="optimizer",
-        remedy="Give luthier.response.SGD, Adam, AdamW or RMSprop with its settings, or a function of (params, hyper) "
-        'that builds a torch.optim optimizer: lambda params, hyper: torch.optim.SGD(params.values(), lr=hyper["lr"]).',
+        remedy="Give luthier.optim.SGD or Adam with its settings, or a function of (params, hyper) that builds a "
+        'torch.optim optimizer: lambda params, hyper: torch.optim.SGD(params.values(), lr=hyper["lr"]).',
     )
-
-
-def safe_sqrt(x: Tensor) -> Tensor:
-    """√x with derivative 0 at 0. There √ of a mean of squares has slope 0·∞; a floor under x would change the step."""
-    positive = x > 0
-    return torch.where(positive, torch.where(positive, x, torch.ones_like(x)).sqrt(), torch.zeros_like(x))
 
 
 def _make_differentiable(optimizer: torch.optim.Optimizer) -> None:
@@ -203,7 +137,7 @@ def _make_differentiable(optimizer: torch.optim.Optimizer) -> None:
         raise MethodError(
             f"{type(optimizer).__name__} cannot be differentiated: it has no `differentiable` setting",
             where="optimizer",
-            remedy="Use an optimizer of torch.optim that has one, or of luthier.response.",
+            remedy="Use an optimizer of torch.optim that has one, or of luthier.optim.",
         )
     for settings in (optimizer.defaults, *optimizer.param_groups):
         settings["differentiable"] = True
@@ -229,59 +163,3 @@ def _copy(key: str, x: Any) -> Any:
     if not isinstance(x, Tensor):
         return x
     return x.detach().clone() if key == "step" else x.clone()  # the count of steps is a float tensor, yet no number
-
-
-def _moments(params: Tree) -> Any:
-    device = next(iter(params.values())).device
-    count = torch.zeros((), dtype=torch.int64, device=device)
-    return {"first": _zeros(params), "second": _zeros(params), "count": count}
-
-
-def _adam(rule: Adam | AdamW, params: Tree, grads: Tree, state: Any, hyper: Tree) -> tuple[Tree, Any]:
-    count = state["count"] + 1
-    new, first, second = {}, {}, {}
-    for name, g in grads.items():
-        m = first[name] = _average(rule.beta1, state["first"][name], g, hyper)
-        v = second[name] = _average(rule.beta2, state["second"][name], g * g, hyper)
-        power = count.to(g.dtype)
-        m_hat = m / (1 - _value(rule.beta1, hyper, g) ** power)
-        v_hat = v / (1 - _value(rule.beta2, hyper, g) ** power)
-        step = m_hat / (safe_sqrt(v_hat) + _value(rule.eps, hyper, g))
-        new[name] = params[name] - _times(rule.lr, step, hyper)
-    return new, {"first": first, "second": second, "count": count}
-
-
-def _zeros(params: Tree) -> Tree:
-    return {name: torch.zeros_like(w) for name, w in params.items()}
-
-
-def _value(setting: Setting, hyper: Tree, like: Tensor) -> float | Tensor:
-    """The number, or the hyperparameter of that name shaped to multiply ``like``."""
-    if not isinstance(setting, str):
-        return setting
-    if setting not in hyper:
-        raise MethodError(
-            f"the optimizer reads it, but the hyperparameters are {sorted(hyper)}",
-            where=setting,
-            remedy="Add it to `hyper`, or give the optimizer a number.",
-        )
-    return expand(hyper[setting], like)
-
-
-def _times(setting: Setting, x: Tensor, hyper: Tree) -> Tensor:
-    return _value(setting, hyper, x) * x
-
-
-def _less(w: Tensor, setting: Setting, d: Tensor, hyper: Tree) -> Tensor:
-    """w - setting·d, in one pass over memory where the setting is a number."""
-    value = _value(setting, hyper, d)
-    return w - value * d if isinstance(value, Tensor) else torch.sub(w, d, alpha=value)
-
-
-def _average(setting: Setting, old: Tensor, new: Tensor, hyper: Tree) -> Tensor:
-    decay = _value(setting, hyper, new)
-    return decay * old + (1 - decay) * new
-
-
-def _decayed(w: Tensor, g: Tensor, setting: Setting, hyper: Tree) -> Tensor:
-    return g if setting == 0.0 else g + _times(setting, w, hyper)

@@ -1,4 +1,4 @@
-"""The two losses with their weights, hyperparameters and batches, checked once and turned into leaves of a graph."""
+"""A bilevel problem at one point, and its two losses as functions of leaves of a graph."""
 
 from __future__ import annotations
 
@@ -20,20 +20,67 @@ _NO_RESPONSE = (
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Problem:
-    """A bilevel problem at one point. The shape of the losses is known once one was evaluated."""
+    """Two losses with weights, hyperparameters and batches: the first argument of every method.
+
+    Args:
+        train_loss: (params, hyper, batch) -> () or (members,), minimised by the weights.
+        valid_loss: The same of the validation loss; hyperparameters may enter it directly.
+        params: Weights by name: near a minimum of the training loss, of `unrolled` before the first step.
+        hyper: Hyperparameters by name, real numbers that enter the losses (of `unrolled` or the optimizer).
+        train_batches: Minibatches: the mean of their losses is the training loss (of `unrolled` one is a step). None:
+            the loss needs none.
+        valid_batch: The validation batch.
+        traced: For a step that is recorded (make_fx): no value decides anything, so no early end and no error.
+
+    Raises:
+        MethodError: If a tensor cannot be differentiated by, or the batches are no list.
+    """
 
     train_loss: Loss
     valid_loss: Loss
-    param_names: tuple[str, ...]
-    hyper_names: tuple[str, ...]
-    params: list[Tensor]
-    hyper: list[Tensor]
-    train_batches: list[Any]
-    valid_batch: Any
-    traced: bool
-    shape: torch.Size | None = None
+    params: Tree
+    hyper: Tree
+    train_batches: list[Any] | None = None
+    valid_batch: Any = None
+    traced: bool = False
+
+    def __post_init__(self) -> None:
+        for what, tree in (("params", self.params), ("hyper", self.hyper)):
+            if not tree:
+                raise MethodError("is empty", where=what, remedy="Give a dictionary of named tensors.")
+            for name, value in tree.items():
+                if not isinstance(value, Tensor) or not value.is_floating_point():
+                    kind = f"a {value.dtype} tensor" if isinstance(value, Tensor) else f"{value!r}"
+                    raise MethodError(
+                        f"is {kind}, and a gradient needs a floating-point tensor",
+                        where=f"{what}[{name!r}]",
+                        remedy="Discrete choices cannot be tuned by gradients: use the methods that tune between "
+                        "trainings (random, gp, genetic, pbt) or a learnt controller.",
+                    )
+        batches = self.train_batches
+        # A tuple is refused: (inputs, targets) would be taken for two minibatches.
+        if batches is not None and (not isinstance(batches, list) or not batches):
+            found = "is an empty list" if isinstance(batches, list) else f"is a {type(batches).__name__}"
+            remedy = "Give a list of minibatches; [batch] if there is one."
+            raise MethodError(found, where="train_batches", remedy=remedy)
+
+
+class Losses:
+    """The two losses of a problem at leaves of a graph. Their shape is known once one was evaluated.
+
+    Args:
+        problem: The problem.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem, self.traced = problem, problem.traced
+        self.param_names, self.hyper_names = tuple(problem.params), tuple(problem.hyper)
+        self.params = [p.detach().requires_grad_() for p in problem.params.values()]
+        self.hyper = [h.detach().requires_grad_() for h in problem.hyper.values()]
+        self.train_batches = problem.train_batches or [None]
+        self.shape: torch.Size | None = None
 
     @property
     def members(self) -> int | None:
@@ -45,7 +92,7 @@ class Problem:
         # The fused attention kernels have no second derivative; which kernel runs is decided in the forward pass.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             tree, knobs = self._trees(params, hyper)
-            losses = [self.train_loss(tree, knobs, batch) for batch in batches]
+            losses = [self.problem.train_loss(tree, knobs, batch) for batch in batches]
         for loss in losses:
             self._check_loss(loss, "train_loss")
         return losses[0] if len(losses) == 1 else total(losses) / len(losses)
@@ -57,7 +104,7 @@ class Problem:
     def validation(self) -> tuple[Tensor, list[Tensor], list[Tensor | None]]:
         """Validation loss, its gradient by the weights, and its direct gradient by the hyperparameters (None: none)."""
         with torch.enable_grad():
-            loss = self.valid_loss(*self._trees(self.params, self.hyper), self.valid_batch)
+            loss = self.problem.valid_loss(*self._trees(self.params, self.hyper), self.problem.valid_batch)
             self._check_loss(loss, "valid_loss")
         grads = gradients(loss, [*self.params, *self.hyper])
         count = len(self.params)
@@ -91,7 +138,7 @@ class Problem:
                 f"the {which} is NaN or infinite",
                 where="hypergradient",
                 remedy="Lower the learning rate, unroll fewer steps, or look for a square root of zero; the "
-                "optimizers of luthier.response have a finite derivative at a gradient of zero, torch.optim's do not.",
+                "optimizers of luthier.optim have a finite derivative at a gradient of zero, torch.optim's do not.",
             )
         if self.members is not None:  # one member that diverged must not stop the others, nor look like a zero
             total = select(finite, total, [torch.full_like(x, float("nan")) for x in total])
@@ -150,43 +197,3 @@ def gradients(loss: Tensor, inputs: Sequence[Tensor], create_graph: bool = False
 def filled(like: Sequence[Tensor], grads: Sequence[Tensor | None]) -> list[Tensor]:
     """Zeros for the gradients that do not exist."""
     return [torch.zeros_like(x) if g is None else g for x, g in zip(like, grads, strict=True)]
-
-
-def build(
-    train_loss: Loss,
-    valid_loss: Loss,
-    params: Tree,
-    hyper: Tree,
-    train_batches: list[Any] | None,
-    valid_batch: Any,
-    traced: bool,
-) -> Problem:
-    """Check the arguments that all methods share."""
-    for what, tree in (("params", params), ("hyper", hyper)):
-        if not tree:
-            raise MethodError("is empty", where=what, remedy="Give a dictionary of named tensors.")
-        for name, value in tree.items():
-            if not isinstance(value, Tensor) or not value.is_floating_point():
-                kind = f"a {value.dtype} tensor" if isinstance(value, Tensor) else f"{value!r}"
-                raise MethodError(
-                    f"is {kind}, and a gradient needs a floating-point tensor",
-                    where=f"{what}[{name!r}]",
-                    remedy="Discrete choices cannot be tuned by gradients: use the methods that tune between trainings "
-                    "(random, gp, genetic, pbt) or a learnt controller.",
-                )
-    # A tuple is refused: (inputs, targets) would be taken for two minibatches.
-    batches = [None] if train_batches is None else train_batches
-    if not isinstance(batches, list) or not batches:
-        found = "is an empty list" if isinstance(batches, list) else f"is a {type(batches).__name__}"
-        raise MethodError(found, where="train_batches", remedy="Give a list of minibatches; [batch] if there is one.")
-    return Problem(
-        train_loss,
-        valid_loss,
-        tuple(params),
-        tuple(hyper),
-        [p.detach().requires_grad_() for p in params.values()],
-        [h.detach().requires_grad_() for h in hyper.values()],
-        batches,
-        valid_batch,
-        traced,
-    )

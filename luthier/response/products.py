@@ -16,8 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from luthier.errors import MethodError
-from luthier.response.problem import Problem, filled, gradients
+from luthier.checks import checked, maybe, one_of, real
+from luthier.response.problem import Losses, filled, gradients
 from luthier.response.result import ResponseWarning
 from luthier.response.trees import norm, scaled, shifted
 
@@ -30,7 +30,7 @@ class Products:
     """H v and vᵀM at one point and on one set of batches.
 
     Args:
-        problem: The problem, its `members` known.
+        losses: The losses, their `members` known.
         params: Leaves at which to differentiate.
         batches: The minibatches whose mean loss is differentiated, the same in every product.
         mode: "double_backward", "finite_difference", or "auto": the first, and the second with a warning if a module
@@ -41,7 +41,7 @@ class Products:
 
     def __init__(
         self,
-        problem: Problem,
+        losses: Losses,
         params: list[Tensor],
         batches: Sequence[Any],
         mode: Mode,
@@ -49,16 +49,16 @@ class Products:
         random: Randomness | None = None,
     ) -> None:
         check_mode(mode, radius)
-        self.problem, self.params, self.batches, self.mode, self.radius = problem, params, batches, mode, radius
-        self.random = random or Randomness(params[0].device, problem.traced)
+        self.losses, self.params, self.batches, self.mode, self.radius = losses, params, batches, mode, radius
+        self.random = random or Randomness(params[0].device, losses.traced)
         self._grads: list[Tensor] = []
         if mode == "finite_difference":
-            self.gradient = problem.train_gradient(params, problem.hyper, batches)  # ∂L_T/∂w, constant
+            self.gradient = losses.train_gradient(params, losses.hyper, batches)  # ∂L_T/∂w, constant
         else:
-            loss = problem.train(params, problem.hyper, batches)
+            loss = losses.train(params, losses.hyper, batches)
             self._grads = filled(params, gradients(loss, params, create_graph=True))
             self.gradient = [g.detach() for g in self._grads]
-            if not problem.traced and cut_off(self._grads):
+            if not losses.traced and cut_off(self._grads):
                 self._fall_back(RuntimeError(CUT_OFF))
 
     def hessian(self, v: Sequence[Tensor]) -> list[Tensor]:
@@ -74,7 +74,7 @@ class Products:
         """vᵀM, shaped as the hyperparameters; None where the training gradient does not depend on one."""
         if self.mode != "finite_difference":
             try:
-                return self._backward(v, self.problem.hyper)
+                return self._backward(v, self.losses.hyper)
             except RuntimeError as error:
                 self._fall_back(error)
         return self.differences(v)[1]
@@ -95,9 +95,9 @@ class Products:
 
     def differences(self, v: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor | None]]:
         """H v and vᵀM by finite differences, two gradients together."""
-        problem = self.problem
+        losses = self.losses
         with torch.no_grad():
-            length = norm(v, problem.members)
+            length = norm(v, losses.members)
             epsilon = self._radius() / torch.where(length > 0, length, torch.ones_like(length))
         sides = []
         with self.random.kept():
@@ -106,8 +106,8 @@ class Products:
                 with torch.no_grad():
                     moved = shifted(self.params, sign * epsilon, v)
                 moved = [w.requires_grad_() for w in moved]
-                loss = problem.train(moved, problem.hyper, self.batches)
-                sides.append(gradients(loss, [*moved, *problem.hyper]))
+                loss = losses.train(moved, losses.hyper, self.batches)
+                sides.append(gradients(loss, [*moved, *losses.hyper]))
         out: list[Tensor | None] = []
         for plus, minus in zip(*sides, strict=True):
             out.append(None if plus is None or minus is None else scaled(0.5 / epsilon, [plus - minus])[0])
@@ -118,7 +118,7 @@ class Products:
         if self.radius is not None:
             return self.radius
         unit = max(torch.finfo(p.dtype).eps ** (1 / 3) for p in self.params)
-        return unit * norm(self.params, self.problem.members).detach().clamp(min=1.0)
+        return unit * norm(self.params, self.losses.members).detach().clamp(min=1.0)
 
 
 class Randomness:
@@ -155,13 +155,10 @@ class Randomness:
             torch.cuda.set_rng_state(state[1], self.device)
 
 
-def check_mode(mode: str, radius: float | None) -> None:
+def check_mode(mode: str, radius: float | None, where: str = "response") -> None:
     """Refuse an unknown ``products`` or a radius that is not positive."""
-    if mode not in ("auto", "double_backward", "finite_difference"):
-        remedy = 'Give "auto", "double_backward" or "finite_difference".'
-        raise MethodError(f"products={mode!r} is unknown", where="products", remedy=remedy)
-    if radius is not None and not radius > 0:
-        raise MethodError(f"radius={radius!r} is not positive", where="radius", remedy="Give a distance, such as 0.01.")
+    checked("products", mode, one_of("auto", "double_backward", "finite_difference"), where=where)
+    checked("radius", radius, maybe(real(above=0)), where=where)
 
 
 def lacks_second_derivative(error: RuntimeError) -> bool:

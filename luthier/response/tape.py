@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from luthier.response.optimizers import FunctionalOptimizer
-from luthier.response.problem import Problem, filled, gradients
+from luthier.response.problem import Losses, filled, gradients
 from luthier.response.products import (
     CUT_OFF,
     Mode,
@@ -68,7 +68,7 @@ class Tape:
 
     def __init__(
         self,
-        problem: Problem,
+        losses: Losses,
         rule: FunctionalOptimizer,
         first: int,
         last: int,
@@ -76,7 +76,7 @@ class Tape:
         products: Mode,
         radius: float | None,
     ) -> None:
-        self.problem, self.rule, self.first, self.last = problem, rule, first, last
+        self.losses, self.rule, self.first, self.last = losses, rule, first, last
         self.mode, self.radius = products, radius
         count = last - first
         if products == "finite_difference" and memory == "graph":
@@ -97,13 +97,13 @@ class Tape:
         for t in range(self.first, self.last):
             if (t - self.first) % self.length == 0:
                 self.starts.append(replace(point, random=self._randomness()))
-            point, inner = plain_step(self.problem, self.rule, point, t)
-        return point, norm(inner, self.problem.members)
+            point, inner = plain_step(self.losses, self.rule, point, t)
+        return point, norm(inner, self.losses.members)
 
     def backward(self, v: list[Tensor]) -> tuple[list[Tensor | None], list[Tensor]]:
         """From ∂L_V/∂w at the end: the response, and the gradient by the weights after the first step."""
         after = self._randomness()
-        adjoint = Adjoint(v, [], [None] * len(self.problem.hyper), v)
+        adjoint = Adjoint(v, [], [None] * len(self.losses.hyper), v)
         for number in range(len(self.starts) - 1, -1, -1):
             begin, start = self.first + number * self.length, self.starts.pop()
             if self.mode != "finite_difference":
@@ -120,7 +120,7 @@ class Tape:
             graph = self._build(start, begin)[0]
         # The weights before the first step are given: nothing needs their gradient, so that product is left out.
         kept = [] if begin == self.first else [*graph.params, *graph.state]
-        inputs = [*self.problem.hyper, *graph.first, *kept]
+        inputs = [*self.losses.hyper, *graph.first, *kept]
         outputs = [*graph.new_params, *graph.new_state]
         cotangents = [*adjoint.params, *(adjoint.state or [None] * len(graph.new_state))]
         try:
@@ -133,7 +133,7 @@ class Tape:
             warn_fall_back(error)
             self.mode = "finite_difference"
             return self._back_by_differences(start, begin, adjoint)
-        count, size = len(self.problem.hyper), len(graph.params)
+        count, size = len(self.losses.hyper), len(graph.params)
         none: list[Tensor | None] = [None] * (size + len(graph.state))
         rest = found[count + size :] if kept else none
         return Adjoint(
@@ -149,22 +149,22 @@ class Tape:
         for t in range(begin, min(begin + self.length, self.last)):
             points.append(replace(point, random=self._randomness()))
             if t + 1 < min(begin + self.length, self.last):
-                point, _ = plain_step(self.problem, self.rule, point, t)
+                point, _ = plain_step(self.losses, self.rule, point, t)
         while points:
             adjoint = self._back_one_step(points.pop(), begin + len(points), adjoint)
         return adjoint
 
     def _back_one_step(self, point: Point, t: int, adjoint: Adjoint) -> Adjoint:
-        problem = self.problem
+        losses = self.losses
         params, state, leaves = _leaves(point)
         _restore(point)
-        matrix = Products(problem, params, [batch_of(problem, t)], "finite_difference", self.radius, point.random)
+        matrix = Products(losses, params, [batch_of(losses, t)], "finite_difference", self.radius, point.random)
         grads = [g.requires_grad_() for g in matrix.gradient]
         with torch.enable_grad():
-            new_params, new_state = _update(problem, self.rule, params, grads, leaves)
+            new_params, new_state = _update(losses, self.rule, params, grads, leaves)
         outputs = [*new_params, *_reals(new_state)]
         cotangents = [*adjoint.params, *(adjoint.state or [None] * (len(outputs) - len(new_params)))]
-        found = pull(outputs, [*params, *grads, *state, *problem.hyper], cotangents)
+        found = pull(outputs, [*params, *grads, *state, *losses.hyper], cotangents)
         size, count = len(params), 2 * len(params) + len(state)
         curved, mixed = matrix.differences(filled(grads, found[size : 2 * size]))
         return Adjoint(
@@ -176,22 +176,22 @@ class Tape:
 
     def _build(self, start: Point, begin: int) -> tuple[Graph, Point, Tensor]:
         """Record a segment; returns its graph, where it ends, and the norm of the last training gradient."""
-        problem = self.problem
+        losses = self.losses
         leaves, state_leaves, state = _leaves(start)
         params, first, grads = leaves, leaves, leaves
         for t in range(begin, min(begin + self.length, self.last)):
             with torch.enable_grad():
-                loss = problem.train(params, problem.hyper, [batch_of(problem, t)])
+                loss = losses.train(params, losses.hyper, [batch_of(losses, t)])
                 grads = filled(params, gradients(loss, params, create_graph=True))
-                self.cut = self.cut or (t == begin and not problem.traced and cut_off(grads))
-                params, state = _update(problem, self.rule, params, grads, state)
+                self.cut = self.cut or (t == begin and not losses.traced and cut_off(grads))
+                params, state = _update(losses, self.rule, params, grads, state)
             first = params if t == begin else first
         graph = Graph(leaves, state_leaves, first, params, _reals(state))
-        length = norm([g.detach() for g in grads], problem.members)
+        length = norm([g.detach() for g in grads], losses.members)
         return graph, Point([p.detach() for p in params], detached(state)), length
 
     def _randomness(self) -> Randomness:
-        return Randomness(self.problem.params[0].device, self.problem.traced)
+        return Randomness(self.losses.params[0].device, self.losses.traced)
 
 
 def pull(
@@ -210,21 +210,21 @@ def sums(left: Sequence[Tensor | None], right: Sequence[Tensor | None]) -> list[
     return [y if x is None else x if y is None else x + y for x, y in zip(left, right, strict=True)]
 
 
-def plain_step(problem: Problem, rule: FunctionalOptimizer, point: Point, t: int) -> tuple[Point, list[Tensor]]:
+def plain_step(losses: Losses, rule: FunctionalOptimizer, point: Point, t: int) -> tuple[Point, list[Tensor]]:
     """One training step whose graph is not kept."""
     params = [p.detach().requires_grad_() for p in point.params]
-    grads = problem.train_gradient(params, problem.hyper, [batch_of(problem, t)])
+    grads = losses.train_gradient(params, losses.hyper, [batch_of(losses, t)])
     with torch.no_grad():
-        tree = dict(zip(problem.param_names, point.params, strict=True))
-        by_name = dict(zip(problem.param_names, grads, strict=True))
-        knobs = {name: h.detach() for name, h in zip(problem.hyper_names, problem.hyper, strict=True)}
+        tree = dict(zip(losses.param_names, point.params, strict=True))
+        by_name = dict(zip(losses.param_names, grads, strict=True))
+        knobs = {name: h.detach() for name, h in zip(losses.hyper_names, losses.hyper, strict=True)}
         new, state = rule.update(tree, by_name, point.state, knobs)
-    return Point([new[name].detach() for name in problem.param_names], detached(state)), grads
+    return Point([new[name].detach() for name in losses.param_names], detached(state)), grads
 
 
-def batch_of(problem: Problem, t: int) -> Any:
+def batch_of(losses: Losses, t: int) -> Any:
     """The minibatch of step t."""
-    return problem.train_batches[t % len(problem.train_batches)]
+    return losses.train_batches[t % len(losses.train_batches)]
 
 
 def detached(state: Any) -> Any:
@@ -246,12 +246,12 @@ def _leaves(point: Point) -> tuple[list[Tensor], list[Tensor], Any]:
 
 
 def _update(
-    problem: Problem, rule: FunctionalOptimizer, params: Sequence[Tensor], grads: Sequence[Tensor], state: Any
+    losses: Losses, rule: FunctionalOptimizer, params: Sequence[Tensor], grads: Sequence[Tensor], state: Any
 ) -> tuple[list[Tensor], Any]:
-    tree = dict(zip(problem.param_names, params, strict=True))
-    by_name = dict(zip(problem.param_names, grads, strict=True))
-    new, state = rule.update(tree, by_name, state, dict(zip(problem.hyper_names, problem.hyper, strict=True)))
-    return [new[name] for name in problem.param_names], state
+    tree = dict(zip(losses.param_names, params, strict=True))
+    by_name = dict(zip(losses.param_names, grads, strict=True))
+    new, state = rule.update(tree, by_name, state, dict(zip(losses.hyper_names, losses.hyper, strict=True)))
+    return [new[name] for name in losses.param_names], state
 
 
 def _reals(state: Any) -> list[Tensor]:

@@ -7,32 +7,26 @@ from typing import Any
 
 import torch
 
-from luthier.errors import MethodError
-from luthier.response.implicit import check_number
+from luthier.checks import checked, one_of, whole
+from luthier.optim import SGD, Adam
 from luthier.response.optimizers import FunctionalOptimizer, functional_optimizer
-from luthier.response.problem import build
+from luthier.response.problem import Losses, Problem
 from luthier.response.products import Mode, check_mode
-from luthier.response.result import Hypergradient, Loss, Tree
+from luthier.response.result import Hypergradient, Tree
 from luthier.response.tape import Memory, Point, Tape, detached, plain_step
 from luthier.response.trees import norm
 
 
 def unrolled(
-    train_loss: Loss,
-    valid_loss: Loss,
-    params: Tree,
-    hyper: Tree,
-    train_batches: list[Any] | None = None,
-    valid_batch: Any = None,
+    problem: Problem,
     *,
-    optimizer: FunctionalOptimizer | Callable[[Tree, Tree], torch.optim.Optimizer],
+    optimizer: SGD | Adam | FunctionalOptimizer | Callable[[Tree, Tree], torch.optim.Optimizer],
     state: Any = None,
     steps: int | None = None,
     truncate: int | None = None,
     memory: Memory = "graph",
     products: Mode = "auto",
     radius: float | None = None,
-    traced: bool = False,
 ) -> Hypergradient:
     """Train ``steps`` steps from ``params``, then differentiate the validation loss at their end through all of them.
 
@@ -42,14 +36,10 @@ def unrolled(
     series with K - 1 terms after the first and a step of lr.
 
     Args:
-        train_loss: (params, hyper, batch) -> () or (members,).
-        valid_loss: The same of the validation loss; evaluated at the weights after the last step.
-        params: Weights by name before the first step; they are not changed.
-        hyper: Hyperparameters by name, real numbers that enter the losses or the optimizer.
-        train_batches: One minibatch a step, in order, again from the first when they are used up.
-        valid_batch: The validation batch.
-        optimizer: `SGD`, `Adam`, `AdamW`, `RMSprop` or any `FunctionalOptimizer`; or (params, hyper) -> torch.optim
-            optimizer.
+        problem: The losses, and the weights before the first step; one minibatch a step, in order, again from the first
+            when they are used up. With random losses that are traced, choose memory="graph".
+        optimizer: `luthier.optim.SGD` or `luthier.optim.Adam`, whose settings may be hyperparameters by their names
+            (``hyper={"lr": …}``); any `FunctionalOptimizer`; or (params, hyper) -> torch.optim optimizer.
         state: The optimizer's state before the first step (the last result's `state`); None: fresh.
         steps: Steps K; None: as many as there are minibatches.
         truncate: Differentiate through the last so many steps only.
@@ -57,7 +47,6 @@ def unrolled(
             rebuilt at a time; "checkpoint" the weights of every √K-th step, √K graphs rebuilt at a time.
         products: As in `implicit`.
         radius: As in `implicit`.
-        traced: As in `implicit`; with random losses choose memory="graph".
 
     Returns:
         The hypergradient, with `params` and `state` at the end of the steps.
@@ -70,27 +59,25 @@ def unrolled(
         Maclaurin, Duvenaud & Adams, Gradient-based hyperparameter optimization through reversible learning, ICML 2015;
         Shaban, Cheng, Hatch & Boots, Truncated back-propagation for bilevel optimization, AISTATS 2019.
     """
-    rule = functional_optimizer(optimizer)
-    check_mode(products, radius)
-    if memory not in ("graph", "checkpoint", "trajectory"):
-        remedy = 'Give "graph", "checkpoint" or "trajectory".'
-        raise MethodError(f"memory={memory!r} is unknown", where="memory", remedy=remedy)
-    problem = build(train_loss, valid_loss, params, hyper, train_batches, valid_batch, traced)
-    total = len(problem.train_batches) if steps is None else steps
-    check_number("steps", total, 1)
-    kept = total if truncate is None else min(truncate, total)
-    check_number("truncate", kept, 1)
-    point = Point([p.detach() for p in problem.params], rule.init(params) if state is None else detached(state))
+    where = "unrolled"
+    checked("memory", memory, one_of("graph", "checkpoint", "trajectory"), where=where)
+    check_mode(products, radius, where)
+    losses = Losses(problem)
+    rule = functional_optimizer(optimizer, losses)
+    total = len(losses.train_batches) if steps is None else checked("steps", steps, whole(1), where=where)
+    kept = min(total, total if truncate is None else checked("truncate", truncate, whole(1), where=where))
+    start = rule.init(problem.params) if state is None else detached(state)
+    point = Point([p.detach() for p in losses.params], start)
     for t in range(total - kept):
-        point, _ = plain_step(problem, rule, point, t)
-    tape = Tape(problem, rule, total - kept, total, memory, products, radius)
+        point, _ = plain_step(losses, rule, point, t)
+    tape = Tape(losses, rule, total - kept, total, memory, products, radius)
     point, inner = tape.forward(point)
-    problem.params = [p.requires_grad_() for p in point.params]
-    valid, v, direct = problem.validation()
+    losses.params = [p.requires_grad_() for p in point.params]
+    valid, v, direct = losses.validation()
     response, first = tape.backward(v)
-    end = norm(v, problem.members)
-    growth = torch.where(end > 0, norm(first, problem.members) / end, torch.zeros_like(end))
-    return problem.finish(
+    end = norm(v, losses.members)
+    growth = torch.where(end > 0, norm(first, losses.members) / end, torch.zeros_like(end))
+    return losses.finish(
         valid,
         direct,
         response,
@@ -98,6 +85,6 @@ def unrolled(
         inner_gradient_norm=inner,
         iterations=kept,
         adjoint_growth=growth,
-        params=dict(zip(problem.param_names, (p.detach() for p in point.params), strict=True)),
+        params=dict(zip(losses.param_names, (p.detach() for p in point.params), strict=True)),
         state=point.state,
     )

@@ -57,7 +57,7 @@ def exact_hypergradient(data: lt.Splits, place: Tensor) -> Tensor:
         ridge[-1, -1] = 0.0
         best = torch.linalg.solve(inputs.mT @ inputs + ridge, inputs.mT @ train[1][:, k])
         params["weight"].data[k], params["bias"].data[k] = best[:-1], best[-1]
-    found = lt.response.exact(train_loss, valid_loss, params, {"log": place}, [train], valid)
+    found = lt.response.exact(lt.response.Problem(train_loss, valid_loss, params, {"log": place}, [train], valid))
     assert float(found.inner_gradient_norm) < 1e-10, "the closed form is not the minimum"
     return found.total["log"]
 

@@ -150,7 +150,8 @@ def test_members_of_a_stack_get_what_luthier_response_says_of_each_alone(respons
         params = {name: w[0] for name, w in one["params"].items()}
         hyper = {name: before["hyper"][name][0] for name in ("weight_decay", "dropout")}
         method: Any = getattr(lt.response, response)
-        expected = method(train_loss, valid_loss, params, hyper, [batches[-1]], valid, **settings).total
+        problem = lt.response.Problem(train_loss, valid_loss, params, hyper, [batches[-1]], valid)
+        expected = method(problem, **settings).total
         for name, value in expected.items():
             assert found[name][n].item() == pytest.approx(value.item(), rel=1e-8, abs=1e-12), name
 

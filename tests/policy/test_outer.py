@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from luthier.errors import MethodError
+from luthier.optim import SGD
 from luthier.policy import LSTM, Factorised, Reinforce, by_code, outer_gradient, uniform
-from luthier.response import SGD
+from luthier.response import Problem
 from luthier.seeds import Seeds
 from luthier.space import Choice, Float, Space
 
@@ -73,7 +74,7 @@ def decided(policy: Factorised | LSTM, count: int = 5):
 def gradient(method: str, policy: Factorised | LSTM) -> tuple[Tensor, Tensor]:
     """(by the codes, of finite differences), (members, 2) each."""
     _, decisions, values, weights = decided(policy)
-    found = outer_gradient(method, train_loss, valid_loss, weights, values, [None], None, **SETTINGS[method])  # type: ignore[arg-type]
+    found = outer_gradient(method, Problem(train_loss, valid_loss, weights, values, [None], None), **SETTINGS[method])  # type: ignore[arg-type]
     assert all(torch.allclose(found.total[n], found.direct[n] + found.response[n], rtol=0, atol=1e-15) for n in values)
     return by_code(decisions, values, found.total)[:, :2], differences(decisions.codes.detach())
 
@@ -116,7 +117,9 @@ def learnt(method: str, updates: int = 100) -> tuple[float, float]:
         decisions = policy.rsample(params, uniform(Seeds(0).rng(update, "noise"), 8, policy))
         values = policy.values(decisions)
         weights = {"w": best_response(values["decay"].detach(), values["strength"].detach())}
-        found = outer_gradient(method, train_loss, valid_loss, weights, values, [None], None, **SETTINGS[method])  # type: ignore[arg-type]
+        found = outer_gradient(
+            method, Problem(train_loss, valid_loss, weights, values, [None], None), **SETTINGS[method]
+        )  # type: ignore[arg-type]
         slopes = -by_code(decisions, values, found.total)
         actions = decisions.actions.detach()
         state, _ = learner.update(policy, state, actions, -found.valid_loss, pathwise=slopes)
@@ -148,18 +151,19 @@ def test_a_learning_rate_has_a_response_under_unrolling_alone():
     def valid(params: dict[str, Tensor], hyper: dict[str, Tensor], batch: object) -> Tensor:
         return 0.5 * (params["w"] - E).square().sum(-1)
 
-    found = outer_gradient("unrolled", train, valid, start, values, None, None, optimizer=SGD(lr="lr"), steps=7)
+    found = outer_gradient("unrolled", Problem(train, valid, start, values, None, None), optimizer=SGD(), steps=7)
     lr = values["lr"].detach()
     # w_7 = (1 - (1 - lr)^7) c: the derivative by the code is (w_7 - e)·c 7 (1 - lr)^6 · lr ln(10) log10(300)
     w = (1 - (1 - lr) ** 7).unsqueeze(1) * C
     truth = ((w - E) * C).sum(1) * 7 * (1 - lr) ** 6 * lr * math.log(10) * math.log10(300)
     assert torch.allclose(by_code(decisions, values, found.total)[:, 0], truth, rtol=1e-10)
     with pytest.raises(MethodError, match="lr"):
-        outer_gradient("implicit", train, valid, start, values, None, None)
-    none = outer_gradient("none", train, valid, start, values, None, None)
+        outer_gradient("implicit", Problem(train, valid, start, values, None, None))
+    none = outer_gradient("none", Problem(train, valid, start, values, None, None))
     assert bool((none.total["lr"] == 0).all())
 
 
 def test_an_unknown_response_is_refused():
-    with pytest.raises(MethodError, match="response='guess' is unknown"):
-        outer_gradient("guess", train_loss, valid_loss, {}, {})  # type: ignore[arg-type]
+    weights = {"w": torch.zeros(1)}
+    with pytest.raises(MethodError, match=r"response must be 'none', .* got 'guess'"):
+        outer_gradient("guess", Problem(train_loss, valid_loss, weights, weights))  # type: ignore[arg-type]

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from luthier import response
+
 torch.set_num_threads(1)
 
 Tree = dict[str, Tensor]
@@ -24,9 +26,9 @@ class Bilevel:
     hyper: Tree
 
     @property
-    def arguments(self) -> tuple[Any, ...]:
-        """What every method takes first."""
-        return self.train, self.valid, self.params, self.hyper
+    def problem(self) -> response.Problem:
+        """The first argument of every method."""
+        return response.Problem(self.train, self.valid, self.params, self.hyper)
 
     def at(self, hyper: Tree) -> Tensor:
         """Validation loss of the problem solved again."""

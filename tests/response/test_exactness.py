@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from luthier import response
+from luthier import optim, response
 from tests.response.problems import PROBLEMS, Bilevel, Tree, differences, error, flat, ridge, ridge_in_closed_form
 
 
@@ -25,7 +25,7 @@ def truth(name: str) -> Tree:
 
 @functools.cache
 def exact(name: str) -> Tree:
-    return response.exact(*problem(name).arguments).total
+    return response.exact(problem(name).problem).total
 
 
 @functools.cache
@@ -46,7 +46,7 @@ names = pytest.mark.parametrize("name", PROBLEMS)
 
 @names
 def test_exact_equals_finite_differences(name: str) -> None:
-    result = response.exact(*problem(name).arguments)
+    result = response.exact(problem(name).problem)
     assert error(result.total, truth(name)) < 1e-8
     assert result.inner_gradient_norm < 1e-12 and result.residual is not None and result.residual < 1e-12
     assert not result.negative_curvature
@@ -54,7 +54,7 @@ def test_exact_equals_finite_differences(name: str) -> None:
 
 @names
 def test_conjugate_gradients_converge(name: str) -> None:
-    result = CONVERGED(*problem(name).arguments)
+    result = CONVERGED(problem(name).problem)
     assert error(result.total, truth(name)) < 1e-8
     assert error(result.total, exact(name)) < 1e-10
     assert result.residual is not None and result.residual <= 1e-14
@@ -66,9 +66,9 @@ def test_unrolling_converges(name: str) -> None:
     spectrum = hessian_spectrum(name)
     small, large = spectrum[0].sqrt().item(), spectrum[-1].sqrt().item()
     # The heavy ball's best settings (Polyak 1964): a factor of (√κ - 1)/(√κ + 1) a step.
-    rule = response.SGD(lr=4 / (large + small) ** 2, momentum=((large - small) / (large + small)) ** 2)
+    rule = optim.SGD(lr=4 / (large + small) ** 2, momentum=((large - small) / (large + small)) ** 2)
     steps = math.ceil(math.log(1e14) * large / small)
-    result = response.unrolled(*problem(name).arguments, optimizer=rule, steps=steps, memory="checkpoint")
+    result = response.unrolled(problem(name).problem, optimizer=rule, steps=steps, memory="checkpoint")
     assert error(result.total, truth(name)) < 1e-8
     assert error(result.total, exact(name)) < 1e-10
 
@@ -77,7 +77,7 @@ def test_unrolling_converges(name: str) -> None:
 def test_neumann_converges(name: str) -> None:
     spectrum = hessian_spectrum(name)
     terms = math.ceil(math.log(1e9) * (spectrum[-1] / spectrum[0]).item())
-    result = response.implicit(*problem(name).arguments, solver="neumann", iterations=terms, damping=0.0)
+    result = response.implicit(problem(name).problem, solver="neumann", iterations=terms, damping=0.0)
     assert error(result.total, exact(name)) < 1e-8
     # The step comes from power iteration, at most 5 products away from the largest eigenvalue.
     assert 0.9 / spectrum[-1] < result.alpha < 1.9 / spectrum[-1]
@@ -95,24 +95,24 @@ def test_ridge_equals_its_closed_form() -> None:
 @pytest.mark.parametrize("memory", ["graph", "checkpoint", "trajectory"])
 def test_unrolling_from_the_minimum_is_the_neumann_series(name: str, steps: int, memory: str) -> None:
     lr = 0.7 / hessian_spectrum(name)[-1].item()
-    arguments = problem(name).arguments
-    unrolled = response.unrolled(*arguments, optimizer=response.SGD(lr=lr), steps=steps, memory=memory)  # type: ignore
-    series = response.implicit(*arguments, solver="neumann", iterations=steps - 1, alpha=lr, damping=0.0)
+    arguments = problem(name).problem
+    unrolled = response.unrolled(arguments, optimizer=optim.SGD(lr=lr), steps=steps, memory=memory)  # type: ignore
+    series = response.implicit(arguments, solver="neumann", iterations=steps - 1, alpha=lr, damping=0.0)
     assert error(unrolled.total, series.total) < 1e-12
 
 
 @names
 def test_identity_is_the_first_term_of_the_series(name: str) -> None:
-    arguments = problem(name).arguments
-    series = response.implicit(*arguments, solver="neumann", iterations=0, alpha=0.3, damping=0.0)
-    assert error(response.identity(*arguments, alpha=0.3).total, series.total) < 1e-15
-    assert error(response.finite_difference(*arguments, alpha=0.3).total, series.total) < 1e-8
+    arguments = problem(name).problem
+    series = response.implicit(arguments, solver="neumann", iterations=0, alpha=0.3, damping=0.0)
+    assert error(response.identity(arguments, alpha=0.3).total, series.total) < 1e-15
+    assert error(response.finite_difference(arguments, alpha=0.3).total, series.total) < 1e-8
 
 
 @names
 def test_solving_by_finite_differences_alone(name: str) -> None:
     result = response.implicit(
-        *problem(name).arguments, iterations=60, damping=0.0, tolerance=1e-8, products="finite_difference"
+        problem(name).problem, iterations=60, damping=0.0, tolerance=1e-8, products="finite_difference"
     )
     assert error(result.total, exact(name)) < 1e-5
 
@@ -120,7 +120,7 @@ def test_solving_by_finite_differences_alone(name: str) -> None:
 @names
 def test_more_iterations_are_nearer(name: str) -> None:
     errors = [
-        error(response.implicit(*problem(name).arguments, iterations=k, damping=0.0).total, exact(name))
+        error(response.implicit(problem(name).problem, iterations=k, damping=0.0).total, exact(name))
         for k in (1, 5, 10, 20)
     ]
     assert errors == sorted(errors, reverse=True) and errors[-1] < 0.1 * errors[0]
@@ -128,10 +128,10 @@ def test_more_iterations_are_nearer(name: str) -> None:
 
 @names
 def test_default_settings_are_near(name: str) -> None:
-    result = response.implicit(*problem(name).arguments)
+    result = response.implicit(problem(name).problem)
     assert error(result.total, exact(name)) < 0.05
-    damped = response.exact(*problem(name).arguments, damping=1e-3)
-    converged = response.implicit(*problem(name).arguments, iterations=400, tolerance=1e-14)
+    damped = response.exact(problem(name).problem, damping=1e-3)
+    converged = response.implicit(problem(name).problem, iterations=400, tolerance=1e-14)
     assert error(converged.total, damped.total) < 1e-10
 
 
@@ -141,13 +141,13 @@ def test_float32(name: str) -> None:
     single = ({k: w.float() for k, w in p.params.items()}, {k: h.float() for k, h in p.hyper.items()})
     tight = functools.partial(CONVERGED, tolerance=1e-6)
     lr = 0.7 / hessian_spectrum(name)[-1].item()
-    short = functools.partial(response.unrolled, optimizer=response.SGD(lr=lr), steps=20)
-    for method, reference in ((response.exact, exact(name)), (tight, exact(name)), (short, short(*p.arguments).total)):
-        found = method(p.train, p.valid, *single).total
+    short = functools.partial(response.unrolled, optimizer=optim.SGD(lr=lr), steps=20)
+    for method, reference in ((response.exact, exact(name)), (tight, exact(name)), (short, short(p.problem).total)):
+        found = method(response.Problem(p.train, p.valid, *single)).total
         assert all(x.dtype == torch.float32 for x in found.values())
         assert error(found, reference) < 1e-4
-    coarse = response.finite_difference(p.train, p.valid, *single)
-    assert error(coarse.total, response.identity(*p.arguments).total) < 1e-2
+    coarse = response.finite_difference(response.Problem(p.train, p.valid, *single))
+    assert error(coarse.total, response.identity(p.problem).total) < 1e-2
 
 
 def test_one_weight_alone() -> None:
@@ -157,9 +157,9 @@ def test_one_weight_alone() -> None:
     def valid(p: Tree, h: Tree, _: None) -> Tensor:
         return (p["w"] - 3).square()
 
-    arguments = (train, valid, {"w": torch.tensor(1.0)}, {"penalty": torch.tensor(1.0)})
+    arguments = response.Problem(train, valid, {"w": torch.tensor(1.0)}, {"penalty": torch.tensor(1.0)})
     for method in (response.exact, functools.partial(response.implicit, damping=0.0)):
-        assert method(*arguments).total["penalty"].item() == pytest.approx(2.0, abs=1e-6)
+        assert method(arguments).total["penalty"].item() == pytest.approx(2.0, abs=1e-6)
 
 
 def test_direct_and_response_terms() -> None:
@@ -170,7 +170,7 @@ def test_direct_and_response_terms() -> None:
         return p.valid(params, h, None) * h["temperature"] + 0.1 * h["penalty"].square().sum()
 
     mixed = Bilevel(p.train, valid, p.params, hyper)
-    result = CONVERGED(*mixed.arguments)
+    result = CONVERGED(mixed.problem)
     assert error(result.total, differences(mixed.at, hyper)) < 1e-8
     assert torch.equal(result.total["penalty"], result.direct["penalty"] + result.response["penalty"])
     assert torch.allclose(result.direct["penalty"], 0.2 * hyper["penalty"])
@@ -188,6 +188,6 @@ def test_several_minibatches_count_as_their_mean() -> None:
         return (batch @ p["w"]).square().mean()
 
     params, hyper = {"w": torch.ones(4).double()}, {"penalty": torch.zeros(4).double()}
-    apart = response.exact(train, valid, params, hyper, list(x), x[0])
-    together = response.exact(train, valid, params, hyper, [x.reshape(30, 4)], x[0])
+    apart = response.exact(response.Problem(train, valid, params, hyper, list(x), x[0]))
+    together = response.exact(response.Problem(train, valid, params, hyper, [x.reshape(30, 4)], x[0]))
     assert error(apart.total, together.total) < 1e-12

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from luthier import response
+from luthier import optim, response
 from tests.response.problems import Tree, differences, error
 
 
@@ -61,17 +61,19 @@ def test_modules_have_products_and_stay_as_they_are(name: str) -> None:
     inputs, target = torch.randn(shape).double(), torch.randn(shape[0], outputs).double()
     before, modes = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
     losses = response.functional(model, nn.functional.mse_loss, penalty)
-    arguments = (losses.train_loss, losses.valid_loss, losses.params, HYPER, [(inputs, target)], (inputs, -target))
+    arguments = response.Problem(
+        losses.train_loss, losses.valid_loss, losses.params, HYPER, [(inputs, target)], (inputs, -target)
+    )
     state = torch.get_rng_state()
-    found = response.implicit(*arguments)  # warnings are errors: no fallback
+    found = response.implicit(arguments)  # warnings are errors: no fallback
     torch.set_rng_state(state)
-    by_differences = response.implicit(*arguments, products="finite_difference")
+    by_differences = response.implicit(arguments, products="finite_difference")
     assert error(found.total, by_differences.total) < 2e-2  # conjugate gradients on an indefinite Hessian amplify
     torch.set_rng_state(state)
-    one = response.identity(*arguments)
+    one = response.identity(arguments)
     torch.set_rng_state(state)
-    assert error(response.finite_difference(*arguments).total, one.total) < 1e-6
-    response.unrolled(*arguments, optimizer=response.SGD(0.1), steps=3, memory="checkpoint")
+    assert error(response.finite_difference(arguments).total, one.total) < 1e-6
+    response.unrolled(arguments, optimizer=optim.SGD(0.1), steps=3, memory="checkpoint")
     assert [m.training for m in model.modules()] == modes
     assert all(torch.equal(x, before[key]) for key, x in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
@@ -83,8 +85,8 @@ def test_batch_normalisation_is_differentiated_through_its_batch_and_validated_b
     model(torch.randn(64, 4).double())  # moves the running statistics away from their start
     losses = response.functional(model, nn.functional.mse_loss, penalty)
     train, valid = ((torch.randn(20, 4).double(), torch.randn(20, 1).double()) for _ in range(2))
-    arguments = (losses.train_loss, losses.valid_loss, losses.params, HYPER, [train], valid)
-    result = response.unrolled(*arguments, optimizer=response.SGD(0.1, 0.9), steps=6)
+    arguments = response.Problem(losses.train_loss, losses.valid_loss, losses.params, HYPER, [train], valid)
+    result = response.unrolled(arguments, optimizer=optim.SGD(0.1, 0.9), steps=6)
 
     def after(hyper: Tree) -> Tensor:  # an ordinary training, validated with the statistics of the given model
         network = copy.deepcopy(model)
@@ -113,8 +115,8 @@ def test_attention_fails_without_the_math_kernel_and_works_within() -> None:
         x = p["x"]
         return nn.functional.scaled_dot_product_attention(x, x, x).square().sum() + h["c"] * x.square().sum()
 
-    arguments = (train, lambda p, h, _: p["x"].sum(), {"x": q.detach()}, {"c": torch.tensor(0.1)})
-    assert torch.isfinite(response.implicit(*arguments).total["c"])
+    arguments = response.Problem(train, lambda p, h, _: p["x"].sum(), {"x": q.detach()}, {"c": torch.tensor(0.1)})
+    assert torch.isfinite(response.implicit(arguments).total["c"])
 
 
 def test_frozen_and_tied_weights() -> None:
@@ -125,8 +127,8 @@ def test_frozen_and_tied_weights() -> None:
     losses = response.functional(model, nn.MSELoss(), penalty)
     assert set(losses.params) == {"0.weight", "2.bias"}
     batch = (torch.randn(9, 3).double(), torch.randn(9, 3).double())
-    arguments = (losses.train_loss, losses.valid_loss, losses.params, HYPER, [batch], batch)
-    found = response.check(response.unrolled, *arguments, optimizer=response.SGD(0.1), steps=4)
+    arguments = response.Problem(losses.train_loss, losses.valid_loss, losses.params, HYPER, [batch], batch)
+    found = response.check(response.unrolled, arguments, optimizer=optim.SGD(0.1), steps=4)
     assert found.relative_error < 1e-8
 
 
@@ -145,8 +147,8 @@ def test_losses_with_hyperparameters_and_validation_without() -> None:
     batch = (torch.randn(30, 3).double(), torch.randint(4, (30,)))
     hyper = {"smoothing": torch.tensor(0.1).double()}
     other = (torch.randn(30, 3).double(), torch.randint(4, (30,)))
-    arguments = (losses.train_loss, losses.valid_loss, losses.params, hyper, [batch], other)
-    found = response.check(response.unrolled, *arguments, optimizer=response.SGD(0.5), steps=5)
+    arguments = response.Problem(losses.train_loss, losses.valid_loss, losses.params, hyper, [batch], other)
+    found = response.check(response.unrolled, arguments, optimizer=optim.SGD(0.5), steps=5)
     assert found.relative_error < 1e-8
     assert [] in seen and ["smoothing"] in seen
 

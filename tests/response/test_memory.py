@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import nn
 
-from luthier import response
+from luthier import optim, response
 
 METHODS: dict[str, Callable[..., response.Hypergradient]] = {
     "cg": functools.partial(response.implicit, iterations=3),
     "neumann": functools.partial(response.implicit, solver="neumann", iterations=3, damping=5.0),
     "differences": response.finite_difference,
-    "graph": functools.partial(response.unrolled, optimizer=response.Adam(1e-3), steps=3),
-    "checkpoint": functools.partial(response.unrolled, optimizer=response.SGD(1e-2, 0.9), steps=3, memory="checkpoint"),
-    "trajectory": functools.partial(response.unrolled, optimizer=response.SGD(1e-2), steps=3, memory="trajectory"),
+    "graph": functools.partial(response.unrolled, optimizer=optim.Adam(1e-3), steps=3),
+    "checkpoint": functools.partial(response.unrolled, optimizer=optim.SGD(1e-2, 0.9), steps=3, memory="checkpoint"),
+    "trajectory": functools.partial(response.unrolled, optimizer=optim.SGD(1e-2), steps=3, memory="trajectory"),
     "stock": functools.partial(
         response.unrolled, optimizer=lambda p, h: torch.optim.SGD(p.values(), lr=1e-2, momentum=0.9), steps=3
     ),
@@ -44,7 +44,7 @@ def outer_loop(method: Callable[..., Any], steps: int, width: int) -> tuple[int,
     gc.disable()  # so that a cycle of references shows as growth too
     try:
         for step in range(steps):
-            result = method(losses.train_loss, losses.valid_loss, params, hyper, [batch], batch)
+            result = method(response.Problem(losses.train_loss, losses.valid_loss, params, hyper, [batch], batch))
             hyper = {name: h - 0.01 * result.total[name] for name, h in hyper.items()}
             params = result.params or params
             if step == steps // 10:
@@ -81,8 +81,8 @@ def test_no_growth_over_a_thousand_outer_steps(name: str) -> None:
 def test_a_leak_would_be_seen() -> None:
     kept = []
 
-    def leaking(*arguments: Any) -> response.Hypergradient:
-        kept.append(METHODS["graph"](*arguments))
+    def leaking(problem: response.Problem) -> response.Hypergradient:
+        kept.append(METHODS["graph"](problem))
         return kept[-1]
 
     tensors, _ = outer_loop(leaking, steps=20, width=32)
@@ -97,11 +97,13 @@ def test_trajectory_holds_fewer_graphs_than_graph() -> None:
         with torch.autograd.graph.saved_tensors_hooks(counter.pack, counter.unpack):
             w, h = {"w": torch.ones(50)}, {"c": torch.zeros(50)}
             response.unrolled(
-                lambda p, h, _: (torch.tanh(p["w"]) * h["c"].exp()).square().sum(),
-                lambda p, h, _: p["w"].square().sum(),
-                w,
-                h,
-                optimizer=response.SGD(0.1, 0.9),
+                response.Problem(
+                    lambda p, h, _: (torch.tanh(p["w"]) * h["c"].exp()).square().sum(),
+                    lambda p, h, _: p["w"].square().sum(),
+                    w,
+                    h,
+                ),
+                optimizer=optim.SGD(0.1, 0.9),
                 steps=25,
                 memory=memory,  # type: ignore[arg-type]
             )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from luthier import response
+from luthier import optim, response
 from luthier.errors import MethodError
 from tests.response.problems import Tree, flat, generator, normal
 
@@ -48,7 +48,7 @@ def alone(tree: Tree, member: int) -> Tree:
     return {name: x[member : member + 1] for name, x in tree.items()}
 
 
-SGD = response.SGD("lr", "momentum")
+SGD = optim.SGD()
 METHODS: dict[str, tuple[Any, Tree]] = {
     "exact": (response.exact, PENALTIES),
     "cg": (response.implicit, PENALTIES),
@@ -59,8 +59,8 @@ METHODS: dict[str, tuple[Any, Tree]] = {
     "unrolled": (functools.partial(response.unrolled, optimizer=SGD, steps=5), HYPER),
     "trajectory": (functools.partial(response.unrolled, optimizer=SGD, steps=5, memory="trajectory"), HYPER),
     "adam": (
-        functools.partial(response.unrolled, optimizer=response.Adam("lr", beta1="momentum"), steps=5),
-        HYPER,
+        functools.partial(response.unrolled, optimizer=optim.Adam(), steps=5),
+        {**PENALTIES, "lr": HYPER["lr"], "beta1": HYPER["momentum"]},
     ),
     "differences": (
         functools.partial(response.unrolled, optimizer=SGD, steps=5, products="finite_difference"),
@@ -73,14 +73,14 @@ methods = pytest.mark.parametrize("name", METHODS)
 @methods
 def test_each_member_is_as_alone(name: str) -> None:
     method, hyper = METHODS[name]
-    stack = method(train, valid, PARAMS, hyper)
+    stack = method(response.Problem(train, valid, PARAMS, hyper))
     assert stack.valid_loss.shape == stack.inner_gradient_norm.shape == stack.finite.shape == (MEMBERS,)
     for member in range(MEMBERS):
         settings = dict(getattr(method, "keywords", {}))
         if isinstance(settings.get("alpha"), Tensor):
             settings["alpha"] = settings["alpha"][member : member + 1]
         function = getattr(method, "func", method)
-        single = function(train, valid, alone(PARAMS, member), alone(hyper, member), **settings)
+        single = function(response.Problem(train, valid, alone(PARAMS, member), alone(hyper, member)), **settings)
         assert torch.allclose(flat(alone(stack.total, member)), flat(single.total), rtol=1e-11, atol=1e-13)
         for field in ("iterations", "residual", "negative_curvature", "adjoint_growth", "valid_loss"):
             a, b = getattr(stack, field), getattr(single, field)
@@ -105,7 +105,9 @@ def test_many_tensors_and_many_batches_are_summed_in_one_order(solver: Any, memb
         return sum((p[f"w{k}"] - batch[k]).square().sum(1) for k in tensors)  # type: ignore[return-value]
 
     def estimate(p: Tree, h: Tree) -> response.Hypergradient:
-        return response.implicit(train, valid, p, h, batches, batches[0], solver=solver, iterations=4, damping=20.0)
+        return response.implicit(
+            response.Problem(train, valid, p, h, batches, batches[0]), solver=solver, iterations=4, damping=20.0
+        )
 
     stack = estimate(params, hyper)
     for member in range(members):
@@ -119,19 +121,21 @@ def test_a_stack_of_one_is_the_plain_problem() -> None:
     first = {name: x[0] for name, x in PARAMS.items()}
     hyper = {name: x[0] for name, x in PENALTIES.items()}
     plain = response.implicit(
-        lambda p, h, b: train({k: x[None] for k, x in p.items()}, {k: x[None] for k, x in h.items()}, b)[0],
-        lambda p, h, b: valid({k: x[None] for k, x in p.items()}, {k: x[None] for k, x in h.items()}, b)[0],
-        first,
-        hyper,
+        response.Problem(
+            lambda p, h, b: train({k: x[None] for k, x in p.items()}, {k: x[None] for k, x in h.items()}, b)[0],
+            lambda p, h, b: valid({k: x[None] for k, x in p.items()}, {k: x[None] for k, x in h.items()}, b)[0],
+            first,
+            hyper,
+        ),
     )
-    one = response.implicit(train, valid, alone(PARAMS, 0), alone(PENALTIES, 0))
+    one = response.implicit(response.Problem(train, valid, alone(PARAMS, 0), alone(PENALTIES, 0)))
     assert torch.allclose(flat(plain.total), flat(one.total), rtol=1e-12, atol=0)
     assert plain.valid_loss.shape == () and one.valid_loss.shape == (1,)
 
 
 def test_conjugate_gradients_end_member_by_member() -> None:
     method, hyper = METHODS["cg, long"]
-    result = method(train, valid, PARAMS, hyper)
+    result = method(response.Problem(train, valid, PARAMS, hyper))
     assert len({int(n) for n in result.iterations}) > 1  # they need different numbers of iterations
     assert "iterations" in str(result)
 
@@ -139,10 +143,10 @@ def test_conjugate_gradients_end_member_by_member() -> None:
 @methods
 def test_a_diverged_member_does_not_touch_the_others(name: str) -> None:
     method, hyper = METHODS[name]
-    whole = method(train, valid, PARAMS, hyper)
+    whole = method(response.Problem(train, valid, PARAMS, hyper))
     broken = {**PARAMS, "w1": PARAMS["w1"].clone()}
     broken["w1"][1] = float("nan")
-    result = method(train, valid, broken, hyper)
+    result = method(response.Problem(train, valid, broken, hyper))
     assert result.finite.tolist() == [True, False, True]
     for key, x in result.total.items():
         assert torch.equal(x[0], whole.total[key][0]) and torch.equal(x[2], whole.total[key][2])
@@ -154,7 +158,7 @@ def test_all_members_diverged_raises(name: str) -> None:
     method, hyper = METHODS[name]
     broken = {**PARAMS, "w1": torch.full_like(PARAMS["w1"], float("nan"))}
     with pytest.raises(response.NonFiniteError):
-        method(train, valid, broken, hyper)
+        method(response.Problem(train, valid, broken, hyper))
 
 
 SLOW_TO_RECORD = ("exact", "cg, long", "trajectory", "differences")
@@ -171,20 +175,23 @@ def test_recorded_as_a_flat_graph(name: str) -> None:
         method = functools.partial(method, steps=3)
 
     def call(params: Tree, knobs: Tree) -> Tree:
-        return method(train, valid, params, knobs, traced=True).total
+        return method(response.Problem(train, valid, params, knobs, traced=True)).total
 
     graph = make_fx(call)(PARAMS, hyper)
-    eager = method(train, valid, PARAMS, hyper).total
+    eager = method(response.Problem(train, valid, PARAMS, hyper)).total
     assert torch.allclose(flat(graph(PARAMS, hyper)), flat(eager), rtol=1e-10, atol=1e-12)
     # Other numbers through the same graph: no value was baked in.
     moved = {key: 0.9 * x for key, x in PARAMS.items()}
     assert torch.allclose(
-        flat(graph(moved, hyper)), flat(method(train, valid, moved, hyper).total), rtol=1e-9, atol=1e-12
+        flat(graph(moved, hyper)),
+        flat(method(response.Problem(train, valid, moved, hyper)).total),
+        rtol=1e-9,
+        atol=1e-12,
     )
 
 
 def test_tensors_without_the_members_axis_are_refused() -> None:
     with pytest.raises(MethodError, match=r"shared: shape \(\) beside 3 losses"):
-        response.implicit(train, valid, PARAMS, {**PENALTIES, "shared": torch.tensor(1.0)})
+        response.implicit(response.Problem(train, valid, PARAMS, {**PENALTIES, "shared": torch.tensor(1.0)}))
     with pytest.raises(MethodError, match="returned shape"):
-        response.implicit(lambda p, h, b: train(p, h, b).sum(), valid, PARAMS, PENALTIES)
+        response.implicit(response.Problem(lambda p, h, b: train(p, h, b).sum(), valid, PARAMS, PENALTIES))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import luthier.optim
 from luthier import response
 from luthier.errors import MethodError
 from tests.response.problems import Tree, differences, error, flat, generator, network, normal
@@ -39,7 +40,7 @@ def ordinary(factory: Callable[..., torch.optim.Optimizer], hyper: Tree) -> Tree
     """The same training as anybody writes it: torch.optim, floats, backward."""
     params = {name: w.clone().requires_grad_() for name, w in PARAMS.items()}
     settings = {name: h.item() for name, h in hyper.items() if name != "penalty"}
-    beta = settings.pop("beta", None)
+    beta = settings.pop("beta1", None)
     if beta is not None:
         settings["betas"] = (beta, 0.999)
     optimizer = factory(params.values(), **settings)
@@ -58,33 +59,28 @@ def stock(cls: Callable[..., torch.optim.Optimizer], *names: str) -> Callable[[T
     return lambda params, hyper: cls(params.values(), **{name: hyper[name] for name in names})
 
 
-SGD, optim = response.SGD, torch.optim
+SGD, Adam, optim = luthier.optim.SGD, luthier.optim.Adam, torch.optim
 CASES: dict[str, tuple[Any, Callable[..., torch.optim.Optimizer], Tree]] = {
-    "sgd": (SGD("lr", weight_decay="weight_decay"), optim.SGD, knobs(lr=0.1, weight_decay=0.02)),
+    "sgd": (SGD(), optim.SGD, knobs(lr=0.1, weight_decay=0.02)),
     "momentum": (
-        SGD("lr", "momentum", "weight_decay"),
+        SGD(),
         optim.SGD,
         knobs(lr=0.1, momentum=0.8, weight_decay=0.02),
     ),
     "nesterov": (
-        SGD("lr", "momentum", "weight_decay", nesterov=True),
+        SGD(nesterov=True),
         lambda p, **k: optim.SGD(p, nesterov=True, **k),
         knobs(lr=0.05, momentum=0.8, weight_decay=0.02),
     ),
     "adam": (
-        response.Adam("lr", beta1="beta", weight_decay="weight_decay"),
+        Adam(),
         optim.Adam,
-        knobs(lr=0.02, beta=0.85, weight_decay=0.02),
+        knobs(lr=0.02, beta1=0.85, weight_decay=0.02),
     ),
     "adamw": (
-        response.AdamW("lr", beta1="beta", weight_decay="weight_decay"),
+        Adam(decoupled=True),
         optim.AdamW,
-        knobs(lr=0.02, beta=0.85, weight_decay=0.02),
-    ),
-    "rmsprop": (
-        response.RMSprop("lr", weight_decay="weight_decay", momentum="momentum"),
-        optim.RMSprop,
-        knobs(lr=0.01, momentum=0.5, weight_decay=0.02),
+        knobs(lr=0.02, beta1=0.85, weight_decay=0.02),
     ),
     "stock sgd": (
         stock(optim.SGD, "lr", "momentum", "weight_decay"),
@@ -108,7 +104,9 @@ CASES: dict[str, tuple[Any, Callable[..., torch.optim.Optimizer], Tree]] = {
 
 def unroll(optimizer: Any, hyper: Tree, **settings: Any) -> response.Hypergradient:
     settings = {"steps": STEPS, **settings}
-    return response.unrolled(train, valid, PARAMS, hyper, BATCHES, VALID, optimizer=optimizer, **settings)
+    return response.unrolled(
+        response.Problem(train, valid, PARAMS, hyper, BATCHES, VALID), optimizer=optimizer, **settings
+    )
 
 
 @pytest.mark.parametrize("memory", ["graph", "checkpoint", "trajectory"])
@@ -157,7 +155,7 @@ def test_parameter_groups_of_a_stock_optimizer() -> None:
     assert error(unroll(factory, hyper).total, differences(after, hyper)) < 1e-8
 
 
-ZERO = {"adam": response.Adam("lr"), "adamw": response.AdamW("lr"), "rmsprop": response.RMSprop("lr")}
+ZERO = {"adam": Adam(), "adamw": Adam(decoupled=True, weight_decay=0.01)}
 
 
 def dead(p: Tree, h: Tree, _: None) -> Tensor:
@@ -173,10 +171,10 @@ def seen(p: Tree, h: Tree, _: None) -> Tensor:
 def test_a_gradient_of_zero_does_not_give_nan(name: str) -> None:
     params = {"w": torch.tensor([0.2, 0.3], dtype=torch.float64)}
     hyper = {"lr": torch.tensor(0.05).double(), "scale": torch.tensor(0.7).double()}
-    result = response.unrolled(dead, seen, params, hyper, optimizer=ZERO[name], steps=4)
+    result = response.unrolled(response.Problem(dead, seen, params, hyper), optimizer=ZERO[name], steps=4)
 
     def after(h: Tree) -> Tensor:
-        end = response.unrolled(dead, seen, params, h, optimizer=ZERO[name], steps=4).params
+        end = response.unrolled(response.Problem(dead, seen, params, h), optimizer=ZERO[name], steps=4).params
         assert end is not None
         return seen(end, h, None)
 
@@ -187,8 +185,8 @@ def test_a_gradient_of_zero_does_not_give_nan(name: str) -> None:
 def test_stock_adam_at_a_gradient_of_zero_raises() -> None:
     params = {"w": torch.tensor([0.2, 0.3], dtype=torch.float64)}
     hyper = {"lr": torch.tensor(0.05).double(), "scale": torch.tensor(0.7).double()}
-    with pytest.raises(response.NonFiniteError, match=r"NaN.*optimizers of luthier\.response"):
-        response.unrolled(dead, seen, params, hyper, optimizer=stock(torch.optim.Adam, "lr"), steps=4)
+    with pytest.raises(response.NonFiniteError, match=r"NaN.*optimizers of luthier\.optim"):
+        response.unrolled(response.Problem(dead, seen, params, hyper), optimizer=stock(torch.optim.Adam, "lr"), steps=4)
 
 
 @pytest.mark.parametrize("case", ["momentum", "adam", "stock adam"])
@@ -199,7 +197,10 @@ def test_truncation_and_windows(case: str) -> None:
     first = unroll(optimizer, hyper, steps=5)
     # The window's steps go on with the batches where the first five ended (there are five).
     second = response.unrolled(
-        train, valid, first.params, hyper, BATCHES, VALID, optimizer=optimizer, steps=2, state=first.state
+        response.Problem(train, valid, first.params, hyper, BATCHES, VALID),
+        optimizer=optimizer,
+        steps=2,
+        state=first.state,
     )
     assert second.params is not None and full.params is not None
     assert error(second.params, full.params) < 1e-14
@@ -212,10 +213,10 @@ def test_truncation_and_windows(case: str) -> None:
 
 def test_truncation_approaches_the_full_gradient_at_a_minimum() -> None:
     p = network()
-    full = response.exact(*p.arguments).total
-    rule = response.SGD(0.1)
+    full = response.exact(p.problem).total
+    rule = SGD(0.1)
     errors = [
-        error(response.unrolled(*p.arguments, optimizer=rule, steps=400, truncate=k).total, full)
+        error(response.unrolled(p.problem, optimizer=rule, steps=400, truncate=k).total, full)
         for k in (10, 50, 200, 400)
     ]
     assert errors == sorted(errors, reverse=True)
@@ -231,12 +232,14 @@ def test_dropout_is_drawn_again_alike(memory: str) -> None:
         lambda p, h: sum((h["penalty"].exp() * w.square()).sum() for w in p.values()),
     )
     hyper = {"penalty": torch.tensor(-3.0).double()}
-    settings: dict[str, Any] = {"optimizer": response.SGD(0.1, 0.5), "steps": 9}
+    settings: dict[str, Any] = {"optimizer": SGD(0.1, 0.5), "steps": 9}
 
     def run(hyper: Tree, **more: Any) -> response.Hypergradient:
         torch.manual_seed(1)
         return response.unrolled(
-            losses.train_loss, losses.valid_loss, losses.params, hyper, BATCHES, VALID, **settings, **more
+            response.Problem(losses.train_loss, losses.valid_loss, losses.params, hyper, BATCHES, VALID),
+            **settings,
+            **more,
         )
 
     result = run(hyper, memory=memory)
@@ -268,16 +271,18 @@ def test_nothing_that_is_given_changes_and_no_grad_does_not_matter() -> None:
 
 def test_adjoint_growth_shows_an_exploding_unroll() -> None:
     p = network()
-    calm = response.unrolled(*p.arguments, optimizer=response.SGD(0.1), steps=30).adjoint_growth
+    calm = response.unrolled(p.problem, optimizer=SGD(0.1), steps=30).adjoint_growth
     wild = response.unrolled(
-        p.train, p.valid, {k: w + 0.01 for k, w in p.params.items()}, p.hyper, optimizer=response.SGD(2.0), steps=30
+        response.Problem(p.train, p.valid, {k: w + 0.01 for k, w in p.params.items()}, p.hyper),
+        optimizer=SGD(2.0),
+        steps=30,
     ).adjoint_growth
     assert calm is not None and wild is not None and calm < 1 and wild > 100
 
 
 @pytest.mark.parametrize("cls", [optim.RMSprop, optim.Adagrad, optim.Adadelta, optim.Adamax])
 def test_stock_optimizers_that_take_no_tensor(cls: Callable[..., torch.optim.Optimizer]) -> None:
-    with pytest.raises(MethodError, match=rf"{cls.__name__} cannot take a tensor.*RMSprop"):
+    with pytest.raises(MethodError, match=rf"{cls.__name__} cannot take a tensor.*luthier.optim.SGD"):
         unroll(stock(cls, "lr"), knobs(lr=0.05))
 
 
@@ -294,10 +299,9 @@ def test_dampening_is_refused() -> None:
 def test_optimizers_step_as_torch_optim_with_all_settings() -> None:
     # Settings that the cases above leave at their defaults.
     for rule, factory in (
-        (response.Adam(0.02, 0.8, 0.95, 1e-3, 0.1), lambda p: optim.Adam(p, 0.02, (0.8, 0.95), 1e-3, 0.1)),
-        (response.AdamW(0.02, 0.8, 0.95, 1e-3, 0.1), lambda p: optim.AdamW(p, 0.02, (0.8, 0.95), 1e-3, 0.1)),
-        (response.RMSprop(0.02, 0.9, 1e-3, 0.1, 0.7), lambda p: optim.RMSprop(p, 0.02, 0.9, 1e-3, 0.1, 0.7)),
-        (response.SGD(0.02, 0.9, 0.1, True), lambda p: optim.SGD(p, 0.02, 0.9, 0, 0.1, True)),
+        (Adam(0.02, 0.8, 0.95, 0.1, eps=1e-3), lambda p: optim.Adam(p, 0.02, (0.8, 0.95), 1e-3, 0.1)),
+        (Adam(0.02, 0.8, 0.95, 0.1, eps=1e-3, decoupled=True), lambda p: optim.AdamW(p, 0.02, (0.8, 0.95), 1e-3, 0.1)),
+        (SGD(0.02, 0.9, 0.1, nesterov=True), lambda p: optim.SGD(p, 0.02, 0.9, 0, 0.1, True)),
     ):
         expected = ordinary(lambda p, factory=factory: factory(p), knobs())
         found = unroll(rule, knobs()).params
