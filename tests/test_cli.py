@@ -144,6 +144,7 @@ def test_methods_lists_the_table_and_every_row_is_real() -> None:
         (["show", "mine", "--store", "mine.py"], 1, ["mine.py"]),
         (["export", "mine", "--format", "xml"], 2, ["--format", "xml"]),
         (["fly"], 2, ["fly"]),
+        (["tune", "mine.py", "--gpus", "1"], 2, ["--executor ray"]),
     ],
 )
 def test_wrong_use_is_one_line_and_an_exit_code(here: Path, arguments: list[str], code: int, words: list[str]) -> None:

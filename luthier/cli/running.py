@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,7 +20,18 @@ from luthier.cli.common import (
     several,
     told,
 )
+from luthier.errors import MethodError
 from luthier.tables import best_table, front_table, standings_table
+
+if TYPE_CHECKING:
+    from luthier.execute import Executor
+
+
+class Where(enum.StrEnum):
+    """Executors of the command line."""
+
+    local = "local"
+    ray = "ray"
 
 
 def tune(
@@ -41,7 +53,16 @@ def tune(
     seed: Annotated[
         int | None, typer.Option(help="Of everything that is random. \\[default: 0, or that of the schedule]")
     ] = None,
-    workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="Processes that train at once.")] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", "-w", min=1, help="Workers at once. \\[default: 1; on Ray as many as fit]"),
+    ] = None,
+    executor: Annotated[
+        Where, typer.Option(help="Where they train: on this machine, or on a Ray cluster.")
+    ] = Where.local,
+    address: Annotated[str | None, typer.Option(help="Address of the Ray cluster.")] = None,
+    cpus: Annotated[float, typer.Option(min=0, help="CPUs of each worker on the cluster.")] = 1,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs of each worker on the cluster; 0.5 shares one.")] = 0,
     metric: Annotated[
         str | None, typer.Option(help="The objective, or several with commas between. \\[default: loss]")
     ] = None,
@@ -64,9 +85,10 @@ def tune(
     luthier tune mine.py --seconds 600 --store sqlite:///studies/mine.db
 
     luthier tune mine.py --schedule schedule.json
+
+    luthier tune mine.py --trials 200 --executor ray --gpus 0.5 --store postgresql://me@host/studies
     """
     with told():
-        from luthier import execute
         from luthier.study.methods import resolve
         from luthier.study.tuning import tune as run
 
@@ -87,7 +109,7 @@ def tune(
             store=store,
             name=study_name,
             seed=seed,
-            executor=execute.Local(workers=workers),
+            executor=_executor(executor, workers, address, cpus, gpus),
             progress=False if quiet else None,
         )
         console = screen()
@@ -98,6 +120,20 @@ def tune(
         if not quiet and study.in_store:
             asked = f"{quoted(study.name)} --store {quoted(store)}"
             console.print(f"luthier report {asked}", style="dim", soft_wrap=True, highlight=False, markup=False)
+
+
+def _executor(where: Where, workers: int | None, address: str | None, cpus: float, gpus: float) -> Executor:
+    from luthier import execute
+
+    if where is Where.ray:
+        return execute.Ray(workers, cpus=cpus, gpus=gpus, address=address)
+    if address is not None or gpus or cpus != 1:
+        raise MethodError(
+            "--address, --cpus and --gpus belong to a cluster",
+            where="luthier tune",
+            remedy="Add --executor ray, or leave them out.",
+        )
+    return execute.Local(workers=workers or 1)
 
 
 def compare(

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from luthier.execute.local import Local
 
 if TYPE_CHECKING:
+    from luthier.execute.ray import Ray
     from luthier.jobs import Job, Report, Result
     from luthier.train import Work
 
-__all__ = ["Executor", "Local"]
+__all__ = ["Executor", "Local", "Ray"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Ray":  # an optional package that takes half a second to import
+        from luthier.execute.ray import Ray
+
+        return Ray
+    raise AttributeError(f"module 'luthier.execute' has no attribute {name!r}")
 
 
 @runtime_checkable

@@ -88,8 +88,18 @@ def load_message(work: Work) -> Load:
     """
     if isinstance(work.task, FunctionTask):  # a function keeps no state: spare its worker the import of torch
         work = replace(work, checkpoints=None, save=False)
+    payload, files = pickled(work, Pickler)
+    return Load(list(sys.path), sorted(files), payload)
+
+
+def pickled(work: Work, kind: type[Pickler]) -> tuple[bytes, set[str]]:
+    """Work as a kind of pickler writes it, and the files that it is loaded from again.
+
+    Raises:
+        TaskError: If a part of the task cannot be sent; it names the part.
+    """
     buffer = io.BytesIO()
-    pickler = _Pickler(buffer)
+    pickler = kind(buffer)
     try:
         pickler.dump(work)
     except Exception as error:
@@ -100,10 +110,10 @@ def load_message(work: Work) -> Load:
             remedy="Make it inside the function, define the task in a file that is loaded by path "
             "(luthier tune FILE, lt.load_task), or use Local(workers=1).",
         ) from error
-    return Load(list(sys.path), sorted(pickler.files), buffer.getvalue())
+    return buffer.getvalue(), pickler.files
 
 
-class _Pickler(cloudpickle.Pickler):
+class Pickler(cloudpickle.Pickler):
     """Pickles by value, except what files loaded by path define: that is loaded by path again."""
 
     def __init__(self, buffer: io.BytesIO) -> None:
@@ -126,7 +136,7 @@ def _culprit(part: Any, where: str, error: Exception, depth: int) -> tuple[str, 
     """The innermost attribute, element or closure variable of ``part`` that cannot be pickled, and why."""
     for name, inner in _parts(part) if depth else ():
         try:
-            _Pickler(io.BytesIO()).dump(inner)
+            Pickler(io.BytesIO()).dump(inner)
         except Exception as reason:
             return _culprit(inner, f"{where}{name}", reason, depth - 1)
     return where, error
