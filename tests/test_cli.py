@@ -140,7 +140,7 @@ def test_methods_lists_the_table_and_every_row_is_real() -> None:
         (["tune", "mine.py", "-m", "grid", "--set", "points"], 2, ["points", "KEY=VALUE"]),
         (["tune", "mine.py", "-m", "grid", "--set", "pionts=3"], 2, ["pionts", "points"]),
         (["tune", "mine.py", "-n", "3", "--metric", "accuracy"], 1, ["accuracy", "mode"]),
-        (["show", "mine", "--store", "absent.db"], 2, ["absent.db"]),
+        (["show", "mine", "--store", "absent.db"], 1, ["absent.db"]),
         (["show", "mine", "--store", "mine.py"], 1, ["mine.py"]),
         (["export", "mine", "--format", "xml"], 2, ["--format", "xml"]),
         (["fly"], 2, ["fly"]),

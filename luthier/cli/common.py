@@ -46,15 +46,10 @@ def told() -> Iterator[None]:
 
 @contextlib.contextmanager
 def existing(store: str) -> Iterator[Any]:
-    """A store that is there already."""
+    """A store that is there already, to look at."""
     from luthier.store import open_store
-    from luthier.study.settings import check_exists
 
-    try:
-        check_exists(store)
-    except LuthierError as error:
-        raise usage(str(error)) from None
-    with open_store(store) as opened:
+    with open_store(store, read_only=True) as opened:
         yield opened
 
 

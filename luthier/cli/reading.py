@@ -50,6 +50,9 @@ def studies(store: StoreOption = DEFAULT_STORE) -> None:
         with existing(store) as opened:
             for row in opened.studies():
                 best = ("", "") if row.best_value is None else (f"{row.best_value:.6g}", str(row.best))
+                if row.damaged:
+                    add_row(table, row.name, "", "", f"damaged: {row.damaged}", "", "", "", style="red")
+                    continue
                 when = datetime.datetime.fromtimestamp(row.updated).strftime("%Y-%m-%d %H:%M")
                 add_row(table, row.name, row.jobs, row.done, row.objective or "", *best, when)
         screen().print(table)

@@ -38,6 +38,7 @@ class StudySummary:
         best_value: Its value, in the user's own units and direction.
         created: When the study was created, seconds since 1970.
         updated: When it was last written to, seconds since 1970.
+        damaged: What is wrong with the study where it cannot be read, else "".
     """
 
     name: str
@@ -48,6 +49,7 @@ class StudySummary:
     best_value: float | None
     created: float
     updated: float
+    damaged: str = ""
 
 
 class StudyStore(Protocol):
@@ -148,12 +150,13 @@ class Store(Protocol):
         """Remove a study with everything in it, its checkpoints too. Whoever still works on it gets a StoreError."""
         ...
 
-    def attach(self, name: str, owner: str) -> StudyStore:
+    def attach(self, name: str, owner: str | None) -> StudyStore:
         """Work on a study. Each call makes a new owner, whatever its label: what another owner holds is not shared.
 
         Args:
             name: A study that exists.
-            owner: A label for people to read, such as ``"driver"``.
+            owner: A label for people to read, such as ``"driver"``; None only to read: nothing is written, and only
+                :meth:`StudyStore.sync` and ``checkpoints`` may be used.
         """
         ...
 
@@ -166,7 +169,13 @@ class Store(Protocol):
     def __exit__(self, *exception: object) -> None: ...
 
 
-def open_store(url: str | Path | None = None, *, lease: float = LEASE, checkpoints: str | Path | None = None) -> Store:
+def open_store(
+    url: str | Path | None = None,
+    *,
+    lease: float = LEASE,
+    checkpoints: str | Path | None = None,
+    read_only: bool = False,
+) -> Store:
     """Open a store, creating it where there is none.
 
     Args:
@@ -178,6 +187,8 @@ def open_store(url: str | Path | None = None, *, lease: float = LEASE, checkpoin
             (``fashion.db`` has ``fashion.checkpoints/``); for PostgreSQL ``$LUTHIER_CHECKPOINTS``, else
             ``~/.local/share/luthier/checkpoints/`` (several machines need a folder that they share); for
             memory a temporary folder that goes with the store.
+        read_only: Only look at what is there: neither the right to write nor a place to write to is needed, and
+            nothing is made.
 
     Raises:
         StoreError: If the URL is of no known kind, or the database cannot be opened or is not luthier's.
@@ -194,4 +205,5 @@ def open_store(url: str | Path | None = None, *, lease: float = LEASE, checkpoin
         return Memory(lease=lease, checkpoints=checkpoints)
     from luthier.store.sql import SQL  # SQLAlchemy takes a quarter of a second to import
 
-    return SQL(url if isinstance(url, Path) else text, lease=lease, checkpoints=checkpoints)
+    given = url if isinstance(url, Path) else text
+    return SQL(given, lease=lease, checkpoints=checkpoints, read_only=read_only)

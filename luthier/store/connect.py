@@ -18,13 +18,16 @@ from sqlalchemy import event, exc
 
 from luthier.errors import StoreError
 from luthier.store import schema
+from luthier.store.reading import Reader
 from luthier.store.url import parse
 from luthier.text import without_secrets
 
 # What a driver's message means: pattern, fact, remedy. The first that matches is told.
 _PROBLEMS = [
-    (r"readonly|read-only|permission denied", "the database cannot be written",
+    (r"readonly|read-only", "the database cannot be written",
      "Check the permissions of the file and of its folder (SQLite writes beside the file), or use another store."),
+    (r"permission denied", "the database refuses this to this user",
+     "Ask its owner for the right (GRANT SELECT is enough to read), or check the permissions of the file."),
     (r"disk is full|no space left|could not extend", "the disk is full",
      "Free some space and run again: what was recorded before is there."),
     (r"disk i/o error|input/output error", "the disk refused to read or write",
@@ -96,18 +99,21 @@ class Database:
 
     Args:
         url: See :func:`luthier.store.open_store`.
+        read_only: Never write, not even to create or to bring up to date what is there.
 
     Raises:
         StoreError: If the URL is of no known kind, or the database cannot be opened or is not luthier's.
     """
 
-    def __init__(self, url: str | Path) -> None:
+    def __init__(self, url: str | Path, read_only: bool = False) -> None:
         self._address = parse(url)
         self.url, self.name = self._address.url, self._address.name
         self.sqlite, self.wait = self._address.sqlite, self._address.wait
         self.lock = threading.RLock()
         self._open: list[tuple[int, sa.Connection]] = []  # at most one, with the process that opened it
-        if self.sqlite:
+        self.read_only = read_only
+        self._reader = Reader(self.name, self.wait) if self.sqlite and read_only else None
+        if self.sqlite and not read_only:
             self._prepare_file()
         try:
             arguments = {"check_same_thread": False, "timeout": self.wait} if self.sqlite else {"connect_timeout": 15}
@@ -118,18 +124,23 @@ class Database:
                 isolation_level="AUTOCOMMIT",
                 poolclass=sa.NullPool,
                 connect_args=arguments,
+                **({} if self._reader is None else {"creator": self._reader.connect}),
                 paramstyle="named" if self.sqlite else "pyformat",
             )
         except ModuleNotFoundError as error:
             remedy = "Install it: pip install 'luthier[postgres]'."
             raise StoreError(f"the package {error.name} is missing", where=self.where, remedy=remedy) from error
-        event.listen(self._engine, "connect", self._on_connect)
+        prepared = weakref.WeakMethod(self._on_connect)  # SQLAlchemy keeps what listens for ever
+        event.listen(self._engine, "connect", lambda *given: (found := prepared()) and found(*given))
         self._finalizer = weakref.finalize(self, _close, self._open)
         self._compiled: dict[sa.Executable, _Compiled] = {}
         self._driver_error: type[Exception] = self._engine.dialect.loaded_dbapi.Error
         try:
             with self.read():
-                schema.prepare(self._connection(), lambda: self.write(everything=True), self.where)
+                if read_only:
+                    schema.check(self._connection(), self.where)
+                else:
+                    schema.prepare(self._connection(), lambda: self.write(everything=True), self.where)
         except BaseException:
             self.close()
             raise
@@ -181,9 +192,11 @@ class Database:
         """Close the connection; the next use opens a new one."""
         with self.lock:
             self._drop()
+            if self._reader is not None:
+                self._reader.close()
 
     def _connection(self) -> sa.Connection:
-        if self._open and self._open[0][0] != os.getpid():
+        if self._open and (self._open[0][0] != os.getpid() or (self._reader is not None and self._reader.stale)):
             self._drop()
         if not self._open:
             self._open.append((os.getpid(), self._engine.connect()))
@@ -214,7 +227,9 @@ class Database:
 
     def _on_connect(self, connection: Any, record: Any) -> None:
         cursor = connection.cursor()
-        if self.sqlite:
+        if self._reader is not None:
+            pass
+        elif self.sqlite:
             _use_wal(cursor, self.wait)
             cursor.execute(f"PRAGMA synchronous={self._address.synchronous}")
             cursor.execute("PRAGMA foreign_keys=ON")
@@ -222,6 +237,8 @@ class Database:
             limit = f"'{round(self.wait * 1000)}ms'"
             cursor.execute(f"SET lock_timeout = {limit}")
             cursor.execute(f"SET idle_in_transaction_session_timeout = {limit}")
+            if self.read_only:
+                cursor.execute("SET default_transaction_read_only = on")
         cursor.close()
 
 

@@ -83,7 +83,7 @@ class Memory:
             if self._folder is not None:
                 self._checkpoints(name).clear()
 
-    def attach(self, name: str, owner: str) -> _MemoryStudy:
+    def attach(self, name: str, owner: str | None) -> _MemoryStudy:
         return _MemoryStudy(self, self._study(name), self._lock, self._lease)
 
     def close(self) -> None:

@@ -147,6 +147,27 @@ def prepare(connection: sa.Connection, write: Callable[[], Any], where: str) -> 
                 for step in range(version, VERSION):
                     MIGRATIONS[step](connection)
                 connection.execute(version_table.update().values(version=VERSION))
+    _check_columns(connection)
+
+
+def check(connection: sa.Connection, where: str) -> None:
+    """Check a database that is only read.
+
+    Raises:
+        StoreError: If it is not luthier's, or of another version.
+    """
+    version = _version(connection, where)
+    if version is None:
+        _check_empty(connection, where)
+        remedy = "Check the name: a study is kept in the store that it was run with."
+        raise StoreError("the database is empty", where=where, remedy=remedy)
+    if version < VERSION:
+        remedy = "Open it once where you may write to it: luthier.open_store(…) brings it up to date."
+        raise StoreError(f"the database has version {version}, and is read as {VERSION}", where=where, remedy=remedy)
+    _check_columns(connection)
+
+
+def _check_columns(connection: sa.Connection) -> None:
     for table in metadata.sorted_tables:  # a column that is missing is named here rather than in mid-study
         connection.execute(sa.select(table).where(sa.false()))
 

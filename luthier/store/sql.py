@@ -17,7 +17,7 @@ from luthier.store.checkpoints import Checkpoints, study_folder
 from luthier.store.connect import Database
 from luthier.store.process import this_process
 from luthier.store.sql_study import SQLStudy
-from luthier.store.summary import Best, check_name, no_study, settings_text
+from luthier.store.summary import Best, check_name, no_study, settings_text, summary
 
 
 class SQL:
@@ -30,10 +30,18 @@ class SQL:
         url: See :func:`luthier.store.open_store`, as for the other arguments.
         lease: Seconds of a lease.
         checkpoints: Folder of all studies' checkpoints.
+        read_only: Only look at what is there.
     """
 
-    def __init__(self, url: str | Path, *, lease: float = LEASE, checkpoints: str | Path | None = None) -> None:
-        self._database = Database(url)
+    def __init__(
+        self,
+        url: str | Path,
+        *,
+        lease: float = LEASE,
+        checkpoints: str | Path | None = None,
+        read_only: bool = False,
+    ) -> None:
+        self._database = Database(url, read_only)
         self._lease = lease
         self._folder = str(checkpoints) if checkpoints is not None else _default_folder(self._database)
         self._attached: weakref.WeakSet[SQLStudy] = weakref.WeakSet()
@@ -66,17 +74,7 @@ class SQL:
     def studies(self) -> list[StudySummary]:
         with self._database.read() as session:
             found = session.all(sql.all_studies, {})
-        return [
-            StudySummary(
-                row.name,
-                row.jobs,
-                row.done,
-                *Best.of(self._settings(row), row.best, row.best_value).summary(),
-                row.created,
-                row.updated,
-            )
-            for row in found
-        ]
+        return [summary(row, self._settings) for row in found]
 
     def delete(self, name: str) -> None:
         row = self._find(name)
@@ -85,8 +83,11 @@ class SQL:
             session.run(sql.remove_study, {"b_study": row.id})
         self._checkpoints(name).clear()
 
-    def attach(self, name: str, owner: str) -> SQLStudy:
+    def attach(self, name: str, owner: str | None) -> SQLStudy:
         row = self._find(name)
+        best, checkpoints = Best.of(self._settings(row)), self._checkpoints(name)
+        if owner is None:
+            return SQLStudy(self._database, name, row.id, -1, self._lease, best, checkpoints)
         process = this_process()
         values = {
             "b_study": row.id,
@@ -98,8 +99,7 @@ class SQL:
         }
         with self._database.write() as session:
             number = session.all(sql.add_owner, values)[0].id
-        best = Best.of(self._settings(row))
-        study = SQLStudy(self._database, name, row.id, number, self._lease, best, self._checkpoints(name))
+        study = SQLStudy(self._database, name, row.id, number, self._lease, best, checkpoints)
         self._attached.add(study)
         return study
 

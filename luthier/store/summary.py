@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from luthier.errors import StoreError, StudyError
 from luthier.jobs import Job, Result
-from luthier.store import codec
+from luthier.store import StudySummary, codec
 
 
 @dataclass
@@ -49,6 +49,24 @@ class Best:
     def summary(self) -> tuple[str | None, int | None, float | None]:
         """Objective, number and value, as :class:`~luthier.store.StudySummary` has them."""
         return self.objective, self.number, self.value
+
+
+def summary(row: Any, settings: Callable[[Any], Mapping[str, Any]]) -> StudySummary:
+    """One line about a study; of one whose row makes no sense, what is wrong with it.
+
+    Args:
+        row: Its row in the table of studies.
+        settings: What reads the settings out of the row.
+    """
+    try:
+        best = Best.of(settings(row), row.best, row.best_value)
+        numbers = (row.jobs, row.done, row.best or 0, row.best_value or 0.0, row.created, row.updated)
+        wrong = [repr(number) for number in numbers if type(number) not in (int, float)]
+        if wrong:
+            raise StoreError(f"{wrong[0]} is no number", where=f"study {row.name!r}", remedy="")
+        return StudySummary(str(row.name), row.jobs, row.done, *best.summary(), row.created, row.updated)
+    except StoreError as error:
+        return StudySummary(str(row.name), 0, 0, None, None, None, math.nan, math.nan, error.what)
 
 
 def check_name(name: str) -> None:

@@ -76,16 +76,6 @@ def open_ledger(
         raise
 
 
-def open_to_read(store: str | Path) -> Store:
-    """Open a store that is there: a path without a file is a mistake, not a new database.
-
-    Raises:
-        StoreError: If there is no such file.
-    """
-    study_settings.check_exists(store)
-    return open_store(store)
-
-
 class Ledger:
     """One process's hold on a study: what it has taken, what it still has to write.
 
@@ -115,7 +105,7 @@ class Ledger:
         self.busy = False  # somebody else is proposing: nothing was given, more may come
         self.mine: dict[int, float] = {}  # unfinished jobs that this process holds, and since when
         self._waiting: deque[Job] = deque()  # the user's own configurations: held, not yet given out
-        self._study: StudyStore = store.attach(name, f"process {os.getpid()}")
+        self._study: StudyStore = store.attach(name, None if proposer is None else f"process {os.getpid()}")
         self._stop = getattr(proposer, "stop", None)
         self._told: set[int] = set()  # asked to stop
         self._reports: list[Report] = []

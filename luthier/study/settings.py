@@ -7,10 +7,9 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from luthier.errors import StoreError, StudyError
+from luthier.errors import StudyError
 from luthier.jobs import Budget
 from luthier.space import Space
 
@@ -193,21 +192,4 @@ def refuse(name: str, url: str, lines: Sequence[str]) -> None:
             f"the stored study has other settings: {'; '.join(lines)}",
             where=f"study {name!r} in {url}",
             remedy="Give this study another name=, or call it with the stored settings to go on.",
-        )
-
-
-def check_exists(store: str | Path) -> None:
-    """Refuse to read from a file that is not there, instead of making an empty database of that name.
-
-    Raises:
-        StoreError: If ``store`` is a path, or an SQLite URL, without a file.
-    """
-    from luthier.store.url import parse  # SQLAlchemy takes a quarter of a second to import
-
-    address = parse(store)
-    if address.sqlite and not Path(address.name).is_file():
-        raise StoreError(
-            "there is no such file",
-            where=f"store {address.name}",
-            remedy="Give the path that the study was run with.",
         )

@@ -12,11 +12,11 @@ from luthier.errors import MethodError, StudyError
 from luthier.jobs import Budget, History, Job, Report, Result, Status
 from luthier.seeds import Seeds
 from luthier.space import Config, Space
-from luthier.store import Store
+from luthier.store import Store, open_store
 from luthier.study import export, settings
 from luthier.study.arguments import answered
 from luthier.study.diverse import By, diverse
-from luthier.study.ledger import MEMORY, Ledger, open_ledger, open_to_read
+from luthier.study.ledger import MEMORY, Ledger, open_ledger
 from luthier.study.methods import resolve
 from luthier.study.starting import enqueue_new, refuse_fixed
 from luthier.study.telling import held, told
@@ -106,7 +106,7 @@ class Study:
         Raises:
             StoreError: If there is no such store or study.
         """
-        opened: Any = store if hasattr(store, "attach") else open_to_read(store)  # type: ignore[arg-type]
+        opened: Any = store if hasattr(store, "attach") else open_store(store, read_only=True)  # type: ignore[arg-type]
         stored = opened.settings(name)
         try:
             history = History(Space.from_json(stored["space"]), stored["objectives"])
