@@ -126,7 +126,6 @@ def test_a_task_that_cannot_be_meant_is_refused(given: dict[str, Any], value: st
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        ({"space": lt.Space(lr=lt.Float(0.01, 0.5), typo=lt.Float(0, 1))}, "nothing reads the hyperparameter 'typo'"),
         ({"space": lt.Space(momentum=lt.Float(0, 0.9))}, "there is no learning rate"),
         ({"model": lambda config: "a network"}, "model(config) returned str"),
     ],

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from luthier.errors import MethodError, StudyError
-from luthier.execute import Executor
+from luthier.execute import Executor, Local
 from luthier.report.standings import Band, Run, Standing, bands, standings
 from luthier.space import Space
 from luthier.store import Store, open_store
 from luthier.study import settings
 from luthier.study.arguments import answered
+from luthier.study.first import check_first
 from luthier.study.fit import check_fit
 from luthier.study.methods import Resolved, for_task, resolve
 from luthier.study.study import Study
@@ -143,6 +144,7 @@ def compare(
     chosen = _seeds(seeds)
     for method in entries.values():
         check_fit(given, method, goals, False, epochs, steps, None)
+        check_first(given, method.adapter, executor or Local())
     name = name if name is not None else f"{task_name(task)}-compare"
     total = trials * _whole(given, epochs, steps)
     opened: Any = store if hasattr(store, "attach") else open_store(store)  # type: ignore[arg-type]

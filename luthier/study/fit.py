@@ -7,7 +7,6 @@ from typing import Any
 
 from luthier.errors import MethodError, StudyError
 from luthier.execute import Local
-from luthier.seeds import Seeds
 from luthier.study.methods import Resolved
 from luthier.task import Task, is_torch, level, require_level
 
@@ -51,7 +50,6 @@ def check_fit(
         )
     if method.adapter is not None:
         require_level(task, "torch", f"{method.adapter!r} moves hyperparameters during a training")
-        _check_adapter(task, method.adapter)
     if hasattr(method.proposer, "parents"):
         require_level(task, "trainable", f"{method.proposer!r} continues trainings")
         if checkpoints is False:
@@ -107,19 +105,3 @@ def check_device(task: Task, executor: Any) -> None:
     from luthier.data import Split
 
     Split(torch.zeros(1), torch.zeros(1)).to(executor.device or task.device)  # type: ignore[union-attr]
-
-
-def _check_adapter(task: Any, adapter: Any) -> None:
-    """Begin a training, without a step of it, so that an adapter refuses now what it would refuse in every trial.
-
-    Raises:
-        MethodError: If the adapter cannot tune the task.
-    """
-    config = task.space.sample(Seeds(0).rng(0, "check"), 1)[0]
-    task = task.sharing() if getattr(adapter, "shares_weights", False) else task
-    try:
-        adapter.init(task.program(config), config, 0)
-    except MethodError:
-        raise
-    except Exception:  # a network that cannot be built is a trial's failure, and perhaps this configuration's alone
-        return

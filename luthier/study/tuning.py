@@ -16,6 +16,7 @@ from luthier.stop import check_conditions, met
 from luthier.store import Store
 from luthier.study import settings
 from luthier.study.arguments import answered
+from luthier.study.first import check_first
 from luthier.study.fit import check_device, check_fit, check_limit, check_success
 from luthier.study.following import Followers, Unjudged, check_callbacks
 from luthier.study.ledger import open_ledger
@@ -124,6 +125,7 @@ def tune(
     budget = Budget(trials, steps, epochs, seconds, lambda config: epoch_steps(given, config), total_steps)
     name = name if name is not None else f"{task_name(task)}-{label_of(method, resolved)}"
     first = check_start(start, given.space, resolved.proposer, trials, seed)
+    check_first(given, resolved.adapter, executor, seed, first)
     ledger = open_ledger(name, given.space, goals, resolved, budget, seed, store, task_name(task))
     save = checkpoints if checkpoints is not None else is_torch(given) or hasattr(ledger.proposer, "parents")
     keep = ledger.checkpoints if save or is_torch(given) else None

@@ -43,8 +43,10 @@ class Program:
         config: Any configuration with the static values wanted.
 
     Raises:
-        TaskError: If the model cannot be built, or a hyperparameter is read by nothing.
+        TaskError: If the model cannot be built.
     """
+
+    unread: tuple[str, ...] = ()  # names of the configuration that nothing reads
 
     def __init__(self, task: TorchTask, config: Config) -> None:
         self.task = task
@@ -251,14 +253,7 @@ class Program:
             read |= set(schedule.reads)
         open_ended = self.task.penalty or self.task.augment or self._loss.reads_hyper  # may read any name
         names = self.task.space if self.task.shared else config
-        unread = [name for name in names if name not in read]
-        if unread and not open_ended:
-            raise TaskError(
-                f"nothing reads the hyperparameter {unread[0]!r}",
-                where="TorchTask(space=…)",
-                remedy=f"The optimizer reads {', '.join(self.optimizer.reads)}; other names are read by model(config), "
-                "lt.nn.Dropout(name), the loss, penalty, augment or schedule.",
-            )
+        self.unread = () if open_ended else tuple(name for name in names if name not in read)
         if "lr" not in names and self.optimizer.lr is None:
             raise TaskError(
                 "there is no learning rate",

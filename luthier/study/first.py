@@ -1,0 +1,113 @@
+"""The first configurations, built before any trial begins, so that what can never work is an error of the call."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from luthier.errors import LuthierError, MethodError, TaskError
+from luthier.execute import Local
+from luthier.seeds import Seeds
+from luthier.space import Config
+from luthier.task import FunctionTask, Task, TrainableTask
+from luthier.task.call import describe
+
+TRIES = 4  # configurations that must fail before the task is blamed and not a configuration
+LOOKS = 16  # configurations among which a reader of a name is looked for
+
+
+def check_first(task: Task, adapter: Any, executor: Any, seed: int = 0, start: Sequence[Config] = ()) -> None:
+    """Build a first training: of a Trainable its ``init``, of a TorchTask one step on the real data.
+
+    A function is never called for it. Where training goes on elsewhere, as on a cluster, only a method's refusal
+    counts: this machine may lack what those have.
+
+    Args:
+        task: What is tuned.
+        adapter: What moves hyperparameters during a training, or None.
+        executor: Where the trainings will run.
+        seed: The study's.
+        start: The user's own first configurations.
+
+    Raises:
+        TaskError: If the first few configurations all fail, with the first failure; if nothing reads a name.
+        MethodError: If the adapter cannot tune the task.
+    """
+    if isinstance(task, FunctionTask):
+        return
+    here = isinstance(executor, Local)
+    task = task if isinstance(task, TrainableTask) or not here else task.on(executor.device)
+    configs = [*start, *task.space.sample(Seeds(seed).rng(0, "propose"), LOOKS)]
+    first: BaseException | None = None
+    for place, config in enumerate(configs[:TRIES]):
+        try:
+            unread = _build(task, adapter, config)
+        except (KeyboardInterrupt, MethodError):
+            raise
+        except BaseException as error:  # SystemExit and MemoryError too, as in a trial
+            first = first or error
+            continue
+        if unread:
+            _check_readers(task, adapter, config, unread, configs[place + 1 :])
+        return
+    if here and first is not None:
+        _refuse(first, task)
+
+
+def _build(task: Any, adapter: Any, config: Config) -> Sequence[str]:
+    """A first training under one configuration; the names that nothing reads."""
+    if isinstance(task, TrainableTask):
+        task.trainable.init(dict(config), 0)
+        return ()
+    from luthier.train.check import try_step  # imports torch
+
+    if getattr(adapter, "shares_weights", False):
+        program = task.sharing().program(config)
+        adapter.init(program, config, 0)
+        return program.unread
+    unread = try_step(task, config)
+    if adapter is not None:
+        adapter.init(task.program(config), config, 0)
+    return unread
+
+
+def _check_readers(task: Any, adapter: Any, config: Config, unread: Sequence[str], others: Sequence[Config]) -> None:
+    """Raise for a name that nothing reads under any of the configurations, warn where some of them do not read it."""
+    left = dict.fromkeys(unread)
+    for other in others:
+        wanted = [name for name in left if name in other]
+        if not left or not wanted or task.static(other) == task.static(config):
+            continue
+        try:
+            still = _build(task, adapter, other)
+        except Exception:  # this configuration's alone: the first one was built
+            continue
+        for name in wanted:
+            if name not in still:
+                del left[name]
+    if left:
+        raise TaskError(
+            f"nothing reads the hyperparameter {next(iter(left))!r}",
+            where="TorchTask(space=…)",
+            remedy="The optimizer reads lr, momentum, weight_decay and so on under these names; other names are read "
+            "by model(config), lt.nn.Dropout(name), the loss, penalty, augment or schedule.",
+        )
+    names = ", ".join(unread)
+    warnings.warn(
+        f"{names}: nothing reads it under {config!r}, though something does under other configurations; "
+        f"when={{…}} says where it matters, so that no method looks for an effect that is not there",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+
+
+def _refuse(error: BaseException, task: Any) -> None:
+    if isinstance(error, LuthierError):
+        raise error
+    inner = getattr(task, "trainable", task)
+    raise TaskError(
+        f"no trial can begin: {describe(error)}",
+        where=f"task {type(inner).__name__}",
+        remedy=f"The first {TRIES} configurations all fail, this one first: mend what it names.",
+    ) from error
