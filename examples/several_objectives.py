@@ -4,7 +4,7 @@
     luthier tune examples/several_objectives.py --method genetic --trials 60 --epochs 6 --metric loss,parameters
     luthier report several_objectives-genetic
 
-Where there are several objectives there is no one best: ``study.best`` is the Pareto set, the trainings that no other
+Where there are several objectives there is no one best: ``study.front`` is the Pareto set, the trainings that no other
 equals in every objective and betters in one. ``--method gp`` finds it in fewer trials (``pip install
 'luthier[botorch]'``).
 """
@@ -42,7 +42,7 @@ task = lt.TorchTask(
 
 def main() -> None:
     study = lt.tune(task, method="genetic", trials=60, epochs=6, metric=["loss", "parameters"], seed=0, progress=False)
-    for one in sorted(study.best, key=lambda one: one.metrics["parameters"]):
+    for one in sorted(study.front, key=lambda one: one.metrics["parameters"]):
         size = f"{one.config['layers']} hidden layers" + (f" of {one.config['width']}" if "width" in one.config else "")
         print(
             f"{one.metrics['parameters']:>6.0f} parameters: validation loss {one.metrics['loss']:.3f}, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -15,12 +16,13 @@ from luthier.schedule import Schedule
 from luthier.space import Config
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Best:
     """The best job of a study.
 
     Args:
         number: The job.
+        value: The objective at its end, the first of several, in the user's own units and direction.
         config: The configuration it was started with.
         metrics: Measured values at its end, in the user's own units and direction (validation, never test).
         final: Hyperparameters at its end; they differ from ``config`` where the method moves them.
@@ -31,12 +33,16 @@ class Best:
     """
 
     number: int
+    value: float
     config: Config
     metrics: Mapping[str, float]
     final: Config
     result: Result
     schedule: Schedule
     test: Mapping[str, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Best({self.number}, value={self.value!r}, config={self.config!r})"
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,7 @@ def record(history: History, number: int, test: Any = None, seed: int | None = N
     assert result is not None
     return Best(
         number=number,
+        value=result.metrics.get(next(iter(history.objectives)), math.nan),
         config=dict(history.jobs[number].config),
         metrics=dict(result.metrics),
         final=history.final(number),

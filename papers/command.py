@@ -97,6 +97,16 @@ class Paper:
     parts: tuple[str, ...] = ()
 
 
+def tuned(*arguments: Any, **settings: Any) -> lt.Study:
+    """``lt.tune``; a study in which every training diverged is a result too."""
+    try:
+        return lt.tune(*arguments, **settings)
+    except lt.errors.StudyError as error:
+        if error.study is None:
+            raise
+        return error.study
+
+
 def main(paper: Paper, given: Sequence[str] | None = None, root: Path = ROOT) -> Run:
     """Do what the command line says.
 

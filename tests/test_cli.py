@@ -93,10 +93,10 @@ def test_several_objectives_are_tuned_and_shown_as_a_set(here: Path) -> None:
     given = ["--metric", "loss, gain", "--mode", "min,max", "--trials", "24", "--store", "s.db"]
     told = run("tune", "two.py", "--method", "genetic", "--set", "population=6", *given)
     study = Study.load("two-genetic", here / "s.db")
-    assert study.history.objectives == {"loss": "min", "gain": "max"} and len(study.best) > 1
+    assert study.history.objectives == {"loss": "min", "gain": "max"} and len(study.front) > 1
     for text in (told, run("show", "two-genetic", "--store", "s.db", "--last", "0")):
-        assert f"{len(study.best)} in the Pareto set" in text
-        for one in study.best:
+        assert f"{len(study.front)} in the Pareto set" in text
+        for one in study.front:
             assert f"{one.metrics['gain']:.6g}" in text
     assert "down" in run("tune", "two.py", "--metric", "loss,gain", "--mode", "min,down", "--store", "s.db", code=2)
     run("export", "two-genetic", "--store", "s.db", "--format", "schedule", "--output", "first.json")

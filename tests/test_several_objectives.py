@@ -36,25 +36,25 @@ def test_the_pareto_set_has_its_test_metrics_and_its_networks(tmp_path: Path) ->
     given: dict[str, Any] = {"epochs": 2, "metric": ["accuracy", "parameters"], "mode": ["max", "min"]}
     given |= {"method": lt.propose.Genetic(population=4), "store": tmp_path / "s.db", "name": "two", "progress": False}
     study = lt.tune(task(), trials=8, **given)
-    assert isinstance(study.best, list) and len(study.best) > 1
+    assert len(study.front) > 1
     for trial in study.trials:
         assert trial.metrics["parameters"] == 75 * trial.config["width"] + 10
     kept = non_dominated(study.history.values)
-    assert sorted(one.number for one in study.best) == [n for n in range(8) if kept[n]]
-    accuracies = [one.metrics["accuracy"] for one in study.best]
+    assert sorted(one.number for one in study.front) == [n for n in range(8) if kept[n]]
+    accuracies = [one.metrics["accuracy"] for one in study.front]
     assert accuracies == sorted(accuracies, reverse=True)
     data = task().data
-    for one in study.best:
+    for one in study.front:
         model = study.model(one.number)
         right = (model(data.test.inputs).argmax(1) == data.test.targets).double().mean().item()
         assert one.test["accuracy"] == pytest.approx(right)
         assert one.test["parameters"] == one.metrics["parameters"]
 
     longer = lt.tune(task(), trials=16, **given)
-    assert all(one.test for one in longer.best), "also those that came since"
+    assert all(one.test for one in longer.front), "also those that came since"
     read = lt.Study.load("two", tmp_path / "s.db")
-    assert [one.number for one in read.best] == [one.number for one in longer.best]
-    assert [one.test for one in read.best] == [one.test for one in longer.best]
+    assert [one.number for one in read.front] == [one.number for one in longer.front]
+    assert [one.test for one in read.front] == [one.test for one in longer.front]
     assert "Trade-off" in longer.write_report(tmp_path / "two.html").read_text()
 
 
@@ -63,8 +63,9 @@ def test_nothing_that_ended_well_is_an_empty_set() -> None:
         raise ValueError
 
     space = lt.Space(x=lt.Float(0, 1))
-    study = lt.tune(fails, space=space, metric=["a", "b"], trials=3, progress=False)
-    assert study.best == study.front == []
+    with pytest.raises(StudyError, match="all 3 trials failed") as caught:
+        lt.tune(fails, space=space, metric=["a", "b"], trials=3, progress=False)
+    assert caught.value.study.front == []
 
 
 def test_genetic_finds_a_larger_hypervolume_than_random_search() -> None:

@@ -95,9 +95,10 @@ def show(
                 f"{len(records)} trials: {counts or 'none'}",
             )
         )
-        best = study.best
+        best = study.front
         if best:
-            console.print(front_table(best, "best") if isinstance(best, list) else best_table(best, "best"))
+            several = len(study.history.objectives) > 1
+            console.print(front_table(best, "best") if several else best_table(best[0], "best"))
         if best and diverse:
             console.print(jobs_table(study.diverse(diverse, within), f"within {within:.3g} of the best, and different"))
         if records and last:

@@ -113,10 +113,11 @@ def tune(
             progress=False if quiet else None,
         )
         console = screen()
-        best = study.best
+        best = study.front
         if not best:
             raise failure(study)
-        console.print(front_table(best, study.name) if isinstance(best, list) else best_table(best, study.name))
+        front = len(study.history.objectives) > 1
+        console.print(front_table(best, study.name) if front else best_table(best[0], study.name))
         if not quiet and study.in_store:
             asked = f"{quoted(study.name)} --store {quoted(store)}"
             console.print(f"luthier report {asked}", style="dim", soft_wrap=True, highlight=False, markup=False)

@@ -11,6 +11,7 @@ import numpy as np
 
 from luthier.errors import MethodError, StudyError
 from luthier.execute import Executor, Local
+from luthier.jobs import FAILED
 from luthier.report.standings import Band, Run, Standing, bands, standings
 from luthier.space import Space
 from luthier.store import Store, open_store
@@ -152,7 +153,7 @@ def compare(
     for seed in chosen:  # seed by seed: an interrupted comparison has compared all methods on those that are done
         for label, method in entries.items():
             early = getattr(method.proposer, "stops_early", False)
-            studies[label, seed] = tune(
+            studies[label, seed] = _tuned(
                 task,
                 method,
                 space=space,
@@ -171,6 +172,16 @@ def compare(
     (objective, direction) = next(iter(goals.items()))
     runs = tuple(_run(label, seed, study) for (label, seed), study in studies.items())
     return Comparison(name, objective, direction, total, runs, studies)
+
+
+def _tuned(task: Any, method: Resolved, **settings: Any) -> Study:
+    """A study; one in which every training diverged says something of its method, and failures are an error."""
+    try:
+        return tune(task, method, **settings)
+    except StudyError as error:
+        if error.study is None or (error.study.history.status == FAILED).any():
+            raise
+        return error.study
 
 
 def _run(label: str, seed: int, study: Study) -> Run:

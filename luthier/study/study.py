@@ -22,7 +22,7 @@ from luthier.study.starting import enqueue_new, refuse_fixed
 from luthier.study.telling import held, told
 from luthier.task.call import as_metrics, as_step
 from luthier.text import public_url
-from luthier.trials import Best, TrialRecord, front, record, trials_of
+from luthier.trials import Best, TrialRecord, best_jobs, front, record, trials_of
 
 
 @final
@@ -307,16 +307,20 @@ class Study:
         return self._ledger.over()
 
     @property
-    def best(self) -> Any:
-        """The best job among those that ended well, a :class:`luthier.Best`; None while there is none.
+    def best(self) -> Best | None:
+        """The best job among those that ended well; None while there is none.
 
-        Of several objectives there is no one best: then it is the Pareto set, the list :attr:`front`. A choice from it
-        is the user's, as in ``min(study.best, key=lambda one: one.metrics["loss"])``.
+        Of several objectives it is the best by the first of them, and the Pareto set is :attr:`front`.
         """
         history = self.history
         if len(history.objectives) > 1:
-            return self.front
-        return None if history.best is None else self._record(history, history.best)
+            warnings.warn(
+                "study.best of several objectives is the best by the first; the list that it was is study.front",
+                FutureWarning,
+                stacklevel=2,
+            )
+        best = next(iter(best_jobs(history)), None)
+        return None if best is None else self._record(history, best)
 
     def diverse(
         self, count: int, within: float = 0.01, by: By = None, mode: str = "min", apart: float = 0.1

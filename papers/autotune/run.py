@@ -22,7 +22,7 @@ import torch
 import luthier as lt
 from papers.autotune import drawing
 from papers.autotune.problems import DATASETS, NETWORKS, data, task
-from papers.command import Paper, Run, main
+from papers.command import Paper, Run, main, tuned
 
 TRIALS = 50  # the paper's
 MEMBERS = 15  # the published code's
@@ -89,7 +89,7 @@ def study_of(run: Run, arm: str, network: str, dataset: int, seed: int, longer: 
     trainings = max(1, round(ARMS[arm].trainings * run.size.trials))
     single, epochs = ARMS[arm].trainings == 1, run.size.epochs * longer
     told = "".join(f" {name}={value}" for name, value in changed.items())
-    return lt.tune(
+    return tuned(
         task(network, data(dataset, seed, **changed), 0.1 if single else 1.0, run.device),
         ARMS[arm].method,
         trials=trainings,

@@ -20,7 +20,7 @@ from scipy.stats import spearmanr
 
 import luthier as lt
 from papers import figures
-from papers.command import Paper, Run, main
+from papers.command import Paper, Run, main, tuned
 from papers.joint_enas.network import ARCHITECTURE, DECIDED, FIXED, JOINT, network
 
 
@@ -86,7 +86,7 @@ def one(run: Run, name: str, task: lt.TorchTask, seed: int) -> dict[str, Any]:
     """One study, chosen by validation loss among what was trained from scratch; the test split is read once."""
     size, method = run.size, ARMS[name].method(run.size.draws)
     clock = run.clock()
-    study = lt.tune(task, method, trials=size.trainings, epochs=size.epochs, seed=seed, progress=False)
+    study = tuned(task, method, trials=size.trainings, epochs=size.epochs, seed=seed, progress=False)
     seconds = run.clock() - clock
     best, history = study.best, study.history
     if best is None:  # the search diverged, and nothing was drawn from it

@@ -74,7 +74,7 @@ def test_tune_finds_a_better_front_than_random_search() -> None:
         )
         random = simulate(Random(), network, CONDITIONAL, Budget(trials=20), seed, objectives=GOALS)
         wins.append(hypervolume(study.history.values, reference) > hypervolume(random.values, reference))
-        errors = [one.metrics["error"] for one in study.best]
+        errors = [one.metrics["error"] for one in study.front]
         assert len(errors) > 2 and errors == sorted(errors)
     assert all(wins)
 
@@ -137,7 +137,7 @@ def test_ask_and_tell_and_settings_that_cannot_be() -> None:
     study = Study("two", Space(x=Float(0, 1)), method="gp", metric=["a", "b"], trials=3)
     (job,) = study.ask(1)
     study.tell(job, {"a": 1.0, "b": 2.0})
-    assert [one.number for one in study.best] == [0]
+    assert [one.number for one in study.front] == [0]
     with pytest.raises(MethodError, match="initial=1"):
         HypervolumeImprovement(initial=1).bind(Budget())
 
