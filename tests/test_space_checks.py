@@ -136,7 +136,33 @@ IMPOSSIBLE: list[tuple[Callable[[], Any], str]] = [
     (lambda: Choice([0.0, 1.0, 1]), "the options 1.0 and 1 are equal"),
     (lambda: Choice(["a", math.nan]), "the option nan is not a finite number"),
     (lambda: Choice([math.sin]), "the option <built-in function sin> is a builtin"),  # pyright: ignore
-    (lambda: Choice([[1, 2], [3]]), r"the option \[1, 2\] is a list"),  # pyright: ignore[reportArgumentType]
+    (lambda: Choice([[1, 2], (1, 2)]), r"the options \[1, 2\] and \(1, 2\) are equal"),
+    (lambda: Choice([(1, {})]), r"the option {} is a dict"),  # pyright: ignore[reportArgumentType]
+    (lambda: Choice([(1, math.inf)]), "the option inf is not a finite number"),
+    (lambda: Float(0, 1, step=0), "step=0 is not a number above zero"),
+    (lambda: Float(0, 1, step=-0.1), "step=-0.1 is not a number above zero"),
+    (lambda: Float(0, 1, step=2), "step=2 leaves a single value"),
+    (lambda: Float(0, 1e300, step=1e-3), "makes more than"),
+    (lambda: Float(0.1, 1, log=True, step=0.1), "step=0.1 and log=True exclude each other"),
+    (lambda: Int(1, 9, step=1.5), "step=1.5 is not a whole number above zero"),  # pyright: ignore[reportArgumentType]
+    (lambda: Int(16, 1024, log=True, step=16), "exclude each other"),
+    (lambda: Float(0, 1, default=2), "default=2 is no value of it: 2 is outside"),
+    (lambda: Float(0, 1, step=0.25, default=0.3), "default=0.3 is no value of it"),
+    (lambda: Choice([1, 2], default=None), "default=None is no value of it"),
+    (lambda: Space({"a.b": Int(0, 1), "a": Int(0, 1)}), "a: it is a hyperparameter and a group of others"),
+    (lambda: Space(a={}), "a: the group is empty"),
+    (lambda: Space(a={"b": 1}), "a.b: 1 is not a domain"),
+    (lambda: Space({"a..b": Int(0, 1)}), "'a..b' cannot be the name"),
+    (lambda: Space(a=Int(0, 1), constraint=3), "constraint=3 is not a function"),
+    (
+        lambda: Space(a=Int(0, 1), constraint=lambda c: False),
+        "no configuration fulfils the constraint",
+    ),
+    (lambda: Space(a=Float(0, 1), constraint=lambda c: c["a"] == 0.5), "no configuration fulfils"),
+    (lambda: Space(a=Float(0, 1), constraint=lambda c: c["b"] > 0), "the constraint raised KeyError"),
+    (lambda: Space(a=Float(0, 1), constraint=lambda c: "yes"), "the constraint returned 'yes'"),
+    (lambda: Space(a=Float(0, 1, default=0.2), constraint=lambda c: c["a"] > 0.5).default(), "break the constraint"),
+    (lambda: Space(a=Float(0, 1)).default(), "no domain has a default"),
     (lambda: Float(0, 1, when={}), "when={} is not a condition"),
     (lambda: Float(0, 1, when="other"), "when='other' is not a condition"),  # pyright: ignore[reportArgumentType]
     (lambda: Float(0, 1, when={"a": []}), "the condition on 'a' names no value"),

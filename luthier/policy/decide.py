@@ -106,7 +106,7 @@ class Plan:
         found: dict[str, Tensor] = {}
         place = 0
         for name, domain in self.space.domains.items():
-            if isinstance(domain, Float):
+            if isinstance(domain, Float) and domain.continuous:
                 start, length = domain.stretch
                 number = start + length * decisions.codes[..., place : place + domain.width]
                 value = torch.exp(number * math.log(10.0)) if domain.log else number

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from luthier.errors import MethodError
-from luthier.space import Choice, Float, Int, Space
+from luthier.space import Choice, Domain, Space
 
 OPTIONS = 32  # an Int of more levels is a Gaussian, rounded, unless other names depend on it
 MOST_LEVELS = 4096  # of an Int that other names depend on: each level is an option of its own
@@ -80,9 +80,9 @@ def heads_of(space: Space) -> tuple[Head, ...]:
             _check_parent(name, domain)
         label = f"{name}[{column.index}]" if domain.width > 1 or getattr(domain, "shape", ()) else name
         codes: tuple[float, ...] = ()
-        if isinstance(domain, Choice) or (isinstance(domain, Int) and (domain.levels <= OPTIONS or name in parents)):
+        if isinstance(domain, Choice) or (domain.levels is not None and (domain.levels <= OPTIONS or name in parents)):
             codes = _codes(domain)
-        made.append(Head(place, label, codes, isinstance(domain, Float), conditions))
+        made.append(Head(place, label, codes, domain.continuous, conditions))
     return tuple(made)
 
 
@@ -166,20 +166,18 @@ def _discrete(head: Head, raw: Tensor, index: Tensor) -> Decided:
     return Decided(index.to(raw.dtype), table[index], log_prob, entropy)
 
 
-def _codes(domain: Int | Choice) -> tuple[float, ...]:
-    values = domain.options if isinstance(domain, Choice) else range(domain.low, domain.high + 1)
+def _codes(domain: Domain) -> tuple[float, ...]:
+    assert domain.axis is not None, "the domain is finite"
     start, length = domain.stretch
-    return tuple((number - start) / length for number in domain.numbers(list(values)))
+    return tuple((number - start) / length for number in domain.numbers(list(domain.axis)))
 
 
-def _position(domain: Float | Int | Choice, value: object) -> int:
-    if isinstance(domain, Choice):
-        return domain.positions[value]  # type: ignore[index]
-    return value - domain.low if isinstance(domain, Int) else 0  # type: ignore[operator]
+def _position(domain: Domain, value: object) -> int:
+    return 0 if domain.continuous else domain.index(value)
 
 
-def _check_parent(name: str, domain: Float | Int | Choice) -> None:
-    if isinstance(domain, Float):
+def _check_parent(name: str, domain: Domain) -> None:
+    if domain.levels is None:
         what = f"other names are active at one value of {domain!r}, which a density gives no probability"
         raise MethodError(what, where=name, remedy="Make it an Int or a Choice.")
     if domain.levels > MOST_LEVELS:

@@ -13,8 +13,10 @@ from luthier.errors import ConfigError, MethodError
 from luthier.jobs import Budget, History, Job
 from luthier.seeds import Seeds
 from luthier.space import Choice, Config, Domain, Float, Option, Space
-from luthier.space.combinations import Combinations
-from luthier.space.domain_checks import plain
+from luthier.space.domain_checks import UNSET, plain
+from luthier.space.finite import Finite
+from luthier.space.space import LISTED
+from luthier.space.values import key
 
 POINTS = 5
 LARGEST_VECTOR = 16
@@ -91,16 +93,31 @@ class Grid:
         jobs = []
         for number in range(first, min(first + count, trials)):
             place = _shuffled(number, combinations.count, seeds) if self.shuffle else number
-            config = _gather(history.space, combinations[place])
+            config = combinations[place]
             jobs.append(Job(number, config, budget.steps_for(config)))
         return jobs
 
-    def _combinations(self, space: Space) -> Combinations:
+    def _combinations(self, space: Space) -> _Grid:
         return _combinations(space, json.dumps(self.points))  # JSON: 1, 1.0 and True are different keys
 
 
+@dataclass(frozen=True)
+class _Grid:
+    """The configurations of a grid that the space's constraint allows, numbered from 0."""
+
+    whole: Finite
+    allowed: Sequence[int]
+
+    @property
+    def count(self) -> int:
+        return self.whole.count if isinstance(self.allowed, range) else len(self.allowed)
+
+    def __getitem__(self, number: int) -> Config:
+        return self.whole[self.allowed[number]]
+
+
 @lru_cache(maxsize=16)
-def _combinations(space: Space, text: str) -> Combinations:
+def _combinations(space: Space, text: str) -> _Grid:
     """The grid over ``space`` for the points in ``text`` (JSON)."""
     points = json.loads(text)
     each = points if isinstance(points, dict) else {}
@@ -110,30 +127,39 @@ def _combinations(space: Space, text: str) -> Combinations:
             remedy = f"Did you mean {near[0]!r}?" if near else f"The names are {', '.join(space)}."
             raise MethodError("there is no such hyperparameter in the space", where=f"grid: {name}", remedy=remedy)
     axes: dict[str, Sequence[Any]] = {}
-    conditions = {}
     for name, domain in space.domains.items():
         axis = _axis(name, domain, each.get(name, POINTS if isinstance(points, dict) else points), name in each)
         asked: list[Any] = [v for parents in space.conditions.values() for v in parents.get(name, ())]
         if not isinstance(each.get(name), list) and not isinstance(domain, Choice):
             axis = sorted({*axis, *asked})
-        for element in _elements(name, domain):
-            axes[element] = axis
-            if name in space.conditions:
-                conditions[element] = space.conditions[name]
-    combinations = Combinations(axes, conditions)
+        if isinstance(domain, Float) and domain.shape and domain.width > LARGEST_VECTOR:
+            what = f"a grid over a vector of {domain.width} numbers is too large"
+            remedy = f"Use random search, or a vector of at most {LARGEST_VECTOR}."
+            raise MethodError(what, where=f"grid: {name}", remedy=remedy)
+        axes[name] = axis
+    combinations = Finite(axes, space.domains, space.conditions)
     if combinations.count > LARGEST_GRID:
         what = f"the grid has about {float(combinations.count):.0e} configurations"
         raise MethodError(what, where="grid", remedy="Give fewer points or names, or use random search.")
-    return combinations
+    everything = range(combinations.count)
+    if space.constraint is None:
+        return _Grid(combinations, everything)
+    if combinations.count > LISTED:
+        what = f"the grid has {combinations.count:,} configurations, too many to try the constraint on each"
+        raise MethodError(what, where="grid", remedy="Give fewer points or names, or use random search.")
+    allowed = [n for n in everything if space.feasible(combinations[n])]
+    if not allowed:
+        raise MethodError("the constraint refuses every point of the grid", where="grid", remedy="Give more points.")
+    return _Grid(combinations, allowed)
 
 
 def _axis(name: str, domain: Domain, points: int | list[Any], named: bool) -> Sequence[Any]:
     """The values of one hyperparameter (of one element of a vector), distinct."""
     where = f"grid: {name}"
-    scalar = replace(domain, shape=(), when=None) if isinstance(domain, Float) else domain
+    scalar = replace(domain, shape=(), when=None, default=UNSET) if isinstance(domain, Float) else domain
     if isinstance(points, list):
         try:
-            return list(dict.fromkeys(scalar.check(value, name) for value in points))
+            return list({key(value): value for value in (scalar.check(value, name) for value in points)}.values())
         except ConfigError as error:
             raise MethodError(error.what, where=where, remedy=error.remedy) from error
     if isinstance(scalar, Choice):
@@ -142,33 +168,10 @@ def _axis(name: str, domain: Domain, points: int | list[Any], named: bool) -> Se
             raise MethodError(f"{points} points are asked of a Choice", where=where, remedy=remedy)
         return scalar.options
     if scalar.levels is not None and scalar.levels <= points:
-        return list(range(scalar.low, scalar.high + 1))
+        return list(scalar.axis or ())
     start, end = scalar.numbers([scalar.low, scalar.high])
     parts = [i / (points - 1) for i in range(points)] if points > 1 else [0.5]
     return list(dict.fromkeys(scalar.values([start + (end - start) * part for part in parts])))
-
-
-def _elements(name: str, domain: Domain) -> list[str]:
-    """The axes of a hyperparameter: itself, or the elements of a vector."""
-    if not isinstance(domain, Float) or not domain.shape:
-        return [name]
-    if domain.width > LARGEST_VECTOR:
-        what = f"a grid over a vector of {domain.width} numbers is too large"
-        remedy = f"Use random search, or a vector of at most {LARGEST_VECTOR}."
-        raise MethodError(what, where=f"grid: {name}", remedy=remedy)
-    return [f"{name}[{i}]" for i in range(domain.width)]
-
-
-def _gather(space: Space, values: dict[str, Any]) -> Config:
-    """The configuration of one value an axis."""
-    config: Config = {}
-    for axis, value in values.items():
-        name, bracket, _ = axis.partition("[")
-        if bracket:
-            config.setdefault(name, []).append(value)
-        else:
-            config[name] = value
-    return config
 
 
 def _shuffled(place: int, size: int, seeds: Seeds) -> int:

@@ -115,10 +115,16 @@ def axes(space: Space, configs: Sequence[Config]) -> list[Axis]:
 
 def choice_axis(name: str, domain: Choice, column: Sequence[Any]) -> Axis:
     """The axis of a Choice; a value that is no option is left out."""
-    positions = domain.positions
-    values = [positions.get(value, math.nan) if _hashable(value) else math.nan for value in column]
+    values = [_place(domain, value) for value in column]
     options = tuple(str(option) for option in domain.options)
     return Axis(name, name, np.array(values, dtype=float), 0, len(options) - 1, options=options)
+
+
+def _place(domain: Choice, value: Any) -> float:
+    try:
+        return domain.index(value)
+    except (KeyError, TypeError):  # TypeError: it has no hash
+        return math.nan
 
 
 def activity(space: Space, configs: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:

@@ -7,6 +7,6 @@ from luthier.space.domains import Choice as Choice
 from luthier.space.domains import Domain as Domain
 from luthier.space.domains import Float as Float
 from luthier.space.domains import Int as Int
-from luthier.space.domains import Option as Option
 from luthier.space.domains import When as When
 from luthier.space.space import Space as Space
+from luthier.space.values import Option as Option

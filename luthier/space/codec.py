@@ -10,10 +10,11 @@ from typing import Any, NoReturn
 import numpy as np
 
 from luthier.errors import ConfigError
-from luthier.space.domains import Domain, Float, Option
+from luthier.space.domains import Domain, Float
+from luthier.space.values import Option
 
 Config = dict[str, Any]
-"""The values of one configuration: float, int, str, bool, None or a list of floats; inactive names are absent."""
+"""The values of one configuration: float, int, str, bool, None, a list or a tuple; inactive names are absent."""
 
 Conditions = Mapping[str, tuple[Option, ...]]
 

@@ -28,7 +28,7 @@ def distances(
 
     Example:
         >>> from luthier.space import Choice, Float
-        >>> space = Space(lr=Float(1e-4, 1.0, log=True), kind=Choice("abc"))
+        >>> space = Space(lr=Float(1e-4, 1.0, log=True), kind=Choice(["a", "b", "c"]))
         >>> one = space.encode([{"lr": 0.01, "kind": "a"}])
         >>> distances(space, *one, *space.encode([{"lr": 0.01, "kind": "c"}, {"lr": 1.0, "kind": "a"}])).round(3)
         array([[0.707, 0.354]])

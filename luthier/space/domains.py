@@ -1,8 +1,9 @@
 """The domains of single hyperparameters: Float, Int and Choice, with their bounds and codes.
 
 Every domain is a stretch of the number line: a Float from ``low`` to ``high``, an Int from ``low - 1/2`` to
-``high + 1/2``, a Choice the positions of its options from ``-1/2`` to ``K - 1/2``; on a log scale, the logarithms of
-these. A *code* is the place on that stretch as a fraction, so that equal parts of [0, 1] are equally likely.
+``high + 1/2``, a Choice the positions of its options from ``-1/2`` to ``K - 1/2``, and so a Float or an Int with a step
+the positions of its values; on a log scale, the logarithms of these. A *code* is the place on that stretch as a
+fraction, so that equal parts of [0, 1] are equally likely.
 
 Logarithms and powers are Python's own, one number at a time: NumPy's vector loops may round differently with the length
 of an array, and a code must not depend on how many configurations were encoded together.
@@ -18,9 +19,10 @@ from typing import Any, ClassVar
 
 from luthier.errors import ConfigError, SpaceError
 from luthier.space import domain_checks as checks
-from luthier.space.domain_checks import plain
+from luthier.space import values as options_
+from luthier.space.domain_checks import UNSET, plain
+from luthier.space.values import Option, Steps
 
-Option = str | int | float | bool | None
 When = Mapping[str, Any] | None
 
 LARGEST_FLOAT = 1e300  # beyond it, high - low and powers of ten may overflow
@@ -35,7 +37,9 @@ class Float:
         low: Lower bound.
         high: Upper bound, above ``low``.
         log: Uniform in the logarithm (``low`` must be above zero).
+        step: Only ``low``, ``low + step``, ``low + 2 step``, … up to ``high`` are values; excludes ``log``.
         shape: ``()`` for a number, ``(d,)`` for a vector of d numbers (a list of d floats in a configuration).
+        default: The value with which ``tune(…, start="default")`` begins.
         when: ``{"other": value}`` or ``{"other": [values]}``: active only while every named earlier hyperparameter has
             one of its values.
 
@@ -47,13 +51,13 @@ class Float:
         Float(0.0001, 1.0, log=True)
     """
 
-    kind: ClassVar[str] = "float"
-    levels: ClassVar[None] = None  # distinct values: uncountable
     low: float
     high: float
     _: KW_ONLY
     log: bool = False
+    step: float | None = None
     shape: tuple[int, ...] = ()
+    default: Any = field(default=UNSET, hash=False)
     when: When = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
@@ -63,11 +67,33 @@ class Float:
         if self.low >= self.high:
             checks.refuse(self, f"low={low!r} is not below high={high!r}", "Swap the bounds, or leave a constant out.")
         checks.check_log(self)
+        step = checks.step(self, LARGEST_FLOAT)
+        checks.settle(self, step=None if step is None else float(step))
         if self.stretch[1] <= 0:
             checks.refuse(self, f"low={low!r} and high={high!r} are too close for a log scale", "Use log=False.")
+        checks.settle(self, default=checks.default(self))
 
     def __repr__(self) -> str:
         return checks.call(self)
+
+    @property
+    def kind(self) -> str:
+        return "float" if self.step is None else "ordinal"
+
+    @property
+    def continuous(self) -> bool:
+        """Whether its values are uncountable."""
+        return self.step is None
+
+    @cached_property
+    def axis(self) -> Steps | None:
+        """All values in order (of one element of a vector); None where they are uncountable."""
+        return None if self.step is None else Steps(self.low, self.high, self.step)
+
+    @property
+    def levels(self) -> int | None:
+        """Number of distinct values (of one element of a vector); None where they are uncountable."""
+        return None if self.axis is None else len(self.axis)
 
     @property
     def width(self) -> int:
@@ -77,14 +103,23 @@ class Float:
     @cached_property
     def stretch(self) -> tuple[float, float]:
         """Start and length of the stretch of the (logarithmic) number line that the codes 0 to 1 stand for."""
-        return _stretch(self.low, self.high, self.log)
+        return _stretch(self.low, self.high, self.log) if self.axis is None else _positions(self.axis)
+
+    def index(self, value: Any) -> int:
+        """The place of a value among those of a domain with a step."""
+        assert self.axis is not None, "only values with a step have places"
+        return self.axis.index(value)
 
     def numbers(self, values: Sequence[Any]) -> list[float]:
         """The place of each value on the (logarithmic) number line."""
+        if self.axis is not None:
+            return [self.axis.nearest(v) for v in values]
         return [math.log10(v) for v in values] if self.log else [float(v) for v in values]
 
     def values(self, numbers: Sequence[float]) -> list[float]:
         """The value at each place; places beyond the ends give the bounds, exactly."""
+        if self.axis is not None:
+            return _at(self.axis, numbers)
         low, high = self.low, self.high
         start, length = self.stretch
         end = start + length
@@ -112,7 +147,7 @@ class Float:
             raise ConfigError(f"{value!r} is not a number", where=where, remedy=_between(self))
         if not self.low <= value <= self.high:  # also refuses NaN
             raise ConfigError(f"{value!r} is outside [{self.low!r}, {self.high!r}]", where=where, remedy=_between(self))
-        return float(value)
+        return float(value) if self.axis is None else _on_step(self, value, where)
 
 
 @dataclass(frozen=True)
@@ -123,6 +158,8 @@ class Int:
         low: Smallest value.
         high: Largest value.
         log: Uniform in the logarithm (``low`` must be at least 1).
+        step: Only ``low``, ``low + step``, ``low + 2 step``, … up to ``high`` are values; excludes ``log``.
+        default: As for :class:`Float`.
         when: As for :class:`Float`.
 
     Raises:
@@ -135,10 +172,13 @@ class Int:
 
     kind: ClassVar[str] = "int"
     width: ClassVar[int] = 1
+    continuous: ClassVar[bool] = False
     low: int
     high: int
     _: KW_ONLY
     log: bool = False
+    step: int | None = None
+    default: Any = field(default=UNSET, hash=False)
     when: When = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
@@ -150,6 +190,8 @@ class Int:
         if low > high:
             checks.refuse(self, f"low={low!r} is above high={high!r}", "Swap the bounds.")
         checks.check_log(self)
+        checks.settle(self, step=checks.step(self, LARGEST_INT))
+        checks.settle(self, default=checks.default(self))
 
     def __repr__(self) -> str:
         return checks.call(self)
@@ -157,19 +199,37 @@ class Int:
     @property
     def levels(self) -> int:
         """Number of distinct values."""
-        return self.high - self.low + 1
+        return len(self.axis)
+
+    @cached_property
+    def axis(self) -> range:
+        """All values in order."""
+        return range(self.low, self.high + 1, self.step or 1)
+
+    @property
+    def origin(self) -> int:
+        """The place of the first value on the number line."""
+        return self.low if self.step is None else 0
+
+    def index(self, value: Any) -> int:
+        """The place of a value among all."""
+        return self.axis.index(value)
 
     @cached_property
     def stretch(self) -> tuple[float, float]:
         """Start and length of the stretch of the (logarithmic) number line that the codes 0 to 1 stand for."""
-        return _stretch(self.low - 0.5, self.high + 0.5, self.log)
+        return _stretch(self.low - 0.5, self.high + 0.5, self.log) if self.step is None else _positions(self.axis)
 
     def numbers(self, values: Sequence[Any]) -> list[float]:
         """The place of each value on the (logarithmic) number line."""
+        if self.step is not None:
+            return [(v - self.low) / self.step for v in values]
         return [math.log10(v) for v in values] if self.log else [float(v) for v in values]
 
     def values(self, numbers: Sequence[float]) -> list[int]:
         """The value at each place; places beyond the ends give the bounds."""
+        if self.step is not None:
+            return _at(self.axis, numbers)
         low, high, floor = self.low, self.high, math.floor
         whole = [floor(10.0**x + 0.5) for x in numbers] if self.log else [floor(x + 0.5) for x in numbers]
         return [low if v < low else high if v > high else v for v in whole]
@@ -183,16 +243,19 @@ class Int:
             raise ConfigError(f"{value!r} is not a whole number", where=where, remedy=_between(self))
         if not self.low <= value <= self.high:
             raise ConfigError(f"{value!r} is outside [{self.low!r}, {self.high!r}]", where=where, remedy=_between(self))
-        return value
+        return value if self.step is None else _on_step(self, value, where)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of several options, each a string, a number, True, False or None; one option alone is a constant.
+    """One of several options, each a string, a number, True, False, None, or a tuple or list of these.
+
+    One option alone is a constant. Tuples and lists come back as they were given, lists as copies.
 
     Args:
-        options: The options, all different (1, 1.0 and True count as the same).
+        options: The options, all different (1, 1.0 and True count as the same, and so do (1, 2) and [1, 2]).
         ordered: The options are in a meaningful order: neighbours are near each other.
+        default: As for :class:`Float`.
         when: As for :class:`Float`.
 
     Raises:
@@ -204,33 +267,21 @@ class Choice:
     """
 
     width: ClassVar[int] = 1
-    options: Sequence[Option]
+    continuous: ClassVar[bool] = False
+    origin: ClassVar[int] = 0
+    options: Sequence[Option] = field(hash=False)
     _: KW_ONLY
     ordered: bool = False
+    default: Any = field(default=UNSET, hash=False)
     when: When = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.options, str | Mapping) or not hasattr(self.options, "__iter__"):
             checks.refuse(self, f"options={self.options!r} is not a list", 'Write Choice(["a", "b"]).')
         options = tuple(plain(option) for option in self.options)
-        if not options:
-            checks.refuse(self, "there are no options", "Give at least one.")
-        seen: dict[Option, Option] = {}
-        for option in options:
-            if option is not None and not isinstance(option, str | int | float):
-                remedy = (
-                    "Options are strings, numbers, True, False or None: name the object, and look it up in the task."
-                )
-                checks.refuse(self, f"the option {option!r} is a {type(option).__name__}", remedy)
-            if isinstance(option, float) and not math.isfinite(option):
-                checks.refuse(self, f"the option {option!r} is not a finite number", "Use None or a string instead.")
-            if option in seen:
-                same = f"the option {option!r} is there twice"
-                if type(option) is not type(seen[option]):
-                    same = f"the options {seen[option]!r} and {option!r} are equal"
-                checks.refuse(self, same, "Remove one, or write them as different strings.")
-            seen[option] = option
+        checks.check_options(self, options)
         checks.settle(self, options=options, when=checks.when(self), ordered=checks.flag(self, "ordered"))
+        checks.settle(self, default=checks.default(self))
 
     def __repr__(self) -> str:
         return checks.call(self)
@@ -247,31 +298,51 @@ class Choice:
     @cached_property
     def stretch(self) -> tuple[float, float]:
         """Start and length of the stretch of the number line that the codes 0 to 1 stand for."""
-        return _stretch(-0.5, len(self.options) - 0.5, False)
+        return _positions(self.options)
+
+    @property
+    def axis(self) -> Sequence[Option]:
+        """All options in order."""
+        return self.options
 
     @cached_property
-    def positions(self) -> dict[Option, int]:
-        """The place of each option."""
-        return {option: i for i, option in enumerate(self.options)}
+    def _places(self) -> dict[Any, int]:
+        return {options_.key(option): i for i, option in enumerate(self.options)}
+
+    @cached_property
+    def _several(self) -> bool:
+        """Whether an option is a list or a tuple."""
+        return any(isinstance(option, list | tuple) for option in self.options)
+
+    def index(self, value: Any) -> int:
+        """The place of an option.
+
+        Raises:
+            KeyError: If it is none.
+        """
+        return self._places[options_.key(value)]
 
     def numbers(self, values: Sequence[Any]) -> list[float]:
         """The position of each value among the options."""
-        positions = self.positions
-        return [positions[v] for v in values]
+        if self._several:
+            return [self.index(v) for v in values]
+        places = self._places
+        return [places[v] for v in values]
 
     def values(self, numbers: Sequence[float]) -> list[Option]:
         """The option at each place from -1/2 to K - 1/2."""
         options, floor = (*self.options, self.options[-1]), math.floor  # K - 1/2 itself is rounded up
-        return [options[floor(x + 0.5)] for x in numbers]
+        found = [options[floor(x + 0.5)] for x in numbers]
+        return [options_.copied(option) for option in found] if self._several else found
 
     def check(self, value: Any, where: str) -> Option:
         """``value`` as the option that equals it, or a ConfigError that names ``where``."""
         value = plain(value)
         try:
-            option = self.options[self.positions[value]]
+            option = self.options[self.index(value)]
             if isinstance(option, bool) == isinstance(value, bool):
-                return option
-        except (KeyError, TypeError):  # TypeError: a list, which cannot be looked up
+                return options_.copied(option)
+        except (KeyError, TypeError):  # TypeError: a dict, which cannot be looked up
             pass
         options = ", ".join(map(repr, self.options))
         raise ConfigError(f"{value!r} is not an option", where=where, remedy=f"The options are {options}.")
@@ -285,25 +356,56 @@ def _stretch(low: float, high: float, log: bool) -> tuple[float, float]:
     return start, end - start
 
 
+def _positions(axis: Sequence[Any]) -> tuple[float, float]:
+    return -0.5, float(len(axis))
+
+
+def _at(axis: Sequence[Any], numbers: Sequence[float]) -> list[Any]:
+    last = len(axis) - 1
+    return [axis[min(max(math.floor(x + 0.5), 0), last)] for x in numbers]
+
+
+def _on_step(domain: Float | Int, value: Any, where: str) -> Any:
+    assert domain.axis is not None, "the domain has a step"
+    try:
+        return domain.axis[domain.index(value)]
+    except ValueError:
+        what = f"{value!r} is not one of {domain.low!r}, {domain.axis[1]!r}, …, {domain.axis[-1]!r}"
+        raise ConfigError(what, where=where, remedy=_between(domain)) from None
+
+
 def _between(domain: Float | Int) -> str:
     what = "whole number" if isinstance(domain, Int) else "number"
-    return f"Give a {what} from {domain.low!r} to {domain.high!r}."
+    steps = "" if domain.step is None else f" in steps of {domain.step!r}"
+    return f"Give a {what} from {domain.low!r} to {domain.high!r}{steps}."
 
 
 _TYPES: dict[str, type[Domain]] = {"float": Float, "int": Int, "choice": Choice}
 
 
 def to_record(domain: Domain) -> dict[str, Any]:
-    """The domain as JSON, without its conditions."""
+    """The domain as JSON, without its conditions; what is not set is left out, so that older studies stay the same."""
+    more = {} if domain.default is UNSET else {"default": options_.to_json(domain.default)}
     if isinstance(domain, Choice):
-        return {"type": "choice", "options": list(domain.options), "ordered": domain.ordered}
-    record: dict[str, Any] = {"type": domain.kind, "low": domain.low, "high": domain.high, "log": domain.log}
+        return {
+            "type": "choice",
+            "options": [*map(options_.to_json, domain.options)],
+            "ordered": domain.ordered,
+            **more,
+        }
+    more = more if domain.step is None else {"step": domain.step, **more}
+    kind = "float" if isinstance(domain, Float) else "int"
+    record: dict[str, Any] = {"type": kind, "low": domain.low, "high": domain.high, "log": domain.log, **more}
     return record | {"shape": list(domain.shape)} if isinstance(domain, Float) else record
 
 
 def from_record(record: Mapping[str, Any]) -> Domain:
     """The domain that :func:`to_record` wrote, and its conditions under ``"when"``."""
     settings = {name: value for name, value in record.items() if name not in ("name", "type")}
+    if "default" in settings:
+        settings["default"] = options_.from_json(settings["default"])
+    if "options" in settings:
+        settings["options"] = [*map(options_.from_json, settings["options"])]
     return _TYPES[record["type"]](**settings)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from luthier.space.domains import Choice, Domain, Float, Int
+from luthier.space.values import copied
 
 
 def clip(domain: Domain, value: Any) -> Any:
@@ -15,7 +16,8 @@ def clip(domain: Domain, value: Any) -> Any:
     if isinstance(domain, Choice):
         return value
     low, high = domain.low, domain.high
-    return min(max(round(value) if isinstance(domain, Int) else float(value), low), high)
+    near = min(max(round(value) if isinstance(domain, Int) and domain.step is None else float(value), low), high)
+    return near if domain.step is None else domain.values(domain.numbers([near]))[0]
 
 
 def move(domain: Domain, value: Any, rng: np.random.Generator, scale: float, factors: Sequence[float] | None) -> Any:
@@ -35,29 +37,34 @@ def move(domain: Domain, value: Any, rng: np.random.Generator, scale: float, fac
 def neighbours(domain: Domain, value: Any, rng: np.random.Generator, scale: float, count: int) -> list[Any]:
     """Values near ``value`` (one element of a vector); see :meth:`luthier.Space.neighbours`."""
     if isinstance(domain, Choice):
-        old = domain.positions[value]
+        old = domain.index(value)
         last = len(domain.options) - 1
         near = [i for i in (old - 1, old + 1) if 0 <= i <= last] if domain.ordered else range(last + 1)
-        return [domain.options[i] for i in near if i != old]
+        return [copied(domain.options[i]) for i in near if i != old]
     old = clip(domain, value)
-    near = [v for v in (old - 1, old + 1) if domain.low <= v <= domain.high] if isinstance(domain, Int) else []
+    near = []
+    if domain.axis is not None:
+        place = domain.index(old)
+        near = [domain.axis[i] for i in (place - 1, place + 1) if 0 <= i < len(domain.axis)]
     near += [move(domain, old, rng, scale, None) for _ in range(count)]
     return [v for v in dict.fromkeys(near) if v != old]
 
 
 def _move_option(domain: Choice, value: Any, rng: np.random.Generator) -> Any:
-    old, last = domain.positions[value], len(domain.options) - 1
+    old, last = domain.index(value), len(domain.options) - 1
     if last == 0:
         return value
     if domain.ordered:
-        return domain.options[_step(old, bool(rng.integers(2)), 0, last)]
+        return copied(domain.options[_step(old, bool(rng.integers(2)), 0, last)])
     new = int(rng.integers(last))
-    return domain.options[new + (new >= old)]
+    return copied(domain.options[new + (new >= old)])
 
 
 def _settle(domain: Float | Int, old: float, new: float, up: bool) -> float:
-    """``new``, or for an integer that has not moved the next one."""
-    return _step(int(old), up, domain.low, domain.high) if isinstance(domain, Int) and new == old else new
+    """``new``, or where a finite domain has values between which it has not moved, the next one."""
+    if domain.axis is None or new != old:
+        return new
+    return domain.axis[_step(domain.index(old), up, 0, len(domain.axis) - 1)]
 
 
 def _shift(domain: Float | Int, value: float, noise: float) -> float:

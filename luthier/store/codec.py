@@ -1,6 +1,7 @@
 """Events as rows and back, exactly: plain JSON, a spelling for what JSON lacks, and blobs for long vectors.
 
-JSON has no NaN and no infinity: they are written ``{"$float": "nan"}``. A mapping with a name that starts with ``$``
+JSON has no NaN and no infinity: they are written ``{"$float": "nan"}``. Tuples in configurations, which are options of
+the user's, are written ``{"$tuple": […]}``. A mapping with a name that starts with ``$``
 is written ``{"$dict": [[name, value], …]}``, so that every mapping comes back as it was. A vector of more than
 :data:`LONG` floats is written ``{"$f8": [offset, count]}`` and lies in a blob beside the text: exact (float64) in the
 configuration and the final hyperparameters of a job, float32 in its reports.
@@ -98,7 +99,7 @@ def loads(text: str, blob: bytes | None = None) -> Any:
 
 def pack(values: Mapping[str, Any], dtype: str = "f8") -> tuple[str, bytes | None]:
     """JSON text and, if there are long vectors, the blob that holds them."""
-    if not any(_is_long(value) for value in values.values()):
+    if not any(_is_long(value) or _has_tuple(value) for value in values.values()):
         return dumps(values), None
     parts: list[bytes] = []
     spelled, offset = {}, 0
@@ -112,6 +113,23 @@ def pack(values: Mapping[str, Any], dtype: str = "f8") -> tuple[str, bytes | Non
     return _encode(_escape(spelled)), b"".join(parts)
 
 
+def _has_tuple(value: Any) -> bool:
+    return type(value) is tuple or (type(value) is list and any(map(_has_tuple, value)))
+
+
+def _options(config: Any) -> Any:
+    """A configuration in plain types, in which tuples are left as they are."""
+    if type(config) is dict and not any(map(_has_tuple, config.values())):
+        return plain(config)
+    return {_name(name): _option(value) for name, value in config.items()}
+
+
+def _option(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return (tuple if isinstance(value, tuple) else list)(map(_option, value))
+    return plain(value)
+
+
 def _is_long(value: Any) -> bool:
     return type(value) is list and len(value) > LONG and set(map(type, value)) == {float}
 
@@ -121,6 +139,8 @@ def _spell(value: Any) -> Any:
         return {"$float": repr(value)}
     if isinstance(value, list):
         return [_spell(entry) for entry in value]
+    if isinstance(value, tuple):
+        return {"$tuple": [_spell(entry) for entry in value]}
     if isinstance(value, dict):
         return _escape({name: _spell(entry) for name, entry in value.items()})
     return value
@@ -143,6 +163,8 @@ def _restore(value: Any, blob: bytes | None) -> Any:
         pairs = value[mark]
     elif mark == "$float":
         return float(value[mark])
+    elif mark == "$tuple":
+        return tuple(_restore(entry, blob) for entry in value[mark])
     elif mark in ("$f8", "$f4"):
         return _vector(mark, value[mark], blob)
     else:
@@ -199,7 +221,7 @@ def _normal_report(report: Report) -> Report:
 
 
 def _normal_job(job: Job) -> Job:
-    config, tag = plain(job.config), plain(job.tag)
+    config, tag = _options(job.config), plain(job.tag)
     steps, parent = _whole(job.steps), None if job.parent is None else _whole(job.parent)
     if parent is not None and parent >= job.number:
         raise ValueError(f"parent={parent} is not an earlier job")
@@ -218,7 +240,7 @@ def _normal_result(result: Result) -> Result:
         result,
         metrics=_numbers(result.metrics),
         steps=_whole(result.steps),
-        final=plain(result.final),
+        final=_options(result.final),
         seconds=float(result.seconds),
         error=_name(result.error),
         checkpoint=checkpoint,

@@ -151,6 +151,8 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any], extendable:
     """
     given = json.loads(json.dumps(given))
     lines = list(_walk(_by_name(stored.get("space")), _by_name(given["space"]), "space"))
+    before, now = (_constraint(one) for one in (stored.get("space"), given["space"]))
+    lines += _walk(before, now, "space.constraint")
     for key in ("objectives", "seed", "method", "budget"):
         lines += _walk(stored.get(key), given[key], key)
     return [line for line in lines if not (extendable and line.startswith("budget.trials:"))]
@@ -161,6 +163,10 @@ def _by_name(space: Any) -> Any:
         return {record["name"]: record for record in space["domains"]}
     except (TypeError, KeyError):  # damaged: shown as it is
         return space
+
+
+def _constraint(space: Any) -> str:
+    return space.get("constraint", "nothing") if isinstance(space, dict) else "nothing"
 
 
 def _walk(stored: Any, given: Any, place: str) -> Iterator[str]:

@@ -270,7 +270,7 @@ def epoch_steps(task: Task, config: Config) -> int:
     owner = task.trainable if isinstance(task, TrainableTask) else task
     if not hasattr(owner, "epoch_steps"):
         return 1
-    steps = owner.epoch_steps(config)  # type: ignore[union-attr]
+    steps = owner.epoch_steps(task.space.given(config))  # type: ignore[union-attr]
     if isinstance(steps, bool) or not isinstance(steps, numbers.Integral) or steps < 1:
         raise TaskError(
             f"epoch_steps({config}) gave {steps!r}", where=_name(owner), remedy="It must give a positive integer."

@@ -97,7 +97,7 @@ def arrange(model: nn.Module, space: Space) -> nn.Module:
             assert isinstance(domain, Choice), "check_choices has been there"
             order = [layer.values.index(option) for option in domain.options]
             layer.options = nn.ModuleList([layer.options[i] for i in order])
-            layer.values = tuple(domain.options)
+            layer.values = tuple(domain.options)  # pyright: ignore[reportAttributeAccessIssue]  # as they were
     return model
 
 

@@ -211,7 +211,7 @@ class Program:
     def _model(self, config: Config, key: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key)
-            model = self.task.model(dict(config))
+            model = self.task.model(self.task.space.given(config))
         if not isinstance(model, nn.Module):
             raise TaskError(
                 f"model(config) returned {type(model).__name__}",
@@ -228,10 +228,10 @@ class Program:
     def _optimizer(self, config: Config) -> SGD | Adam | Switch:
         given = self.task.optimizer
         if not self.task.shared:
-            return given if isinstance(given, SGD | Adam) else given(config)
+            return given if isinstance(given, SGD | Adam) else given(self.task.space.given(config))
         if isinstance(given, Switch):
             return given
-        return alone(given if isinstance(given, SGD | Adam) else given(config))
+        return alone(given if isinstance(given, SGD | Adam) else given(self.task.space.given(config)))
 
     def _choices(self, model: nn.Module) -> dict[str, tuple[Any, ...]]:
         found = {layer.name: layer.values for layer in model.modules() if isinstance(layer, Choose)}

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from luthier.space.groups import Group
+from luthier.space.values import key
+
 Path = tuple[tuple[str, Any], ...]
 """(name, value) in the order in which they are read."""
 
@@ -17,6 +20,7 @@ class Recorder(Mapping[str, Any]):
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config = dict(config)
+        self.groups: frozenset[str] = getattr(config, "groups", frozenset())
         self.seen: dict[str, None] = {}
 
     def note(self, name: str) -> None:
@@ -24,6 +28,8 @@ class Recorder(Mapping[str, Any]):
         self.seen.setdefault(name)
 
     def __getitem__(self, name: str) -> Any:
+        if name in self.groups:
+            return Group(self, name)  # what is read in it is noted by its whole name
         self.note(name)
         return self._config[name]
 
@@ -72,4 +78,4 @@ class Readings:
 
 def _hashable(value: Any) -> Any:
     """A key under which 1, 1.0 and True differ."""
-    return (type(value).__name__, tuple(value) if isinstance(value, list) else value)
+    return (type(value).__name__, key(value))

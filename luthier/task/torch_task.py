@@ -127,7 +127,7 @@ class TorchTask:
 
     def static(self, config: Config) -> Path:
         """The static hyperparameters under ``config``, (name, value) in the order in which they are read."""
-        return self._reads.of(self._read, config)[0]
+        return self._reads.of(self._read, self.space.given(config))[0]
 
     def _read(self, recorder: Any) -> None:  # not a Config by its type, to the user's functions all the same
         with torch.random.fork_rng(devices=[]):
@@ -174,7 +174,7 @@ class TorchTask:
 
     def sources(self, config: Config) -> Sources:
         """The data under ``config``, made once for each set of values that they depend on."""
-        key, data = self._loaded.of(self.data, config) if callable(self.data) else ((), self.data)
+        key, data = self._loaded.of(self.data, self.space.given(config)) if callable(self.data) else ((), self.data)
         size = config.get("batch_size", self.batch_size)
         if (key, size) not in self._sources:
             self._sources[key, size] = Sources(self, data, size)

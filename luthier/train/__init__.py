@@ -145,7 +145,7 @@ def _run_function(
             where=f"job {job.number}",
             remedy="Methods that continue trainings need a Trainable (init, advance, evaluate) or a TorchTask.",
         )
-    config = _copy(job.config)
+    config = work.task.space.given(job.config)
     trial = Trial(
         job.number,
         config,
@@ -179,7 +179,7 @@ def _run_trainable(
 ) -> Status:
     task = work.task
     assert isinstance(task, TrainableTask)
-    config = _copy(job.config)
+    config = work.task.space.given(job.config)
     if job.parent is None:
         state, age = task.trainable.init(config, work.key(job)), 0
     else:
@@ -233,8 +233,3 @@ def _load(work: Work, task: TrainableTask, job: Job, parents: Mapping[int, Resul
     blob = unpack(state["trainable"])
     load = getattr(task.trainable, "load", None)
     return (blob if load is None else load(blob)), int(meta["age"])
-
-
-def _copy(config: Config) -> Config:
-    """A configuration that the user's code may change without changing the job's."""
-    return {name: list(value) if isinstance(value, list) else value for name, value in config.items()}

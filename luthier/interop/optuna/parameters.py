@@ -8,8 +8,9 @@ from functools import lru_cache
 from typing import Any
 
 from luthier.interop.optuna.library import optuna
-from luthier.space import Config, Domain, Float, Int, Space
+from luthier.space import Choice, Config, Domain, Float, Space
 from luthier.space.codec import Conditions, holds
+from luthier.space.values import copied
 
 Distribution = optuna.distributions.BaseDistribution
 
@@ -25,7 +26,8 @@ class Parameter:
         domain: The hyperparameter's domain.
         conditions: When it is active.
         distribution: What Optuna draws from.
-        places: It is an ordered choice, and Optuna draws the place among the options.
+        places: Optuna draws the place among the values: of an ordered choice, and of what has steps or options that
+            Optuna cannot write.
     """
 
     key: str
@@ -53,23 +55,25 @@ class Parameter:
     def put(self, config: dict[str, Any], value: Any) -> None:
         """Write the value that Optuna drew into a configuration."""
         if self.index is None:
-            config[self.name] = self.domain.options[value] if self.places else value  # type: ignore[union-attr]
+            config[self.name] = self._placed(value)
         else:
-            config.setdefault(self.name, []).append(value)
+            config.setdefault(self.name, []).append(self._placed(value))
+
+    def _placed(self, value: Any) -> Any:
+        return copied(self.domain.axis[value]) if self.places and self.domain.axis is not None else value
 
     def take(self, config: Mapping[str, Any]) -> Any:
         """The value in a configuration, as Optuna writes it."""
         value = config[self.name]
-        if self.index is not None:
-            return value[self.index]
-        return self.domain.positions[value] if self.places else value  # type: ignore[union-attr]
+        value = value if self.index is None else value[self.index]
+        return self.domain.index(value) if self.places else value
 
     @property
     def middle(self) -> Any:
         """The middle of the domain, as Optuna writes it: what an inactive parameter has before it was ever drawn."""
         start, length = self.domain.stretch
         [value] = self.domain.values([start + length / 2])
-        return self.domain.positions[value] if self.places else value  # type: ignore[union-attr]
+        return self.domain.index(value) if self.places else value
 
 
 @lru_cache(maxsize=16)
@@ -93,13 +97,20 @@ def parameters(space: Space, places: bool) -> tuple[Parameter, ...]:
 
 
 def _distribution(domain: Domain, places: bool) -> tuple[Distribution, bool]:
+    if isinstance(domain, Choice):
+        several = any(isinstance(option, list | tuple) for option in domain.options)
+        choices: Any = domain.options
+        if several and not domain.ordered:
+            return optuna.distributions.CategoricalDistribution(tuple(range(len(domain.options)))), True
+        if several or (places and domain.ordered):
+            return optuna.distributions.IntDistribution(0, len(domain.options) - 1), True
+        return optuna.distributions.CategoricalDistribution(choices), False
+    if domain.step is not None:
+        assert domain.axis is not None, "a domain with a step is finite"
+        return optuna.distributions.IntDistribution(0, len(domain.axis) - 1), True
     if isinstance(domain, Float):
         return optuna.distributions.FloatDistribution(domain.low, domain.high, log=domain.log), False
-    if isinstance(domain, Int):
-        return optuna.distributions.IntDistribution(domain.low, domain.high, log=domain.log), False
-    if places and domain.ordered:
-        return optuna.distributions.IntDistribution(0, len(domain.options) - 1), True
-    return optuna.distributions.CategoricalDistribution(domain.options), False
+    return optuna.distributions.IntDistribution(domain.low, domain.high, log=domain.log), False
 
 
 def values(config: Config, found: Sequence[Parameter]) -> dict[str, Any]:

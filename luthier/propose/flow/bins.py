@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from luthier.space import Domain, Float, Int
+from luthier.space import Choice, Domain, Int
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Bins:
     @cached_property
     def edges(self) -> np.ndarray:
         """(bins + 1,) codes at which the bins begin and end."""
-        if isinstance(self.domain, Float):
+        if self.domain.continuous:
             return np.arange(self.count + 1) / self.count
         inner = self._codes(self.firsts[1:] - 0.5)
         return np.concatenate([[0.0], inner, [1.0]])
@@ -43,7 +43,7 @@ class Bins:
     def centres(self) -> np.ndarray:
         """(bins,) the code in the middle of each bin; of a value or several, that of the (middle) value."""
         middles = (self.edges[1:] + self.edges[:-1]) / 2
-        if isinstance(self.domain, Float):
+        if self.domain.continuous:
             return middles
         return np.where(self._several, self._snap(middles, np.arange(self.count)), self._codes(self.firsts))
 
@@ -54,14 +54,14 @@ class Bins:
     def place(self, bins: np.ndarray, uniform: np.ndarray) -> np.ndarray:
         """A code inside each bin, at a fraction of it: where it is a value of an Int or a Choice, that value's code."""
         codes = self.edges[bins] + uniform * (self.edges[bins + 1] - self.edges[bins])
-        if isinstance(self.domain, Float):
+        if self.domain.continuous:
             return codes
         return np.where(self._several[bins], self._snap(codes, bins), self.centres[bins])
 
     def log_density(self, bins: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Logarithm of the density (of a Float) or the probability (of a value) at ``codes``, given their bins."""
         widths = np.diff(self.edges)
-        if isinstance(self.domain, Float):
+        if self.domain.continuous:
             return -np.log(widths[bins])
         if not self._several.any():
             return np.zeros(len(bins))
@@ -77,7 +77,7 @@ class Bins:
 
     @property
     def _low(self) -> int:
-        return self.domain.low if isinstance(self.domain, Int) else 0
+        return getattr(self.domain, "origin", 0)
 
     @property
     def _log(self) -> bool:
@@ -110,13 +110,13 @@ def cut(domain: Domain, bins: int, conditions: Sequence[Sequence[int]]) -> Bins:
         conditions: The sets of values (counted from the lowest) that other names' conditions ask for: no bin holds both
             a value of such a set and one that is not in it, so that an action settles which names are active.
     """
-    if isinstance(domain, Float):
+    if domain.levels is None:
         return Bins(domain, np.arange(bins))
-    if domain.levels <= bins or (not isinstance(domain, Int) and not domain.ordered):
+    if domain.levels <= bins or (isinstance(domain, Choice) and not domain.ordered):
         return Bins(domain, np.arange(domain.levels))
     start, length = domain.stretch
     places = start + length * np.arange(1, bins) / bins
-    low = domain.low if isinstance(domain, Int) else 0
+    low = domain.origin if isinstance(domain, Int) else 0
     places = 10.0**places if isinstance(domain, Int) and domain.log else places
     between = np.rint(places + 0.5).astype(np.int64) - low
     asked = [v for values in conditions for one in values for v in (one, one + 1) if (v in values) != (v - 1 in values)]

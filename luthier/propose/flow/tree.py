@@ -12,7 +12,7 @@ import numpy as np
 from luthier.errors import MethodError
 from luthier.propose.flow.bins import Bins, cut
 from luthier.propose.flow.conditions import Requirements, automaton, groups, logs
-from luthier.space import Config, Float, Space
+from luthier.space import Config, Space
 
 LARGEST_TREE = 2**20  # leaves that are still enumerated
 
@@ -222,12 +222,9 @@ class Tree:
 
 
 def _indices(space: Space, name: str, values: Sequence) -> list[int]:
-    """Values of an Int or a Choice, counted from the lowest."""
+    """Values of a finite domain, counted from the lowest."""
     domain = space[name]
-    if isinstance(domain, Float):
-        return []
-    low = getattr(domain, "low", 0)
-    return [value - low for value in values] if hasattr(domain, "low") else [int(v) for v in domain.numbers(values)]
+    return [] if domain.continuous else [domain.index(value) for value in values]
 
 
 def _requirements(space: Space, first: dict[str, int], cuts: dict[str, Bins]) -> Requirements:
@@ -236,7 +233,7 @@ def _requirements(space: Space, first: dict[str, int], cuts: dict[str, Bins]) ->
         for other, values in space.conditions.get(column.name, {}).items():
             bins = cuts[other]
             accepted = np.isin(bins.firsts, _indices(space, other, values))
-            if isinstance(bins.domain, Float):
+            if bins.domain.continuous:
                 accepted = np.zeros(bins.count, dtype=bool)
             found.setdefault(i, {})[first[other]] = accepted
     return found

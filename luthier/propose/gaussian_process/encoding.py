@@ -13,8 +13,7 @@ from typing import NamedTuple, final
 
 import numpy as np
 
-from luthier.space import Choice, Config, Float, Int, Space
-from luthier.space.combinations import Combinations
+from luthier.space import Config, Int, Space
 
 SAME = 1e-7  # codes nearer than this in every column count as one configuration
 
@@ -142,17 +141,9 @@ class Encoding:
     @cached_property
     def all_points(self) -> Points:
         """Every configuration of a finite space."""
-        combinations = self.combinations()
-        return Points(*self.space.encode([combinations[i] for i in range(combinations.count)]))
-
-    def combinations(self) -> Combinations:
-        """Every configuration of a finite space, numbered."""
-        axes = {
-            name: range(domain.low, domain.high + 1) if isinstance(domain, Int) else tuple(domain.options)
-            for name, domain in self.space.domains.items()
-            if not isinstance(domain, Float)
-        }
-        return Combinations(axes, self.space.conditions)
+        finite, listed = self.space.finite, self.space.listed
+        assert finite is not None and listed is not None, "there are few"
+        return self.points([finite[i] for i in listed])
 
     def points(self, configs: list[Config]) -> Points:
         """Configurations as points."""
@@ -167,10 +158,10 @@ def encoding_of(space: Space) -> Encoding:
 
 def _levels(space: Space, name: str) -> _Levels | None:
     domain = space[name]
-    if isinstance(domain, Float):
-        return None
     count = domain.levels
-    if isinstance(domain, Choice) or not domain.log:
+    if count is None:
+        return None
+    if not isinstance(domain, Int) or not domain.log:
         return _Levels(
             count,
             lambda codes: np.minimum((codes * count).astype(np.int64), count - 1),

@@ -25,7 +25,8 @@ def settle(code: np.ndarray | None, encoding: Encoding, number: int, seen: set[b
             return config
     if space.size is None:
         return space.sample(rng)
-    combinations = encoding.combinations()
+    combinations = space.finite
+    assert combinations is not None, "the space has a size"
     begin = int(rng.integers(combinations.count))
     for i in range(combinations.count):
         config = combinations[(begin + i) % combinations.count]
