@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from luthier.execute.local import Local
 
 if TYPE_CHECKING:
+    from luthier.execute.group import Group
     from luthier.execute.ray import Ray
     from luthier.jobs import Job, Report, Result
     from luthier.train import Work
 
-__all__ = ["Executor", "Local", "Ray"]
+__all__ = ["Executor", "Group", "Local", "Ray"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,6 +21,10 @@ def __getattr__(name: str) -> Any:
         from luthier.execute.ray import Ray
 
         return Ray
+    if name == "Group":
+        from luthier.execute.group import Group
+
+        return Group
     raise AttributeError(f"module 'luthier.execute' has no attribute {name!r}")
 
 

@@ -1,4 +1,4 @@
-"""A study's work packed for another machine, which has neither the driver's files nor its path."""
+"""Work packed for another process or machine, which has neither the driver's files nor its path."""
 
 from __future__ import annotations
 
@@ -24,8 +24,6 @@ from luthier.task.file import FILES
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
-
-    from luthier.train import Work
 
 LARGE = 1 << 16  # bytes of a tensor that is worth a place of its own in the cluster's memory
 MOST_SOURCE = 64 << 20  # bytes of a user's modules that are sent; beyond, something else lies on the path
@@ -55,17 +53,21 @@ class Parcel:
     sources: Mapping[str, Source] = field(default_factory=dict)
 
 
-def pack(work: Work) -> Parcel:
-    """Pack work.
+def pack(work: Any, data: Any = None) -> Parcel:
+    """Pack a study's work, or whatever else is to be done elsewhere.
 
     What the script and files loaded by path define goes by value, so that no other machine runs them again and reads
     the data that they read; of other modules the text goes.
+
+    Args:
+        work: Anything that can be pickled.
+        data: The part of it whose large tensors a machine needs once.
 
     Raises:
         TaskError: If a part of the task cannot be sent; it names the part.
     """
     arrays: list[np.ndarray] = []
-    shared = {id(tensor) for tensor in _tensors(getattr(work.task, "data", None))}
+    shared = {id(tensor) for tensor in _tensors(data)}
 
     class Packer(Pickler):
         def persistent_id(self, obj: Any) -> None:
@@ -88,8 +90,8 @@ def pack(work: Work) -> Parcel:
     return Parcel(payload, arrays, dict(_sources()))
 
 
-def unpack(parcel: Parcel) -> Work:
-    """The work, its data in the memory that the parcel's arrays lie in."""
+def unpack(parcel: Parcel) -> Any:
+    """What was packed, its data in the memory that the parcel's arrays lie in."""
     sys.meta_path.insert(0, _Finder(parcel.sources))
     _ARRAYS[:] = parcel.arrays
     try:

@@ -196,7 +196,7 @@ class Ray:
         if self._work is not None:
             raise ExecutionError("it is running another study", where=repr(self), remedy="Close it first.")
         work = replace(work, device=("cuda" if self.gpus else None) or work.device)
-        parcel = pack(work)
+        parcel = pack(work, getattr(work.task, "data", None))
         self._connect()
         self._probe = "" if work.checkpoints is None else work.checkpoints.save("probe", {"probe": True})
         self._parcel = ray.put(parcel)

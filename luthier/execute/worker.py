@@ -92,7 +92,7 @@ def load_message(work: Work) -> Load:
     return Load(list(sys.path), sorted(files), payload)
 
 
-def pickled(work: Work, kind: type[Pickler]) -> tuple[bytes, set[str]]:
+def pickled(work: Any, kind: type[Pickler]) -> tuple[bytes, set[str]]:
     """Work as a kind of pickler writes it, and the files that it is loaded from again.
 
     Raises:
@@ -103,7 +103,7 @@ def pickled(work: Work, kind: type[Pickler]) -> tuple[bytes, set[str]]:
     try:
         pickler.dump(work)
     except Exception as error:
-        part, reason = _culprit(work.task, "task", error, 6)
+        part, reason = _culprit(getattr(work, "task", work), "task", error, 6)
         raise TaskError(
             f"it cannot be sent to a worker process: {type(reason).__name__}: {reason}",
             where=part,
