@@ -7,12 +7,12 @@ ensemble's uncertainty.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from luthier.checks import real, require, whole
 from luthier.errors import MethodError
 from luthier.propose.gaussian_process.encoding import Points, encoding_of
 from luthier.propose.networks import Networks, outputs, train
@@ -66,16 +66,8 @@ class Surrogate:
     decay: float = 0.3
 
     def __post_init__(self) -> None:
-        for name in ("members", "width", "steps"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                remedy = "Give a whole number above zero."
-                raise MethodError(f"{name}={value!r} cannot be", where="Surrogate", remedy=remedy)
-        for name, least in (("lr", "above zero"), ("decay", "from 0 on")):
-            value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
-            if not number or (name == "lr" and value == 0):
-                raise MethodError(f"{name}={value!r} cannot be", where="Surrogate", remedy=f"Give a number {least}.")
+        count = whole(1)
+        require(self, "Surrogate", members=count, width=count, steps=count, lr=real(above=0), decay=real(0))
 
     def fit(self, history: History, key: int = 0) -> Ensemble:
         """The ensemble of a study's first objective, minimised; what failed, diverged or was pruned is left out.
@@ -113,7 +105,7 @@ class Surrogate:
         rng = Seeds(key).rng(0, "surrogate")
         hidden = _parts(len(y), rng)  # (parts, n)
         known = np.concatenate([np.ones((self.members, len(y)), dtype=bool), np.repeat(~hidden, self.members, axis=0)])
-        layers, prior = train(self, x, target, known, rng)
+        layers, prior = train(x, target, known, rng, width=self.width, steps=self.steps, lr=self.lr, decay=self.decay)
         everything = outputs(layers, prior, x)  # (all members, n)
         mean, spread = _held_out(everything[self.members :], hidden, self.members)
         tested = np.isfinite(mean)
