@@ -108,7 +108,7 @@ def checked(
     return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
-def require(settings: Any, where: str, error: type[LuthierError] = MethodError, **rules: Rule) -> None:
+def require(settings: Any, where: str, error: type[LuthierError] = MethodError, /, **rules: Rule) -> None:
     """Check the fields of a dataclass, and put Python's own numbers there.
 
     Args:

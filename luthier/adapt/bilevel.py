@@ -14,6 +14,7 @@ from torch import Tensor
 from luthier import response
 from luthier.adapt import unconstrained
 from luthier.adapt.differentiable import InnerTraining, Update, coupled_decay
+from luthier.checks import checked, one_of, real, require, whole
 from luthier.errors import MethodError
 from luthier.optim import SGD, Adam
 from luthier.optim.common import norm, total
@@ -287,20 +288,10 @@ def _named(method: Any, settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def _check(chosen: Bilevel) -> None:
     """Refuse settings that make no sense."""
-    for name in ("inner_steps", "batches"):
-        count = getattr(chosen, name)
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise MethodError(f"{name}={count!r} is no count", where="Bilevel", remedy="Give a whole number from 1 on.")
-    for name, least in (("outer_lr", "above"), ("warmup", "at least")):
-        number = getattr(chosen, name)
-        if isinstance(number, bool) or not isinstance(number, int | float) or not number >= 0 or number == float("inf"):
-            raise MethodError(f"{name}={number!r} is not usable", where="Bilevel", remedy=f"Give a number {least} 0.")
-    if chosen.outer_lr == 0:
-        raise MethodError("outer_lr=0 moves nothing", where="Bilevel", remedy="Give a number above 0, such as 0.02.")
+    require(chosen, "Bilevel", inner_steps=whole(1), batches=whole(1), outer_lr=real(above=0), warmup=real(0))
     if isinstance(chosen.outer, str):
-        if chosen.outer not in OUTER:
-            remedy = f"Give one of {', '.join(OUTER)}, or an optimizer such as lt.optim.Adam(lr=0.01)."
-            raise MethodError(f"outer={chosen.outer!r} is unknown", where="Bilevel", remedy=remedy)
+        remedy = f"Give one of {', '.join(OUTER)}, or an optimizer such as lt.optim.Adam(lr=0.01)."
+        checked("outer", chosen.outer, one_of(*OUTER), where="Bilevel", remedy=remedy)
     elif not isinstance(chosen.outer, SGD | Adam) or chosen.outer.lr is None:
         remedy = "Give lt.optim.Adam(lr=0.01), lt.optim.SGD(lr=0.1, momentum=0.9), or the name of one."
         raise MethodError(f"outer={chosen.outer!r} has no learning rate", where="Bilevel", remedy=remedy)

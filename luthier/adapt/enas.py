@@ -14,7 +14,7 @@ from luthier.adapt.children import Problem, Response, Verdict, judge, part_of, p
 from luthier.adapt.controller import SITE, defaults, finite, hyper_of, norm_of, policy_of, row, sample, shown
 from luthier.adapt.draw import Draw
 from luthier.adapt.plain import Plain
-from luthier.errors import MethodError
+from luthier.checks import one_of, real, require, whole
 from luthier.optim.common import Tensors
 from luthier.policy import Decisions, Policy
 from luthier.policy.collapse import collapsed
@@ -101,7 +101,9 @@ class Enas:
     def __post_init__(self) -> None:
         if self.decide is not None:
             object.__setattr__(self, "decide", tuple([self.decide] if isinstance(self.decide, str) else self.decide))
-        _check(self)
+        rules = {"samples": whole(2), "steps": whole(1), "iterations": whole(1), "policy": one_of("lstm", "factorised")}
+        rules |= {name: real(0) for name in ("warmup", "guard", "damping")}
+        require(self, "Enas", response=one_of("none", "identity", "unrolled", "implicit"), **rules)
 
     @property
     def window(self) -> int:
@@ -253,22 +255,3 @@ class Enas:
 def _mean_of_finite(losses: Tensor) -> Tensor:
     """The mean over the children whose loss is a number: the others were undone. NaN where there is none."""
     return losses[losses.isfinite()].mean()
-
-
-def _check(settings: Enas) -> None:
-    """Refuse settings that make no sense."""
-    if settings.response not in ("none", "identity", "unrolled", "implicit"):
-        remedy = "Use 'none', 'identity', 'unrolled' or 'implicit'."
-        raise MethodError(f"response={settings.response!r} is unknown", where="Enas", remedy=remedy)
-    if settings.policy not in ("lstm", "factorised"):
-        remedy = "Use 'lstm' or 'factorised'."
-        raise MethodError(f"policy={settings.policy!r} is unknown", where="Enas", remedy=remedy)
-    for name, least in (("samples", 2), ("steps", 1), ("iterations", 1)):
-        count = getattr(settings, name)
-        if isinstance(count, bool) or not isinstance(count, int) or count < least:
-            remedy = f"Give a whole number from {least} on."
-            raise MethodError(f"{name}={count!r} is no count", where="Enas", remedy=remedy)
-    for name in ("warmup", "guard", "damping"):
-        number = getattr(settings, name)
-        if isinstance(number, bool) or not isinstance(number, int | float) or not number >= 0:
-            raise MethodError(f"{name}={number!r} cannot be", where="Enas", remedy="Give a number of at least 0.")

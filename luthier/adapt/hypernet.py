@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -17,6 +16,7 @@ from luthier.adapt.best_response import BestResponse
 from luthier.adapt.differentiable import coupled_decay, half_square
 from luthier.adapt.structures import STRUCTURES, choose
 from luthier.adapt.unconstrained import tunable
+from luthier.checks import maybe, one_of, real, require, whole
 from luthier.errors import MethodError
 from luthier.optim import Adam
 from luthier.optim.common import Tensors
@@ -363,35 +363,21 @@ def _with(state: State, own: dict[str, Any]) -> State:
 
 def _check(settings: Hypernet) -> None:
     """Refuse settings that make no sense."""
-    whole = {"samples": 1, "inner_steps": 1, "rank": 1, "hidden": 1}
-    faults = [
-        (settings.mode not in ("local", "global"), "mode", "Choose 'local' or 'global'."),
-        (settings.structure not in ("auto", *STRUCTURES), "structure", f"Choose 'auto', {', '.join(STRUCTURES)}."),
-        *(
-            (
-                type(getattr(settings, name)) is not int or getattr(settings, name) < least,
-                name,
-                f"Give a whole number from {least} on.",
-            )
-            for name, least in whole.items()
-        ),
-        *(
-            (not _is_real(getattr(settings, name), least), name, f"Give a number from {least} on.")
-            for name, least in (("scale", 0), ("warmup", 0), ("outer_lr", 0))
-        ),
-        (settings.entropy is not None and not _is_real(settings.entropy, 0), "entropy", "Give 1e-3, or None."),
-        (isinstance(settings.names, str), "names", "Give names: names=('dropout',)."),
-    ]
-    for wrong, name, remedy in faults:
-        if wrong:
-            raise MethodError(f"{name}={getattr(settings, name)!r} makes no sense", where="Hypernet", remedy=remedy)
+    require(
+        settings,
+        "Hypernet",
+        mode=one_of("local", "global"),
+        structure=one_of("auto", *STRUCTURES),
+        entropy=maybe(real(0)),
+        **{name: whole(1) for name in ("samples", "inner_steps", "rank", "hidden")},
+        **{name: real(0) for name in ("scale", "warmup", "outer_lr")},
+    )
+    if isinstance(settings.names, str):
+        what = f"names must be several, got {settings.names!r}"
+        raise MethodError(what, where="Hypernet", remedy=f"Give names=({settings.names!r},).")
     if settings.mode == "local" and settings.scale == 0 and settings.centred:
         raise MethodError(
             "scale=0 with centred=True: the hypernetwork would see nothing but 0",
             where="Hypernet",
             remedy="The simplified form is Hypernet(scale=0, centred=False); the usual one draws, with scale=0.5.",
         )
-
-
-def _is_real(value: Any, least: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value < math.inf

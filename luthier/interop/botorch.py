@@ -7,7 +7,6 @@ are those of ``luthier/propose/gaussian_process/``; the models and the acquisiti
 from __future__ import annotations
 
 import contextlib
-import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
+from luthier.checks import require, whole
 from luthier.errors import MethodError
 from luthier.jobs import OK, PRUNED, Budget, Event, History, Job, Result
 from luthier.pareto import best_first, non_dominated
@@ -22,7 +22,6 @@ from luthier.propose.gaussian_process.encoding import Encoding, Points, encoding
 from luthier.propose.gaussian_process.search import maximise
 from luthier.propose.gaussian_process.sequential import one_by_one, running, upcoming
 from luthier.propose.gaussian_process.transform import transform
-from luthier.propose.lineages import check_number
 from luthier.propose.threads import one_thread, one_torch_thread
 from luthier.seeds import Seeds
 
@@ -102,9 +101,9 @@ class HypervolumeImprovement:
         Raises:
             MethodError: If a setting is not a whole number in its range.
         """
-        for name, least in (("initial", 2), ("batch", 1), ("points", 10)):
-            check_number(name, getattr(self, name), least, math.inf, "method gp", whole=True)
-        return replace(self, budget=budget)
+        bound = replace(self, budget=budget)
+        require(bound, "method gp", initial=whole(2), batch=whole(1), points=whole(10))
+        return bound
 
     def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
         """Up to ``count`` new configurations, as long as at most ``batch`` jobs are running.

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from luthier.checks import maybe, require, whole
 from luthier.errors import MethodError
 from luthier.jobs import Budget, Event, History, Job, Result
 from luthier.propose.gaussian_process.sequential import upcoming
@@ -82,11 +83,9 @@ class CMAES:
         Raises:
             MethodError: If the population is below 4: the better half of fewer has no covariance.
         """
-        size = self.population
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 4):
-            remedy = "Give a whole number from 4 on, or None."
-            raise MethodError(f"population must be an integer ≥ 4, got {size!r}", where="method cmaes", remedy=remedy)
-        return replace(self, budget=budget)
+        bound = replace(self, budget=budget)
+        require(bound, "method cmaes", population=maybe(whole(4)))
+        return bound
 
     def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
         """Return up to ``count`` new configurations; none once the budget's trials have been started.

@@ -9,6 +9,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
+from luthier.checks import checked, one_of
 from luthier.errors import MethodError
 from luthier.optim.rate_rules import Rule, checked_bounds, checked_hyper_lr, moved
 
@@ -82,8 +83,7 @@ class HypergradientDescent(torch.optim.Optimizer):
         _check_optimizer(optimizer)
         self.hyper_lr = checked_hyper_lr(hyper_lr, rule, "HypergradientDescent")
         self.bounds = checked_bounds(bounds, "HypergradientDescent")
-        if per not in ("all", "group"):
-            raise MethodError(f"per={per!r}", where="HypergradientDescent", remedy="Use per='all' or per='group'.")
+        checked("per", per, one_of("all", "group"), where="HypergradientDescent")
         super().__setstate__({"defaults": optimizer.defaults})  # hooks alone: the groups are the optimizer's
         self.optimizer, self.per = optimizer, per
         self.rule: Rule = rule

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+from luthier.checks import checked, one_of, real
 from luthier.errors import MethodError
 
 Rule = Literal["multiplicative", "additive"]
@@ -39,8 +40,7 @@ def checked_hyper_lr(hyper_lr: float | None, rule: str, where: str) -> float:
     Raises:
         MethodError: If there is no such rule, or β does not fit it.
     """
-    if rule not in ("multiplicative", "additive"):
-        raise MethodError(f"rule={rule!r}", where=where, remedy="Use rule='multiplicative' or rule='additive'.")
+    checked("rule", rule, one_of("multiplicative", "additive"), where=where)
     if hyper_lr is None and rule == "additive":
         raise MethodError(
             "the additive rule came without hyper_lr",
@@ -48,11 +48,7 @@ def checked_hyper_lr(hyper_lr: float | None, rule: str, where: str) -> float:
             remedy="Give hyper_lr: its right size goes with 1/‖gradient‖², so try powers of ten from 1e-6 on.",
         )
     value = HYPER_LR if hyper_lr is None else hyper_lr
-    limit = 1.0 if rule == "multiplicative" else math.inf
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value < limit:
-        most = "at least 0 and below 1" if rule == "multiplicative" else "at least 0"
-        raise MethodError(f"hyper_lr={value!r} under the {rule} rule", where=where, remedy=f"Give a number {most}.")
-    return float(value)
+    return float(checked("hyper_lr", value, real(0, below=1.0 if rule == "multiplicative" else None), where=where))
 
 
 def checked_bounds(bounds: tuple[float, float], where: str) -> tuple[float, float]:

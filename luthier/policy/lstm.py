@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from luthier.errors import MethodError
+from luthier.checks import checked, maybe, real, whole
 from luthier.policy.decide import Params
 from luthier.policy.heads import Head, logistic
 from luthier.policy.policy import Policy
@@ -52,13 +52,10 @@ class LSTM(Policy):
         temperature: float = 5.0,
         dtype: torch.dtype = torch.float64,
     ) -> None:
-        if isinstance(hidden, bool) or not isinstance(hidden, int) or hidden < 1:
-            raise MethodError(f"hidden={hidden!r} cannot be", where="policy", remedy="Give a whole number, as 64.")
-        for name, value in (("tanh_constant", tanh_constant), ("temperature", temperature)):
-            if value is not None and not value > 0:
-                raise MethodError(f"{name}={value!r} is not above 0", where="policy", remedy="Give a positive number.")
         super().__init__(space, names, dtype)
-        self.hidden, self.tanh_constant, self.temperature = hidden, tanh_constant, temperature
+        self.hidden = checked("hidden", hidden, whole(1), where="LSTM")
+        self.tanh_constant = checked("tanh_constant", tanh_constant, maybe(real(above=0)), where="LSTM")
+        self.temperature = checked("temperature", temperature, real(above=0), where="LSTM")
 
     def init(self, key: int) -> Params:
         """Small random weights, keyed; a Gaussian starts nearly uniform."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from luthier.errors import MethodError
+from luthier.checks import maybe, one_of, real, require
 from luthier.optim.adam import Adam
 from luthier.policy.decide import Decisions, Params
 from luthier.policy.policy import Policy
@@ -103,22 +103,9 @@ class Reinforce:
     beta2: float = 0.999
 
     def __post_init__(self) -> None:
-        ranges = {"lr": (0, None), "baseline_decay": (0, 1), "beta1": (0, 1), "beta2": (0, 1)}
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            fits = low <= value and (value < high if high is not None else value != low)
-            if not fits:
-                remedy = f"Give a number {'above 0' if high is None else 'of at least 0 and below 1'}."
-                raise MethodError(f"{name}={value!r} cannot be", where="Reinforce", remedy=remedy)
-        if self.baseline not in ("ema", "none"):
-            raise MethodError(
-                f"baseline={self.baseline!r} is unknown", where="Reinforce", remedy="Use 'ema' or 'none'."
-            )
-        if self.entropy_weight < 0:
-            what = f"entropy_weight={self.entropy_weight!r} is negative"
-            raise MethodError(what, where="Reinforce", remedy="Give 0 or more.")
-        if self.clip is not None and not self.clip > 0:
-            raise MethodError(f"clip={self.clip!r} is not above 0", where="Reinforce", remedy="Give a norm, or None.")
+        rules = {name: real(0, below=1) for name in ("baseline_decay", "beta1", "beta2")}
+        rules |= {"lr": real(above=0), "entropy_weight": real(0), "clip": maybe(real(above=0))}
+        require(self, "Reinforce", baseline=one_of("ema", "none"), **rules)
 
     def init(self, params: Params) -> State:
         """The state before the first update; parameters of a stack have the members axis first in every tensor.

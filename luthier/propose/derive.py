@@ -7,9 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from luthier.checks import real, require, whole
 from luthier.errors import MethodError
 from luthier.jobs import OK, Budget, History, Job
-from luthier.propose.lineages import check_number, check_parts
+from luthier.propose.lineages import check_parts
 from luthier.seeds import Seeds
 from luthier.space import Config
 
@@ -51,9 +52,7 @@ class Derive:
     extendable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_number("search", self.search, 1e-6, 1 - 1e-6, "Derive")
-        for name in ("draws", "draw_steps"):
-            check_number(name, getattr(self, name), 1, float("inf"), "Derive", whole=True)
+        require(self, "Derive", search=real(above=0, below=1), draws=whole(1), draw_steps=whole(1))
 
     def bind(self, budget: Budget) -> Derive:
         """The same under a budget of at least two trials.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from luthier.checks import checked, real, whole
 from luthier.errors import MethodError
 from luthier.propose.flow import Learnt, LogReward, Sampler, Settings, Tree, exact, learn
 from luthier.propose.surrogate import Ensemble
@@ -59,7 +59,7 @@ class Generator:
         Raises:
             MethodError: If the count is not a whole number from 0 on or the temperature is not above zero.
         """
-        _check_count(count, 0)
+        count = checked("count", count, whole(0), where="GFlowNet")
         rng = Seeds(seed).rng(0, "gflownet sample")
         return self.sampler.tree.configs(self.sampler.sample(count, rng=rng, temperature=temperature))
 
@@ -91,9 +91,8 @@ class Generator:
         Raises:
             MethodError: If the count is not a whole number above zero, or the distance not a number from 0 on.
         """
-        _check_count(count, 1)
-        if isinstance(apart, bool) or not isinstance(apart, int | float) or not 0 <= apart < math.inf:
-            raise MethodError(f"apart={apart!r} cannot be", where="top", remedy="Give a number from 0 on, such as 0.1.")
+        count = checked("count", count, whole(1), where="GFlowNet")
+        apart = checked("apart", apart, real(0), where="GFlowNet", remedy="Give a distance such as 0.1.")
         tree = self.sampler.tree
         leaves = self.sampler.sample(POOL, rng=Seeds(seed).rng(0, "gflownet top"))
         mean, _ = self.surrogate.predict(leaves.codes, leaves.mask)
@@ -251,9 +250,3 @@ def _times(log_reward: LogReward, beta: float) -> LogReward:
 def _network(start: tuple[Any, float] | None) -> Any:
     """The learnt sampler to begin with, if there is one."""
     return None if start is None or not hasattr(start[0], "policy") else start[0]
-
-
-def _check_count(count: int, least: int) -> None:
-    if isinstance(count, bool) or not isinstance(count, int) or count < least:
-        remedy = f"Give a whole number of at least {least}."
-        raise MethodError(f"count={count!r} cannot be", where="GFlowNet", remedy=remedy)

@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from math import inf
 from typing import ClassVar, Literal
 
 import numpy as np
 
+from luthier.checks import maybe, one_of, real, require, whole
 from luthier.errors import MethodError
 from luthier.jobs import OK, Budget, Event, History, Job, Report
 from luthier.pareto import best_first, ranks
-from luthier.propose.lineages import check_number, end_of, movable
+from luthier.propose.lineages import end_of, movable
 from luthier.seeds import Seeds
 from luthier.space import Config, Float, Space
 
@@ -105,15 +105,9 @@ class Genetic:
             MethodError: If a setting is out of range, or population x generations are not the trials.
         """
         where = "method genetic"
-        check_number("population", self.population, 2, inf, where, whole=True)
-        check_number("mutation", self.mutation, 0.0, 1.0, where)
-        check_number("nudge", self.nudge, 0.0, 1.0, where)
-        check_number("elite", self.elite, 0, self.population - 1, where, whole=True)
-        if self.inherit not in ("none", "parent", "best"):
-            remedy = "Use 'none', 'parent' or 'best'."
-            raise MethodError(f"inherit={self.inherit!r} is unknown", where=where, remedy=remedy)
+        require(self, where, population=whole(2), mutation=real(0, 1), nudge=real(0, 1), generations=maybe(whole(1)))
+        require(self, where, elite=whole(0, self.population - 1), inherit=one_of("none", "parent", "best"))
         if self.generations is not None:
-            check_number("generations", self.generations, 1, inf, where, whole=True)
             trials = self.population * self.generations
             if budget.trials not in (None, trials):
                 raise MethodError(

@@ -6,12 +6,12 @@ By itself it turns any study into a sampler: ``GFlowNet(beta=10).fit(study).samp
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from luthier.checks import maybe, one_of, real, require, whole
 from luthier.errors import MethodError
 from luthier.jobs import OK, PRUNED, Budget, History, Job
 from luthier.propose.flow import Leaves, LogReward, Settings, log_rewards
@@ -20,7 +20,6 @@ from luthier.propose.gaussian_process.memory import Data, observed
 from luthier.propose.gaussian_process.sequential import one_by_one, upcoming
 from luthier.propose.gaussian_process.transform import LARGEST
 from luthier.propose.generator import Generator, build, teller, tree_of
-from luthier.propose.lineages import check_number
 from luthier.propose.process import Process, process_of
 from luthier.propose.rounds import Known, Making, Round, round_of
 from luthier.propose.surrogate import Ensemble, Surrogate
@@ -208,23 +207,21 @@ class GFlowNet:
         return cache[number]
 
     def _check_settings(self) -> None:
-        where, most = "method gflownet", math.inf
-        for name, least in (("batch", 1), ("initial", 2)):
-            check_number(name, getattr(self, name), least, most, where, whole=True)
-        for name, least in (("beta", TINY), ("effective", TINY), ("within", 0.0), ("apart", 0.0)):
-            value = getattr(self, name)
-            if value is not None or name in ("within", "apart"):
-                check_number(name, value, least, 1.0 if name == "apart" else most, where)
-        if self.bins is not None:
-            check_number("bins", self.bins, 1, most, where, whole=True)
-        for name, known in (
-            ("reward", ("score", "metric")),
-            ("model", ("gp", "ensemble")),
-            ("sampler", ("exact", "learnt", None)),
-        ):
-            if getattr(self, name) not in known:
-                remedy = f"Give one of {', '.join(map(repr, known))}."
-                raise MethodError(f"{name}={getattr(self, name)!r} cannot be", where=where, remedy=remedy)
+        where = "method gflownet"
+        require(
+            self,
+            where,
+            batch=whole(1),
+            initial=whole(2),
+            beta=maybe(real(TINY)),
+            effective=maybe(real(TINY)),
+            within=real(0),
+            apart=real(0, 1),
+            bins=maybe(whole(1)),
+            reward=one_of("score", "metric"),
+            model=one_of("gp", "ensemble"),
+            sampler=one_of("exact", "learnt", None),
+        )
         for name, kind in (("surrogate", Surrogate), ("training", Settings)):
             value = getattr(self, name)
             if not isinstance(value, kind) and not (value is None and name == "training"):

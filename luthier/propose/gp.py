@@ -5,12 +5,12 @@ The process and its settings are those that were best on real tuning problems; s
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
 
+from luthier.checks import require, whole
 from luthier.errors import MethodError
 from luthier.jobs import OK, Budget, History, Job
 from luthier.propose.gaussian_process.acquisition import improvement_beside
@@ -18,7 +18,6 @@ from luthier.propose.gaussian_process.encoding import Encoding, Points, encoding
 from luthier.propose.gaussian_process.memory import Model, model
 from luthier.propose.gaussian_process.search import maximise
 from luthier.propose.gaussian_process.sequential import one_by_one, running, upcoming
-from luthier.propose.lineages import check_number
 from luthier.propose.threads import one_thread
 from luthier.seeds import Seeds
 from luthier.space import Config
@@ -74,9 +73,9 @@ class GaussianProcess:
         Raises:
             MethodError: If a setting is not a whole number in its range.
         """
-        for name, least in (("initial", 2), ("batch", 1), ("points", 10)):
-            check_number(name, getattr(self, name), least, math.inf, "method gp", whole=True)
-        return replace(self, budget=budget)
+        bound = replace(self, budget=budget)
+        require(bound, "method gp", initial=whole(2), batch=whole(1), points=whole(10))
+        return bound
 
     def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
         """Up to ``count`` new configurations, as long as at most ``batch`` jobs are running.

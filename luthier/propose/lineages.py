@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 from math import inf
+from typing import Any
 
 import numpy as np
 
+from luthier import checks
+from luthier.checks import checked
 from luthier.errors import MethodError
 from luthier.jobs import OK, PRUNED, Budget, Event, History, Job, Report
 from luthier.space import Config, Float, Space
@@ -80,11 +83,8 @@ def check_number(name: str, value: object, least: float, most: float, where: str
     Raises:
         MethodError: Naming the setting.
     """
-    kinds = (int,) if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most or value == inf:
-        kind = "a whole number" if whole else "a number"
-        limits = f"of at least {least}" if most == inf else f"from {least} to {most}"
-        raise MethodError(f"{name}={value!r} cannot be", where=where, remedy=f"Give {kind} {limits}.")
+    bounds: Any = (least, None if most == inf else most)
+    checked(name, value, checks.whole(*bounds) if whole else checks.real(*bounds), where=where)
 
 
 def check_mutate(mutate: object, where: str) -> None:
@@ -123,6 +123,6 @@ def check_rungs(eta: int, rungs: int, budget: Budget, where: str) -> None:
     Raises:
         MethodError: Naming the setting.
     """
-    check_number("eta", eta, 2, inf, where, whole=True)
-    check_number("rungs", rungs, 2, inf, where, whole=True)
+    checked("eta", eta, checks.whole(2), where=where)
+    checked("rungs", rungs, checks.whole(2), where=where)
     check_parts(budget, eta ** (rungs - 1), where)

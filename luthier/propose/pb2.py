@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from math import inf
 from typing import ClassVar, Literal
 
 import numpy as np
 
+from luthier.checks import real, require, whole
 from luthier.errors import MethodError
 from luthier.jobs import Budget, Event, History, Job, Report
 from luthier.propose.gaussian_process.drift import Drifting
@@ -20,7 +20,7 @@ from luthier.propose.gaussian_process.fit import fit, start
 from luthier.propose.gaussian_process.kernel import Kernel
 from luthier.propose.gaussian_process.posterior import Posterior, posterior
 from luthier.propose.gaussian_process.search import maximise
-from luthier.propose.lineages import check_mutate, check_number, end_of, movable, usable
+from luthier.propose.lineages import check_mutate, end_of, movable, usable
 from luthier.propose.pbt import explore
 from luthier.propose.population import Population
 from luthier.propose.threads import one_thread
@@ -91,8 +91,7 @@ class PB2:
         Raises:
             MethodError: If a setting is out of range, or the budget is too small or does not say the members.
         """
-        check_number("exploration", self.exploration, 0.0, 100.0, WHERE)
-        check_number("points", self.points, 10, inf, WHERE, whole=True)
+        require(self, WHERE, exploration=real(0, 100), points=whole(10))
         check_mutate(self.mutate, WHERE)
         bound = replace(self, budget=budget)
         bound._population().check()

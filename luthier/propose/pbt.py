@@ -8,9 +8,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from luthier.checks import checked, real, require
 from luthier.errors import MethodError
 from luthier.jobs import Budget, History, Job
-from luthier.propose.lineages import check_mutate, check_number, end_of, movable
+from luthier.propose.lineages import check_mutate, end_of, movable
 from luthier.propose.population import Population
 from luthier.seeds import Seeds
 from luthier.space import Config, Space
@@ -82,13 +83,13 @@ class PBT:
         Raises:
             MethodError: If a setting is out of range, or the budget is too small or does not say the members.
         """
-        check_number("resample", self.resample, 0.0, 1.0, WHERE)
+        require(self, WHERE, resample=real(0, 1))
         check_mutate(self.mutate, WHERE)
         if not len(self.factors):
             remedy = "Give a list: factors=[0.8, 1.2]."
             raise MethodError(f"factors={self.factors!r}", where=WHERE, remedy=remedy)
         for factor in self.factors:
-            check_number("factors", factor, 1e-6, 1e6, WHERE)
+            checked("factors", factor, real(1e-6, 1e6), where=WHERE)
         bound = replace(self, budget=budget)
         bound._population().check()
         return bound

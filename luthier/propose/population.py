@@ -5,14 +5,15 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import ceil, inf
+from math import ceil
 from typing import Literal, final
 
 import numpy as np
 
+from luthier.checks import one_of, real, require, whole
 from luthier.errors import MethodError
 from luthier.jobs import Budget, Event, History, Job, Report
-from luthier.propose.lineages import check_number, check_parts, end_of, progress, steps_to, usable
+from luthier.propose.lineages import check_parts, end_of, progress, steps_to, usable
 from luthier.seeds import Seeds
 from luthier.space import Config, Space
 
@@ -65,12 +66,8 @@ class Population:
         Raises:
             MethodError: Naming one, or the budget, which is too small or does not say the members.
         """
-        check_number("rounds", self.rounds, 2, inf, self.where, whole=True)
-        check_number("quantile", self.quantile, 0.01, 0.5, self.where)
-        check_number("fresh", self.fresh, 0, inf, self.where, whole=True)
-        if self.exploit not in ("truncation", "tournament"):
-            remedy = "Use 'truncation' or 'tournament'."
-            raise MethodError(f"exploit={self.exploit!r} is unknown", where=self.where, remedy=remedy)
+        require(self, self.where, rounds=whole(2), quantile=real(0.01, 0.5), fresh=whole(0))
+        require(self, self.where, exploit=one_of("truncation", "tournament"))
         check_parts(self.budget, self.rounds, self.where)
         if self.budget.trials is None or self.budget.trials - self.fresh < 2:
             raise MethodError(

@@ -138,7 +138,7 @@ def test_ask_and_tell_and_settings_that_cannot_be() -> None:
     (job,) = study.ask(1)
     study.tell(job, {"a": 1.0, "b": 2.0})
     assert [one.number for one in study.front] == [0]
-    with pytest.raises(MethodError, match="initial=1"):
+    with pytest.raises(MethodError, match="initial must be an integer ≥ 2, got 1"):
         HypervolumeImprovement(initial=1).bind(Budget())
 
 

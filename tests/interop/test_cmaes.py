@@ -103,7 +103,7 @@ def test_enqueued_configurations_count_as_trials() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: CMAES(population=3).bind(Budget()), "population must be an integer ≥ 4, got 3"),
+        (lambda: CMAES(population=3).bind(Budget()), "population must be an integer ≥ 4 or None, got 3"),
         (lambda: CMAES(population=2.5).bind(Budget()), "got 2.5"),  # type: ignore[arg-type]
         (lambda: CMAES().propose(History(NUMBERS, {"a": "min", "b": "max"}), 1, Seeds(0)), "one objective.* a, b"),
         (lambda: CMAES().propose(History(Space(a=Choice(["x", "y"]))), 1, Seeds(0)), "no numbers.*tpe"),

@@ -258,9 +258,9 @@ def test_nsga2_is_better_than_random_search_at_two_objectives() -> None:
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: TPE(startup=0).bind(Budget()), ["startup=0", "tpe"]),
-        (lambda: TPE(candidates=2.5).bind(Budget()), ["candidates=2.5"]),  # type: ignore[arg-type]
-        (lambda: NSGA2(mutation=1.5).bind(Budget()), ["mutation=1.5", "probability"]),
+        (lambda: TPE(startup=0).bind(Budget()), ["startup must be", "got 0", "tpe"]),
+        (lambda: TPE(candidates=2.5).bind(Budget()), ["candidates must be", "got 2.5"]),  # type: ignore[arg-type]
+        (lambda: NSGA2(mutation=1.5).bind(Budget()), ["mutation must be", "≤ 1", "got 1.5"]),
         (lambda: Sampler(optuna.samplers.TPESampler()).bind(Budget()), ["factory", "Sampler("]),  # type: ignore[arg-type]
         (lambda: Sampler(lambda seed: "tpe").bind(Budget()), ["'tpe'", "BaseSampler"]),
         (

@@ -154,9 +154,9 @@ def test_other_mistakes_are_named():
         exact(tree, lambda leaves: np.zeros(1))
     with pytest.raises(MethodError, match="beta=0 cannot be"):
         log_rewards(np.ones(2), beta=0)
-    with pytest.raises(MethodError, match="temperature=0 cannot be"):
+    with pytest.raises(MethodError, match=r"temperature must be .* got 0"):
         exact(tree, lambda leaves: np.zeros(2)).sample(1, rng=np.random.default_rng(0), temperature=0)
-    with pytest.raises(MethodError, match="bins=0 cannot be"):
+    with pytest.raises(MethodError, match=r"bins must be .* got 0"):
         Tree(Space(a=Float(0.0, 1.0)), bins=0)
     wide = Tree(Space({f"x{i}": Float(0.0, 1.0) for i in range(40)}))
     assert wide.size == 16**40

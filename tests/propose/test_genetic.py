@@ -206,12 +206,12 @@ def test_the_paper() -> None:
 @pytest.mark.parametrize(
     ("method", "budget", "words"),
     [
-        (Genetic(population=1), Budget(), "population=1"),
-        (Genetic(mutation=1.5), Budget(), "mutation=1.5"),
-        (Genetic(elite=10), Budget(), "elite=10"),
-        (Genetic(inherit="all"), Budget(), "inherit='all'"),  # type: ignore[arg-type]
+        (Genetic(population=1), Budget(), r"population must be .* got 1"),
+        (Genetic(mutation=1.5), Budget(), r"mutation must be .* got 1\.5"),
+        (Genetic(elite=10), Budget(), r"elite must be .* got 10"),
+        (Genetic(inherit="all"), Budget(), r"inherit must be .* got 'all'"),  # type: ignore[arg-type]
         (Genetic(10, generations=3), Budget(trials=31), "trials=31"),
-        (Genetic(generations=0), Budget(), "generations=0"),
+        (Genetic(generations=0), Budget(), r"generations must be .* got 0"),
     ],
 )
 def test_impossible_settings_are_refused(method: Genetic, budget: Budget, words: str) -> None:

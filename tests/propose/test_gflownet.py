@@ -195,17 +195,17 @@ def test_a_sampler_names_every_mistake() -> None:
     sampler = GFlowNet().fit(least)
     mistakes: list[tuple[Any, str]] = [
         (lambda: GFlowNet().fit("study"), "'study' is not a study"),
-        (lambda: GFlowNet(beta="sharp").fit(least), "beta='sharp'"),  # type: ignore[arg-type]
+        (lambda: GFlowNet(beta="sharp").fit(least), "beta must be .* got 'sharp'"),  # type: ignore[arg-type]
         (lambda: GFlowNet(surrogate=None).fit(least), "surrogate=None"),  # type: ignore[arg-type]
         (lambda: GFlowNet(training=5).fit(least), "training=5"),  # type: ignore[arg-type]
-        (lambda: GFlowNet(bins=0).fit(least), "bins=0"),
+        (lambda: GFlowNet(bins=0).fit(least), "bins must be .* got 0"),
         (lambda: GFlowNet(reward="metric").fit(least), "minimised"),
         (lambda: GFlowNet(reward="metric").fit(below), "metric of -4"),
-        (lambda: sampler.top(0), "count=0"),
-        (lambda: sampler.top(2, apart=-1.0), "apart=-1"),
-        (lambda: sampler.top(2, apart=float("nan")), "apart=nan"),
-        (lambda: sampler.sample(2, temperature="hot"), "temperature='hot'"),  # type: ignore[arg-type]
-        (lambda: sampler.sample(2, temperature=0.0), "temperature=0"),
+        (lambda: sampler.top(0), "count must be .* got 0"),
+        (lambda: sampler.top(2, apart=-1.0), "apart must be .* got -1"),
+        (lambda: sampler.top(2, apart=float("nan")), "apart must be .* got nan"),
+        (lambda: sampler.sample(2, temperature="hot"), "temperature must be .* got 'hot'"),  # type: ignore[arg-type]
+        (lambda: sampler.sample(2, temperature=0.0), "temperature must be .* got 0"),
         (lambda: sampler.log_prob({"x": 0.0, "y": 0.0}), "not a list of configurations"),
         (lambda: sampler.log_prob([{"x": 9.0, "y": 0.0}]), "9.0"),
         (lambda: sampler.predict([{"x": 0.0, "z": 0.0}]), "z"),

@@ -220,15 +220,15 @@ def test_it_trains_digits(method: Any, tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("method", "budget", "words"),
     [
-        (Hyperband(eta=1), Budget(trials=9, steps=81), "eta=1"),
-        (Hyperband(rungs=1), Budget(trials=9, steps=81), "rungs=1"),
-        (Hyperband(brackets=5), Budget(trials=9, steps=81), "brackets=5"),
+        (Hyperband(eta=1), Budget(trials=9, steps=81), r"eta must be .* got 1"),
+        (Hyperband(rungs=1), Budget(trials=9, steps=81), r"rungs must be .* got 1"),
+        (Hyperband(brackets=5), Budget(trials=9, steps=81), r"brackets must be .* got 5"),
         (Hyperband(), Budget(trials=9, steps=26), "steps=26"),
         (Hyperband(), Budget(trials=9), "neither steps nor epochs"),
         (Hyperband(inner="tpee"), Budget(trials=9, steps=81), "inner='tpee'"),
         (Hyperband(inner=Random), Budget(trials=9, steps=81), "is no proposer"),
         (Hyperband(inner=PBT()), Budget(trials=9, steps=81), "continues trainings itself"),
-        (ASHA(eta=1), Budget(trials=9, steps=81), "eta=1"),
+        (ASHA(eta=1), Budget(trials=9, steps=81), r"eta must be .* got 1"),
         (ASHA(inner=Genetic(inherit="best")), Budget(trials=9, steps=81), "continues trainings itself"),
     ],
 )

@@ -221,9 +221,9 @@ def test_it_prunes_a_stack_of_networks() -> None:
 @pytest.mark.parametrize(
     ("method", "words"),
     [
-        (Median(startup=0), "startup=0"),
-        (Median(warmup=-1), "warmup=-1"),
-        (Median(quantile=2.0), "quantile=2.0"),
+        (Median(startup=0), r"startup must be .* got 0"),
+        (Median(warmup=-1), r"warmup must be .* got \-1"),
+        (Median(quantile=2.0), r"quantile must be .* got 2\.0"),
         (Median(inner="median"), "inner='median'"),
     ],
 )

@@ -250,16 +250,16 @@ def test_figure_two_of_the_paper() -> None:
 @pytest.mark.parametrize(
     ("method", "budget", "words"),
     [
-        (PBT(rounds=1), Budget(trials=4, steps=10), "rounds=1"),
+        (PBT(rounds=1), Budget(trials=4, steps=10), r"rounds must be .* got 1"),
         (PBT(), Budget(trials=4, steps=9), "steps=9"),
         (PBT(), Budget(trials=4), "neither steps nor epochs"),
         (PBT(), Budget(steps=100), "trials=None"),
         (PBT(fresh=3), Budget(trials=4, steps=10), "fresh=3"),
-        (PBT(quantile=0.6), Budget(trials=4, steps=10), "quantile=0.6"),
+        (PBT(quantile=0.6), Budget(trials=4, steps=10), r"quantile must be .* got 0\.6"),
         (PBT(factors=()), Budget(trials=4, steps=10), "factors="),
-        (PBT(factors=(0.8, -1)), Budget(trials=4, steps=10), "factors=-1"),
+        (PBT(factors=(0.8, -1)), Budget(trials=4, steps=10), r"factors must be .* got \-1"),
         (PBT(mutate="lr"), Budget(trials=4, steps=10), "mutate='lr'"),
-        (PBT(exploit="best"), Budget(trials=4, steps=10), "exploit='best'"),  # type: ignore[arg-type]
+        (PBT(exploit="best"), Budget(trials=4, steps=10), r"exploit must be .* got 'best'"),  # type: ignore[arg-type]
     ],
 )
 def test_impossible_settings_are_refused(method: PBT, budget: Budget, words: str) -> None:

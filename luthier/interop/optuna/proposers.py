@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+from luthier.checks import checked, maybe, real, require, whole
 from luthier.errors import MethodError
 from luthier.interop.optuna.asking import Asker
 from luthier.interop.optuna.library import optuna
@@ -54,7 +55,7 @@ class Sampler:
         Raises:
             MethodError: If the factory cannot be called with a seed, makes no sampler, or one that keeps pickles.
         """
-        _check_whole("sampler", batch=(self.batch, 1))
+        checked("batch", self.batch, whole(1), where="Optuna's sampler")
         try:
             made = self.factory(seed=0)  # once with Optuna's own warnings, if it has any
         except TypeError as error:
@@ -119,8 +120,9 @@ class TPE:
         Raises:
             MethodError: If a setting cannot be.
         """
-        _check_whole("tpe", startup=(self.startup, 1), candidates=(self.candidates, 1), batch=(self.batch, 1))
-        return replace(self, budget=budget)
+        bound, count = replace(self, budget=budget), whole(1)
+        require(bound, "method tpe", startup=count, candidates=count, batch=count)
+        return bound
 
     def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
         """Up to ``count`` new configurations; none once the budget's trials have been started."""
@@ -181,12 +183,9 @@ class NSGA2:
         Raises:
             MethodError: If a setting cannot be.
         """
-        _check_whole("nsga2", population=(self.population, 2))
-        for name, value in (("crossover", self.crossover), ("mutation", self.mutation)):
-            if value is not None and not (isinstance(value, int | float) and 0 <= value <= 1):
-                remedy = "Give a number from 0 to 1."
-                raise MethodError(f"{name}={value!r} is no probability", where="method nsga2", remedy=remedy)
-        return replace(self, budget=budget)
+        bound = replace(self, budget=budget)
+        require(bound, "method nsga2", population=whole(2), crossover=real(0, 1), mutation=maybe(real(0, 1)))
+        return bound
 
     def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
         """Up to ``count`` new configurations; none once the budget's trials have been started."""
@@ -197,10 +196,3 @@ class NSGA2:
             )
 
         return Asker(self, factory, True, self.population).propose(self.budget, history, count, seeds)
-
-
-def _check_whole(method: str, **settings: tuple[Any, int]) -> None:
-    for name, (value, least) in settings.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            remedy = f"Give a whole number of at least {least}."
-            raise MethodError(f"{name}={value!r} cannot be", where=f"method {method}", remedy=remedy)

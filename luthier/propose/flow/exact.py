@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from luthier.errors import MethodError
+from luthier.checks import checked, real
 from luthier.propose.flow.reward import LogReward, ask, expect_some
 from luthier.propose.flow.sampler import Sampler
 from luthier.propose.flow.tree import Leaves, Tree
@@ -103,10 +103,8 @@ def check_temperature(temperature: float) -> None:
     Raises:
         MethodError: If it is not.
     """
-    number = isinstance(temperature, int | float | np.number) and not isinstance(temperature, bool)
-    if not number or not 0 < temperature < np.inf:
-        remedy = "Give a number above zero: below 1 is greedier, above 1 flatter."
-        raise MethodError(f"temperature={temperature!r} cannot be", where="sample", remedy=remedy)
+    remedy = "Give a number above zero: below 1 is greedier, above 1 flatter."
+    checked("temperature", temperature, real(above=0), where="sample", remedy=remedy)
 
 
 def _parents(actions: np.ndarray) -> list[np.ndarray]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
-from luthier.errors import MethodError
+from luthier.checks import one_of, real, require, whole
 from luthier.propose.flow.objectives import OBJECTIVES
 from luthier.propose.flow.policies import POLICIES
 
@@ -55,30 +53,11 @@ class Settings:
     prior: bool = True
 
     def __post_init__(self) -> None:
-        least: dict[str, float] = {"evaluations": 1, "batch": 1, "updates": 1, "states": 0, "hidden": 1, "layers": 1}
-        for one in fields(self):
-            value = getattr(self, one.name)
-            if one.name in least:
-                expect(
-                    self, one.name, isinstance(value, int) and value >= least[one.name], "a whole number in its range"
-                )
-        for name, known in (("objective", OBJECTIVES), ("policy", POLICIES)):
-            expect(self, name, getattr(self, name) in known, f"one of {', '.join(known)}")
-        for name in ("lr", "log_z_lr", "temperature"):
-            expect(self, name, 0 < getattr(self, name) < math.inf, "a number above zero")
-        for name in ("prioritised", "last_lr", "epsilon"):
-            expect(self, name, 0 <= getattr(self, name) <= 1, "a number from 0 to 1")
-
-
-def expect(settings: Any, name: str, fine: bool, what: str) -> None:
-    """Refuse a setting that is not ``fine``.
-
-    Raises:
-        MethodError: If it is not.
-    """
-    if not fine:
-        remedy = f"Give {what}."
-        raise MethodError(f"{name}={getattr(settings, name)!r} cannot be", where="flow settings", remedy=remedy)
+        rules = {name: whole(1) for name in ("evaluations", "batch", "updates", "hidden", "layers")}
+        rules |= {name: real(above=0) for name in ("lr", "log_z_lr", "temperature")}
+        rules |= {name: real(0, 1) for name in ("prioritised", "last_lr", "epsilon")}
+        rules |= {"states": whole(0), "objective": one_of(*OBJECTIVES), "policy": one_of(*POLICIES)}
+        require(self, "flow settings", **rules)
 
 
 PAPER = Settings(

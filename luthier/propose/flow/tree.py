@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from luthier.checks import checked, whole
 from luthier.errors import MethodError
 from luthier.propose.flow.bins import Bins, cut
 from luthier.propose.flow.conditions import Requirements, automaton, groups, logs
@@ -65,9 +66,7 @@ class Tree:
     """
 
     def __init__(self, space: Space, bins: int = 16) -> None:
-        if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
-            raise MethodError(f"bins={bins!r} cannot be", where="tree", remedy="Give a whole number above zero.")
-        self.space, self.bins = space, bins
+        self.space, self.bins = space, checked("bins", bins, whole(1), where="tree")
         first = {}
         for i, column in enumerate(space.columns):
             first.setdefault(column.name, i)
