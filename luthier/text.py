@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
+from typing import Any
 from urllib.parse import unquote
 
 # What a terminal obeys instead of showing it, what turns the direction of a line around, and halves of characters
@@ -13,6 +15,7 @@ _OPTION = re.compile(r"([\w%.-]+)(\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&;,'\")\]}]+)")
 _ADDRESS = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*(?::/{1,3}|//))([^\s'\"<>]*)@")
 SECRET = re.compile(r"(?i)password|passwd|passfile|\bpwd\b|secret|access_key$|scram_\w+_key")  # names of options
 STARS = "***"
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four are full width
 
 
 def plain(text: object) -> str:
@@ -25,6 +28,22 @@ def plain(text: object) -> str:
         scan-\udcff.png \x1b[2J
     """
     return _UNSEEN.sub(_escaped, str(text).replace("\r\n", "\n"))
+
+
+def cell(value: Any) -> Any:
+    """A value as a cell of a CSV file: numbers as numbers, nothing that a spreadsheet or a terminal would obey."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = plain(json.dumps(value) if isinstance(value, list | tuple | dict) else value)
+    return f"'{text}" if text.lstrip(" \n").startswith(_FORMULA) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def without_secrets(text: str, secrets: Iterable[str] = ()) -> str:

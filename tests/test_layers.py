@@ -74,7 +74,7 @@ BELOW = {
     "testing": {"public"},
 }
 TORCH_ALONE = ("stack", "optim", "response", "nn", "losses", "metrics")
-MODULE_OF = {"scikit-learn": "sklearn"}  # where a package is imported under another name than it is installed
+MODULE_OF = {"scikit-learn": "sklearn", "mlflow-skinny": "mlflow"}  # where a package is imported under another name than it is installed
 NAMED_FILE = re.compile(r'^\s*"([A-Za-z0-9-]+)[^"]*",\s*# (luthier/[\w/]+\.py)', re.MULTILINE)
 
 
@@ -217,7 +217,7 @@ def test_optional_packages_are_imported_in_the_one_file_that_is_named():
     bare = {re.match(r"[A-Za-z0-9-]+", line)[0] for line in project["dependencies"]}  # type: ignore[index]
     required = {MODULE_OF.get(name, name) for name in bare}
     extras = text.partition("[project.optional-dependencies]")[2].partition("\nbench = [")[0]
-    named_file = dict(NAMED_FILE.findall(extras))
+    named_file = {MODULE_OF.get(name, name): file for name, file in NAMED_FILE.findall(extras)}
     optional = [
         name
         for extra, names in project["optional-dependencies"].items()

@@ -157,3 +157,48 @@ def export(
             write_whole(output, text)
         except OSError as error:
             raise usage(f"{output}: it cannot be written ({error.strerror})") from None
+
+
+class Tracker(enum.StrEnum):
+    """Where ``follow`` writes."""
+
+    tensorboard = "tensorboard"
+    mlflow = "mlflow"
+    wandb = "wandb"
+    csv = "csv"
+
+
+def follow(
+    name: NameArgument,
+    to: Annotated[Tracker, typer.Option(help="The tracker.")],
+    store: StoreOption = DEFAULT_STORE,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder of tensorboard, URI of mlflow, project of wandb, file of csv. "
+            "\\[default: runs, sqlite:///mlflow.db, luthier, NAME.csv]",
+        ),
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on with what comes, until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks, with --watch.")] = 2.0,
+) -> None:
+    """Write a study, finished or running, to a tracker. What is there already is not written again.
+
+    [bold]Examples[/bold]
+
+    luthier follow digits-pbt --store digits.db --to tensorboard --output runs
+
+    luthier follow digits-pbt --store digits.db --to mlflow --output http://tracking:5000 --watch
+    """
+    from luthier import follow as trackers
+    from luthier.study.study import Study
+
+    kinds = {"tensorboard": "TensorBoard", "mlflow": "MLflow", "wandb": "WandB", "csv": "CSV"}
+    with told(), existing(store) as opened:
+        study = Study.load(name, opened)
+        place = output or (f"{name.replace('/', '-')}.csv" if to is Tracker.csv else None)
+        follower = getattr(trackers, kinds[to])(*([] if place is None else [place]))
+        count = trackers.replay(study, follower, every if watch else None)
+        typer.echo(plain(f"{name}: {count:,} events in {follower!r}"))

@@ -6,12 +6,20 @@ A follower is told of every event once, in the one order that the study has for 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from luthier.follow.replay import replay
+
 if TYPE_CHECKING:
+    from luthier.follow.lines import lines as CSV
+    from luthier.follow.mlflow import mlflow as MLflow
+    from luthier.follow.tensorboard import tensorboard as TensorBoard
+    from luthier.follow.wandb import wandb as WandB
     from luthier.jobs import Event, History
 
-__all__ = ["Follower"]
+__all__ = ["CSV", "Follower", "MLflow", "TensorBoard", "WandB", "replay"]
+_LAZY = {"CSV": "lines", "MLflow": "mlflow", "TensorBoard": "tensorboard", "WandB": "wandb"}  # name: file
 
 
 class Follower:
@@ -49,3 +57,14 @@ class Follower:
 
     def finished(self, study: Any) -> None:
         """Take the study when the call ends, in whatever way: after its last job, at Ctrl-C, or on an error."""
+
+
+def __getattr__(name: str) -> Any:
+    """The trackers, each made of a package of its own that is imported only where it is used."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), _LAZY[name])
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

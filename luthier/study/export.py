@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING, Any
 from luthier.errors import StudyError
 from luthier.jobs import History
 from luthier.study.settings import method_name
-from luthier.text import plain, public_url
+from luthier.text import cell, public_url
 from luthier.trials import on_test, trials_of
 
 if TYPE_CHECKING:
     from luthier.study.ledger import Ledger
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four are full width
 
 
 def records(history: History) -> list[dict[str, Any]]:
@@ -75,26 +73,10 @@ def to_csv(history: History) -> str:
     names = columns(rows) or ["number"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(map(_cell, names))
+    writer.writerow(map(cell, names))
     for row in rows:
-        writer.writerow(_cell(row.get(name, "")) for name in names)
+        writer.writerow(cell(row.get(name, "")) for name in names)
     return text.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    """A value as a cell: numbers as numbers, nothing that a spreadsheet or a terminal would obey."""
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    text = plain(json.dumps(value) if isinstance(value, list | tuple | dict) else value)
-    return f"'{text}" if text.lstrip(" \n").startswith(_FORMULA) and not _is_number(text) else text
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def to_json(history: History) -> str:

@@ -1,0 +1,49 @@
+"""Followers of a study that is in a store already, finished or still running in other processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+
+def replay(study: Any, callbacks: Any, every: float | None = None) -> int:
+    """Tell followers of a stored study, as ``tune(callbacks=…)`` would have.
+
+    Args:
+        study: What :meth:`luthier.Study.load` returned.
+        callbacks: A follower, or several.
+        every: Seconds between two looks for what is new, until Ctrl-C; None tells of what is there and ends.
+
+    Returns:
+        How many events they were told of.
+
+    Example:
+        >>> import luthier as lt
+        >>> store = lt.open_store()
+        >>> space = lt.Space(x=lt.Float(0, 1))
+        >>> _ = lt.tune(lambda c: c["x"], space=space, trials=5, store=store, name="s", progress=False)
+        >>> lt.follow.replay(lt.Study.load("s", store), lt.follow.Follower())  # 5 jobs and 5 results
+        10
+    """
+    followers = list(callbacks) if isinstance(callbacks, Sequence) else [callbacks]
+    for one in followers:
+        one.started(study)
+    told = 0
+    try:
+        while True:
+            history = study.history
+            new = history.events[told:]
+            told = len(history.events)
+            for one in followers if new else ():
+                one.events(history, new)
+            if every is None:
+                return told
+            time.sleep(every)
+    except KeyboardInterrupt:
+        if every is None:
+            raise
+        return told
+    finally:
+        for one in followers:
+            one.finished(study)
