@@ -14,6 +14,10 @@ from luthier.space import Config, Space
 State = TypeVar("State")
 Status = Literal["ok", "diverged", "failed", "pruned"]
 
+NoteKind = Literal["reopened", "enqueued", "foreign", "stop", "fingerprint", "note"]
+NOTE_KINDS: tuple[NoteKind, ...] = ("reopened", "enqueued", "foreign", "stop", "fingerprint", "note")
+ENQUEUED = "enqueued"  # in the tag of a job: the place in History.enqueued of the configuration that it tries
+
 PENDING, OK, DIVERGED, FAILED, PRUNED = range(5)
 STATUS_CODES: dict[str, int] = {"ok": OK, "diverged": DIVERGED, "failed": FAILED, "pruned": PRUNED}
 
@@ -81,6 +85,35 @@ class Result:
     checkpoint: tuple[str, int] | None = None
 
 
+@dataclass(frozen=True)
+class Note:
+    """Something that is said of a study beside its jobs, reports and results.
+
+    Args:
+        kind: ``"reopened"`` (``{"number": n}``: a job that has ended is to be tried again), ``"enqueued"``
+            (``{"config": …}``: a configuration of the user's, to be tried first), ``"foreign"`` (``{"config": …,
+            "metrics": …}``: a result from elsewhere), ``"stop"`` (``{"reason": …}``: all drivers are asked to end),
+            ``"fingerprint"`` (``{"text": …, "first": n}``: the task as it is trained from job n on), or ``"note"``.
+        body: What it says; JSON.
+    """
+
+    kind: NoteKind
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A result that did not come from this study.
+
+    Args:
+        config: The configuration.
+        metrics: Its values, in the user's own units and direction.
+    """
+
+    config: Config
+    metrics: Mapping[str, float]
+
+
 Event = Job | Report | Result
 
 
@@ -121,6 +154,10 @@ class History:
     Job ``n`` is row ``n`` of every column. Appending is O(1) amortised; nothing here is ever rescanned, and a
     proposer that wants statistics of its own keeps them with :meth:`fold`.
 
+    A job that the user tries again (:attr:`reopened`) keeps its old result for everybody until the new one comes, which
+    then takes the old one's place in :attr:`events`, as if the job had never ended otherwise. So what a proposer sees
+    is at every moment a function of the :attr:`log` up to there, and replaying the log gives the same proposals.
+
     Args:
         space: The search space.
         objectives: Name of each objective and its direction, ``{"loss": "min"}``. Inside, all are minimised: the
@@ -139,12 +176,25 @@ class History:
         self.objectives: dict[str, str] = dict(objectives or {"loss": "min"})
         self._signs = [-1.0 if mode == "max" else 1.0 for mode in self.objectives.values()]
         self.events: list[Event] = []
+        self.log: list[Event | Note] = []  # all that was said, in the one order
+        self.times: list[float] = []  # of the log: seconds since 1970 by the store's clock, NaN where not known
         self.jobs: list[Job] = []
         self.results: list[Result | None] = []
         self.reports: dict[int, list[Report]] = {}
         self.pending: dict[int, Job] = {}
         self.arrival: list[int] = []  # job numbers in the order in which their results came
         self.best: int | None = None  # job number of the lowest first objective among those that ended "ok"
+        self.notes: list[Note] = []
+        self.reopened: dict[int, list[Report]] = {}  # jobs that are tried again, and what they have reported since
+        self.enqueued: list[Config] = []  # the user's own configurations, in order
+        self.given: dict[int, int] = {}  # place in enqueued: the job that tries it
+        self.foreign: list[Foreign] = []
+        self.stops: list[str] = []  # reasons of the stop requests, in order
+        self.fingerprints: list[tuple[int, str]] = []  # (first job, what identifies the task's code from there on)
+        self.cursor: tuple[int, int] = (
+            0,
+            0,
+        )  # the store's own: how far it has filled this history, and len(log) there
         self._encoded = 0
         self._folds: dict[Hashable, tuple[int, Any]] = {}
         width = len(space.columns)
@@ -156,29 +206,49 @@ class History:
             "parent": np.empty(0, dtype=np.int64),
             "steps": np.empty(0, dtype=np.int64),
             "age": np.empty(0, dtype=np.int64),
+            "asked": np.empty(0),
+            "ended": np.empty(0),
         }
 
     def __len__(self) -> int:
         return len(self.jobs)
 
-    def add(self, event: Event) -> None:
-        """Append a job, a report or a result.
+    def add(self, event: Event | Note, at: float = np.nan) -> None:
+        """Append a job, a report, a result or a note.
 
         A report whose step is not past the job's last one is an event, but not a point of the job's curve.
+
+        Args:
+            event: What happened.
+            at: When, in seconds since 1970.
 
         Raises:
             StudyError: If the job's number is not the next one, or the event is of an unknown or finished job.
         """
-        if isinstance(event, Job):
-            self._add_job(event)
-        elif isinstance(event, Result):
-            self._add_result(event)
+        if isinstance(event, Note):
+            self._add_note(event)
+        elif event.number in self.reopened and not isinstance(event, Job):
+            self._add_again(event, at)
         else:
-            self._check_running(event.number, "report")
-            reports = self.reports.setdefault(event.number, [])
-            if not reports or event.step > reports[-1].step:  # a job that was taken over repeats what it has said
-                reports.append(event)
-        self.events.append(event)
+            if isinstance(event, Job):
+                self._add_job(event, at)
+            elif isinstance(event, Result):
+                self._add_result(event, at)
+            else:
+                self._check_running(event.number, "report")
+                add_point(self.reports.setdefault(event.number, []), event)
+            self.events.append(event)
+        self.log.append(event)
+        self.times.append(at)
+
+    def clear(self) -> None:
+        """Forget everything, to be filled again."""
+        self.__init__(self.space, self.objectives)
+
+    @property
+    def waiting(self) -> list[int]:
+        """The places in :attr:`enqueued` that no job has tried yet."""
+        return [place for place in range(len(self.enqueued)) if place not in self.given]
 
     def fold(self, key: Hashable, start: Callable[[], State], update: Callable[[State, Event], State]) -> State:
         """``update`` folded over all events, kept under ``key`` so that each event is visited once.
@@ -228,6 +298,16 @@ class History:
         """Steps over the whole lineage up to the end of each job, (jobs,) int64."""
         return self._column("age")
 
+    @property
+    def asked(self) -> np.ndarray:
+        """When each job was asked for, seconds since 1970 (NaN where not known), (jobs,) float64."""
+        return self._column("asked")
+
+    @property
+    def ended(self) -> np.ndarray:
+        """When each job ended, seconds since 1970 (NaN where it has not, or that is not known), (jobs,) float64."""
+        return self._column("ended")
+
     def objective_values(self, metrics: Mapping[str, float]) -> list[float]:
         """The objectives in ``metrics``, minimised; NaN where one is absent."""
         return [
@@ -239,7 +319,7 @@ class History:
         result = self.results[number]
         return {**self.jobs[number].config, **(result.final if result else {})}
 
-    def _add_job(self, job: Job) -> None:
+    def _add_job(self, job: Job, at: float) -> None:
         n = len(self.jobs)
         if job.number != n:
             raise StudyError(
@@ -264,22 +344,77 @@ class History:
         columns["parent"][n] = -1 if job.parent is None else job.parent
         columns["steps"][n] = job.steps
         columns["age"][n] = job.steps + (0 if job.parent is None else columns["age"][job.parent])
+        columns["asked"][n], columns["ended"][n] = at, np.nan
+        if ENQUEUED in job.tag:
+            self.given[job.tag[ENQUEUED]] = n
 
-    def _add_result(self, result: Result) -> None:
+    def _add_result(self, result: Result, at: float) -> None:
         n = result.number
         self._check_running(n, "result")
-        columns = self._columns
+        self._set_result(result, at)
+        del self.pending[n]
+        self.arrival.append(n)
+        self._see_best(n)
+
+    def _set_result(self, result: Result, at: float) -> None:
+        n, columns = result.number, self._columns
         columns["age"][n] += result.steps - columns["steps"][n]
         columns["steps"][n] = result.steps
         columns["status"][n] = STATUS_CODES[result.status]
         columns["values"][n] = self.objective_values(result.metrics)
+        columns["ended"][n] = at
         self.results[n] = result
-        del self.pending[n]
-        self.arrival.append(n)
-        value = columns["values"][n, 0]
-        best = np.inf if self.best is None else columns["values"][self.best, 0]
-        if result.status == "ok" and -np.inf < value < best:  # never so of NaN
+
+    def _see_best(self, n: int) -> None:
+        values = self._columns["values"]
+        value = values[n, 0]
+        best = np.inf if self.best is None else values[self.best, 0]
+        if self._columns["status"][n] == OK and -np.inf < value < best:  # never so of NaN
             self.best = n
+
+    def _add_note(self, note: Note) -> None:
+        body = note.body
+        if note.kind == "reopened":
+            number = body["number"]
+            if not 0 <= number < len(self.jobs) or number in self.pending:
+                raise StudyError(
+                    f"job {number} is to be tried again and has not ended",
+                    where="history",
+                    remedy="A job is tried again after its result.",
+                )
+            self.reopened[number] = []
+        elif note.kind == "enqueued":
+            self.enqueued.append(body["config"])
+        elif note.kind == "foreign":
+            self.foreign.append(Foreign(body["config"], body["metrics"]))
+        elif note.kind == "stop":
+            self.stops.append(body["reason"])
+        elif note.kind == "fingerprint":
+            self.fingerprints.append((body["first"], body["text"]))
+        self.notes.append(note)
+
+    def _add_again(self, event: Report | Result, at: float) -> None:
+        """Keep reports of a job that is tried again aside; its result takes the place of the old one."""
+        n = event.number
+        if isinstance(event, Report):
+            add_point(self.reopened[n], event)
+            return
+        reports = self.reopened.pop(n)
+        events: list[Event] = []
+        for old in self.events:
+            if old.number != n or isinstance(old, Job):
+                events.append(old)
+            elif isinstance(old, Result):
+                events += [*reports, event]
+        self.events = events
+        self.reports.pop(n, None)
+        if reports:
+            self.reports[n] = reports
+        self._set_result(event, at)
+        self._folds.clear()
+        self.best = None
+        for number in self.arrival:
+            self._see_best(number)
 
     def _check_running(self, number: int, what: str) -> None:
         if number not in self.pending:
@@ -301,6 +436,12 @@ class History:
             new[: len(old)] = old
             self._columns[name] = new
 
+    def foreign_table(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Codes, mask and values of the :attr:`foreign` results, as :attr:`codes`, :attr:`mask`, :attr:`values`."""
+        codes, mask = self.space.encode([one.config for one in self.foreign])
+        values = [self.objective_values(one.metrics) for one in self.foreign]
+        return codes, mask, np.array(values, dtype=float).reshape(len(values), len(self.objectives))
+
     def _encode(self) -> None:  # in one batch when first asked: a configuration alone costs ten times more
         n = len(self.jobs)
         if self._encoded < n:
@@ -311,3 +452,9 @@ class History:
     def configs(self, start: int = 0) -> Sequence[Config]:
         """The configurations of the jobs from ``start`` on."""
         return [job.config for job in self.jobs[start:]]
+
+
+def add_point(curve: list[Report], report: Report) -> None:
+    """Add a report to a job's curve, unless it repeats what the job said before it was taken over."""
+    if not curve or report.step > curve[-1].step:
+        curve.append(report)

@@ -255,8 +255,13 @@ MISTAKES: list[Mistake] = [
     ("a store that is not there", lambda p: lt.Study.load("kept", p.folder / "absent.db"), StoreError, ["absent.db"]),
     ("an unknown study", lambda p: lt.Study.load("lost", p.store), StoreError, ["'lost'", "'kept'"]),
     ("a name that is none", lambda p: p.tune(name=" "), StoreError, ["' '"]),
-    ("a lost row", lambda p: p.edited("DELETE FROM luthier_jobs WHERE number = 1"), StoreError, ["copy.db", "missing"]),
-    ("a lost table", lambda p: p.edited("DROP TABLE luthier_jobs"), StoreError, ["copy.db", "luthier_jobs"]),
+    (
+        "a lost row",
+        lambda p: p.edited("DELETE FROM luthier_events WHERE number = 1"),
+        StoreError,
+        ["copy.db", "missing"],
+    ),
+    ("a lost table", lambda p: p.edited("DROP TABLE luthier_events"), StoreError, ["copy.db", "luthier_events"]),
     (
         "settings by hand",
         lambda p: p.edited("UPDATE luthier_studies SET settings = '{}'"),

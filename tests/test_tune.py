@@ -244,7 +244,7 @@ def test_trainables_are_continued_and_only_needed_checkpoints_stay(tmp_path: Pat
     assert last.metrics["loss"] == 1 / 16 + jobs[4].config["x"] ** 2  # the state went from job to job
     best = study.best
     assert best is not None and best.number == 4 and best.result.checkpoint is not None
-    files = [file.name for file in (tmp_path / "s.checkpoints").rglob("*.ckpt")]
+    files = [file.name for file in (tmp_path / "s.db.checkpoints").rglob("*.ckpt")]
     assert files == [best.result.checkpoint[0]]
 
 
@@ -280,7 +280,7 @@ def test_a_finished_torch_task_reads_its_test_split_once(tmp_path: Path, monkeyp
     with torch.no_grad():
         error = ((model(splits[2].inputs) - splits[2].targets) ** 2).mean().item()
     assert best.test["loss"] == pytest.approx(error, rel=1e-5)
-    assert len(list((tmp_path / "s.checkpoints").rglob("*.ckpt"))) == 1
+    assert len(list((tmp_path / "s.db.checkpoints").rglob("*.ckpt"))) == 1
     again = lt.tune(task, trials=4, **arguments).best
     assert again == best and len(reads) == 1
 

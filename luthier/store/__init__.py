@@ -3,26 +3,46 @@
 :func:`open_store` chooses by URL: memory, an SQLite file, PostgreSQL. All keep the same contract
 (:class:`luthier.testing.stores.StoreContract` checks it):
 
-- A study is a sequence of events, job, report or result, in the order in which the store took them. A
-  :class:`~luthier.jobs.History` that is filled by :meth:`StudyStore.sync` alone is a prefix of that sequence.
-- A job is held by one owner under a lease. When the lease ends, or the owner's process is found dead on this
-  machine, the job may be claimed by another; a result counts once, from the owner that holds the job.
-- What a method has returned for is stored: it survives a SIGKILL of the process.
+- A study is a sequence of events (jobs, reports, results, notes) in one order for everybody. A
+  :class:`~luthier.jobs.History` that is filled by :meth:`StudyStore.sync` alone shows a prefix of that sequence.
+- A job that has not ended is held by one owner under a lease, or by nobody. When the lease ends, or the owner's process
+  is found dead on this machine, another may claim it. Each begin is an attempt, and is counted unless it is given back.
+- The first result of a job that has not ended counts, whoever brings it; no other does.
+- What a method has returned for is stored: it survives a SIGKILL of the process. While the database is away, it is
+  tried again; nothing is done twice by that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
-from luthier.jobs import Event, History, Job, Report, Result
+from luthier.jobs import Event, History, Job, Note, Report, Result
 
 if TYPE_CHECKING:
     from luthier.store.checkpoints import Checkpoints
 
 LEASE = 60.0
+OUTAGE = 600.0
+
+Propose = Callable[[int, int], Sequence[Job]]
+"""Makes at most so many new jobs (second argument), numbered from the first argument on."""
+
+
+class Exchanged(NamedTuple):
+    """What :meth:`StudyStore.exchange` did.
+
+    Args:
+        accepted: The numbers of the results that count.
+        jobs: Jobs for this owner, which it now holds.
+        busy: Whether others were proposing, so that more jobs may come.
+    """
+
+    accepted: list[int]
+    jobs: list[Job]
+    busy: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,7 +77,17 @@ class StudyStore(Protocol):
 
     @property
     def checkpoints(self) -> Checkpoints:
-        """The study's folder of checkpoints."""
+        """The study's folder of checkpoints, to be written to by this owner."""
+        ...
+
+    @property
+    def attempts(self) -> Mapping[int, int]:
+        """The jobs that this owner holds, and the number of the attempt: 1 for the first."""
+        ...
+
+    @property
+    def partials(self) -> Mapping[int, str | None]:
+        """For the jobs that this owner holds, the checkpoint from which they can go on, or None."""
         ...
 
     def append(self, jobs: Sequence[Job], history: History) -> bool:
@@ -73,31 +103,77 @@ class StudyStore(Protocol):
     def record(self, results: Sequence[Result], reports: Sequence[Report] = ()) -> list[int]:
         """Store reports and results, all of them in one transaction; reports come before results.
 
-        A result, and a report, counts only if this owner still holds the job and the job has not ended.
-
         Returns:
-            The numbers of the results that were accepted.
+            The numbers of the results that were accepted: those of jobs that had not ended.
+        """
+        ...
+
+    def exchange(
+        self,
+        results: Sequence[Result] = (),
+        reports: Sequence[Report] = (),
+        *,
+        room: int = 0,
+        propose: Propose | None = None,
+        history: History | None = None,
+    ) -> Exchanged:
+        """:meth:`record`, and at most ``room`` new jobs in the same transaction where that can be.
+
+        Args:
+            results: As for :meth:`record`.
+            reports: As for :meth:`record`.
+            room: Jobs that this owner can take.
+            propose: Makes new jobs. It is called under the study's lock (and once more where the transaction has to be
+                repeated), so it has to be quick; slow methods use :meth:`turn` and :meth:`append`.
+            history: A history that only the store fills, brought up to date before ``propose`` is called.
         """
         ...
 
     def claim(self, count: int) -> list[Job]:
         """Take over up to ``count`` unfinished jobs that nobody works on any more, lowest numbers first.
 
-        These are jobs that were released, whose owner's lease has ended, or whose owner's process is dead on this
-        machine. A job that is taken over starts anew; the reports that it made before stay in the history.
+        These are jobs that were given back, whose owner's lease has ended, or whose owner's process is dead on this
+        machine. Those that have ended two processes come last; one that has ended three gets a failed result.
         """
         ...
 
     def renew(self) -> None:
-        """Extend this owner's lease from now; :meth:`append`, :meth:`record` and :meth:`claim` do so too."""
+        """Extend this owner's lease from now, as all that writes does. A trouble of the database is raised at once."""
         ...
 
-    def release(self, numbers: Sequence[int] | None = None) -> None:
-        """Give back unfinished jobs (all that this owner holds, if None), so that anybody may claim them at once."""
+    def release(self, numbers: Sequence[int] | None = None, died: bool = False) -> None:
+        """Give back unfinished jobs (all that this owner holds, if None), so that anybody may claim them at once.
+
+        Args:
+            numbers: The jobs.
+            died: A process has died under them: the attempt counts. Else it is as if it had not been.
+        """
         ...
 
-    def sync(self, history: History) -> list[Event]:
-        """Bring a history that only :meth:`sync` has filled up to date; the new events, in the store's order."""
+    def partial(self, number: int, file: str, steps: int) -> bool:
+        """Name a checkpoint from which a job that this owner holds can go on, and remove the one before.
+
+        Where ``steps`` is more than before, the attempts are counted anew.
+
+        Returns:
+            False if this owner does not hold the job any more; the file is removed then.
+        """
+        ...
+
+    def note(self, notes: Sequence[Note]) -> None:
+        """Say something of the study; ``"reopened"`` is said by :meth:`reopen`."""
+        ...
+
+    def reopen(self, numbers: Sequence[int]) -> list[int]:
+        """Let jobs that ended otherwise than "ok" be tried again, from their first attempt on; anybody may claim them.
+
+        Returns:
+            The numbers of those that can be.
+        """
+        ...
+
+    def sync(self, history: History) -> list[Event | Note]:
+        """Bring a history that only the store fills up to date; the new events, in the store's order."""
         ...
 
     def turn(self, seconds: float) -> bool:
@@ -108,6 +184,10 @@ class StudyStore(Protocol):
         """Give the lease on proposing back, if this owner has it."""
         ...
 
+    def janitor(self, seconds: float) -> bool:
+        """Try to take, or extend, the lease on removing checkpoints: False while another owner has it."""
+        ...
+
 
 class Store(Protocol):
     """A place with any number of studies. Also a context manager that closes at its end."""
@@ -115,6 +195,15 @@ class Store(Protocol):
     @property
     def url(self) -> str:
         """What :func:`open_store` was given, in its full form. It may hold a password: do not print it."""
+        ...
+
+    @property
+    def away(self) -> str | None:
+        """What the trouble is while the database is away, and None while it is there."""
+        ...
+
+    def when_away(self, tell: Callable[[str | None], None] | None) -> None:
+        """Have ``tell`` called with what :attr:`away` says: whenever a try has failed, and when one succeeds again."""
         ...
 
     def create(self, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,6 +264,7 @@ def open_store(
     lease: float = LEASE,
     checkpoints: str | Path | None = None,
     read_only: bool = False,
+    outage: float = OUTAGE,
 ) -> Store:
     """Open a store, creating it where there is none.
 
@@ -183,12 +273,14 @@ def open_store(
             ``?synchronous=full`` survives power loss too, at the price of a slower commit, ``?timeout=60`` is how long
             to wait for another writer, seconds); ``postgresql://user:password@host/database`` for PostgreSQL.
         lease: Seconds after which an owner that has not renewed loses its jobs to whoever claims them.
-        checkpoints: Folder or fsspec URL under which each study gets a folder. Without it: beside an SQLite file
-            (``fashion.db`` has ``fashion.checkpoints/``); for PostgreSQL ``$LUTHIER_CHECKPOINTS``, else
-            ``~/.local/share/luthier/checkpoints/`` (several machines need a folder that they share); for
-            memory a temporary folder that goes with the store.
+        checkpoints: Folder or fsspec URL under which each study gets a folder. Without it: the one that was given when
+            the database was made; else beside an SQLite file (``fashion.db`` has ``fashion.db.checkpoints/``); for
+            PostgreSQL a folder of the database's own in ``$LUTHIER_CHECKPOINTS``, else in
+            ``~/.local/share/luthier/checkpoints/`` (several machines need a folder that they share), which the
+            database keeps; for memory a temporary folder that goes with the store.
         read_only: Only look at what is there: neither the right to write nor a place to write to is needed, and
             nothing is made.
+        outage: Seconds for which everything is tried again while the database is away or locked.
 
     Raises:
         StoreError: If the URL is of no known kind, or the database cannot be opened or is not luthier's.
@@ -206,4 +298,4 @@ def open_store(
     from luthier.store.sql import SQL  # SQLAlchemy takes a quarter of a second to import
 
     given = url if isinstance(url, Path) else text
-    return SQL(given, lease=lease, checkpoints=checkpoints, read_only=read_only)
+    return SQL(given, lease=lease, checkpoints=checkpoints, read_only=read_only, outage=outage)

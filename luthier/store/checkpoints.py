@@ -1,11 +1,13 @@
-"""States of trainings on disk: written whole or not at all, read without pickle."""
+"""States of trainings on disk: written whole or not at all, read without pickle, known by the ids that they carry."""
 
 from __future__ import annotations
 
+import copy
 import errno
 import io
+import json
 import uuid
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +18,7 @@ from luthier.store.contents import Recent, checked
 from luthier.store.folder import folder_at
 
 SUFFIX = ".ckpt"
+MARKER = "luthier.json"  # in a study's folder: the ids of its store and study
 _FORMAT = "luthier checkpoint 1"
 
 
@@ -29,6 +32,9 @@ class Checkpoints:
         folder: A local folder, created by the first save, or an fsspec URL (``s3://bucket/runs``, ``memory://runs``),
             where the file is written under another name and moved.
         durable: Whether a file has to outlive a crash of the machine; False saves the wait for the disk.
+        identity: Ids of the store and the study, by ``"store"`` and ``"study"``; they go into the folder's marker and
+            into each file, and a file with others is refused. None: nothing is checked.
+        older: Whether files without ids are taken too: those that luthier wrote before it gave any.
 
     Example:
         >>> import tempfile, torch
@@ -38,9 +44,18 @@ class Checkpoints:
         ({'w': tensor([1., 1.])}, {'jobs': [7]})
     """
 
-    def __init__(self, folder: str | Path, durable: bool = True) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        durable: bool = True,
+        identity: Mapping[str, str] | None = None,
+        older: bool = False,
+    ) -> None:
         self._folder = folder_at(folder, durable)
         self._recent = Recent()
+        self._identity, self._older = dict(identity or {}), older
+        self._owner: int | None = None
+        self._marked = not self._identity
 
     def __repr__(self) -> str:
         return f"Checkpoints({self.folder!r})"
@@ -49,6 +64,14 @@ class Checkpoints:
     def folder(self) -> str:
         """The path of the folder, or its URL."""
         return self._folder.path
+
+    def written_by(self, owner: int) -> Checkpoints:
+        """The same folder, in which the files of one owner carry its number."""
+        if self._owner == owner:
+            return self
+        made = copy.copy(self)
+        made._owner = owner
+        return made
 
     def save(self, name: str, state: Any, meta: Mapping[str, Any] | None = None) -> str:
         """Write a state.
@@ -68,11 +91,16 @@ class Checkpoints:
         """
         import torch
 
-        file = f"{quote(name, safe='')[:80]}-{uuid.uuid4().hex[:12]}{SUFFIX}"
+        owner = "" if self._owner is None else f"-o{self._owner}"
+        file = f"{quote(name, safe='')[:80]}{owner}-{uuid.uuid4().hex[:12]}{SUFFIX}"
         content = {"format": _FORMAT, "state": checked(state, "state"), "meta": checked(dict(meta or {}), "meta")}
+        if self._identity:
+            content["ids"] = dict(self._identity)
         data = io.BytesIO()
         torch.save(content, data)
         try:
+            if not self._marked:
+                self._mark()
             self._folder.write(file, data.getbuffer())
         except Exception as error:  # an object store raises what its own library raises
             raise _unwritten(self._name(file), error) from error
@@ -83,10 +111,17 @@ class Checkpoints:
         """State and meta of a checkpoint, tensors on the CPU.
 
         Raises:
-            CheckpointError: If the file is missing, cut short, or was not written by :meth:`save`.
+            CheckpointError: If the file is missing, cut short, was not written by :meth:`save`, or is of another study.
         """
         _check_name(file)
         content = self._recent.get(file, self._folder.stamp(file)) or self._read(file)
+        ids = content.get("ids")
+        if self._identity and ids != self._identity and not (ids is None and self._older):
+            raise CheckpointError(
+                f"it belongs to another study (its ids are {ids}, this study's are {self._identity})",
+                where=self._name(file),
+                remedy="A folder of checkpoints serves one study of one database: put the files that belong here back.",
+            )
         return content["state"], content["meta"]
 
     def files(self) -> list[str]:
@@ -105,25 +140,6 @@ class Checkpoints:
                 remedy = "Check the permissions of the folder; the file may be removed by hand."
                 raise CheckpointError(f"cannot be removed ({error})", where=self._name(file), remedy=remedy) from error
 
-    def keep_only(self, files: Collection[str], *, older: float = 0.0) -> list[str]:
-        """Remove every checkpoint that is not among ``files``, and what dead processes left half-written.
-
-        A file that a process has written but not yet recorded is named nowhere: while others work on the study, use
-        :meth:`remove` on recorded files, or let ``older`` spare what is young.
-
-        Args:
-            files: Names to keep.
-            older: Remove only files last written more than this many seconds ago.
-
-        Returns:
-            The names removed.
-        """
-        kept = set(files)
-        gone = [name for name in self.files() if name not in kept and self._folder.age(name) >= older]
-        self.remove(gone)
-        self._folder.sweep()
-        return gone
-
     def clear(self) -> None:
         """Remove the folder and all that is in it."""
         try:
@@ -131,6 +147,27 @@ class Checkpoints:
         except OSError as error:
             remedy = "Check its permissions; it may be removed by hand."
             raise CheckpointError(f"cannot be removed ({error})", where=self.folder, remedy=remedy) from error
+
+    def _mark(self) -> None:
+        """Write the folder's marker, or check the one that is there.
+
+        Raises:
+            CheckpointError: If the folder is another study's.
+        """
+        try:
+            ids = json.loads(self._folder.read(MARKER))
+        except FileNotFoundError:
+            self._folder.write(MARKER, memoryview(json.dumps(self._identity).encode()))
+        except ValueError:
+            ids = None
+        else:
+            if ids != self._identity:
+                raise CheckpointError(
+                    f"the folder belongs to another study (its ids are {ids}, this study's are {self._identity})",
+                    where=self._name(MARKER),
+                    remedy="Give this store a folder of its own: checkpoints=….",
+                )
+        self._marked = True
 
     def _name(self, file: str) -> str:
         return f"{self.folder}/{file}"
@@ -151,7 +188,7 @@ class Checkpoints:
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             if content["format"] != _FORMAT:
                 raise ValueError(f"format {content['format']!r}")
-            return {"state": content["state"], "meta": content["meta"]}
+            return {"state": content["state"], "meta": content["meta"], "ids": content.get("ids")}
         except Exception as error:  # torch raises many kinds on a damaged file
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise CheckpointError(
@@ -159,12 +196,17 @@ class Checkpoints:
             ) from error
 
 
-def study_folder(root: str | Path, study: str) -> str:
-    """The folder of one study under ``root``; any study name gives one folder name of its own."""
+def folder_name(study: str) -> str:
+    """A folder's name for a study; any study name gives one of its own."""
     name = quote(study, safe=" ()+,=@")
     if len(name) > 200:
         name = f"{name[:160]}-{uuid.uuid5(uuid.NAMESPACE_URL, study).hex}"
-    return f"{str(root).rstrip('/')}/{name.replace('.', '%2E') if name.strip('.') == '' else name}"
+    return name.replace(".", "%2E") if name.strip(".") == "" else name
+
+
+def study_folder(root: str | Path, name: str) -> str:
+    """The folder of that name under ``root``, which may be a URL."""
+    return f"{str(root).rstrip('/')}/{name}"
 
 
 def _check_name(file: str) -> None:

@@ -22,9 +22,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from luthier.errors import StudyError
-from luthier.jobs import STATUS_CODES, Event, Job, Report, Result
+from luthier.jobs import NOTE_KINDS, STATUS_CODES, Event, Job, Note, Report, Result
 
-Kind = TypeVar("Kind", bound=Event)
+Kind = TypeVar("Kind", bound=Event | Note)
 
 LONG = 64
 SNAPSHOTS = 200
@@ -194,10 +194,13 @@ def normal(event: Kind) -> Kind:
     try:
         if isinstance(event, Report):
             return _normal_report(event)
+        if isinstance(event, Note):
+            return _normal_note(event)
         return _normal_job(event) if isinstance(event, Job) else _normal_result(event)  # pyright: ignore[reportReturnType]
     except (TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
         remedy = "Use numbers for metrics, and numbers, strings, booleans, None, lists and dicts elsewhere."
-        raise StudyError(f"{type(event).__name__}: {error}", where=f"job {event.number}", remedy=remedy) from error
+        where = event.kind if isinstance(event, Note) else f"job {event.number}"
+        raise StudyError(f"{type(event).__name__}: {error}", where=where, remedy=remedy) from error
 
 
 def thinned(report: Report) -> Report:
@@ -228,6 +231,15 @@ def _normal_job(job: Job) -> Job:
     if config is job.config and tag is job.tag and steps is job.steps and parent is job.parent:
         return job
     return Job(job.number, config, steps, parent, tag)
+
+
+def _normal_note(note: Note) -> Note:
+    if note.kind not in NOTE_KINDS:
+        raise ValueError(f"kind={note.kind!r} is not one of {', '.join(NOTE_KINDS)}")
+    body = plain(note.body)
+    if note.kind == "foreign":
+        body = body | {"metrics": _numbers(body["metrics"])}
+    return Note(note.kind, body)
 
 
 def _normal_result(result: Result) -> Result:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import threading
 import time
@@ -11,16 +12,22 @@ import weakref
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 
 from luthier.errors import StoreError
-from luthier.store import schema
+from luthier.store import OUTAGE, schema
+from luthier.store.migrate import one_to_two
 from luthier.store.reading import Reader
 from luthier.store.url import parse
 from luthier.text import without_secrets
+
+Value = TypeVar("Value")
+
+LONGEST_PAUSE = 1.0  # seconds between two tries while the database is away
+_chance = random.SystemRandom()  # spreads tries of many drivers; no result depends on it
 
 # What a driver's message means: pattern, fact, remedy. The first that matches is told.
 _PROBLEMS = [
@@ -46,6 +53,15 @@ _PROBLEMS = [
      "the database server cannot be reached, or let the connection go",
      "Check the URL, the password and that the server runs, then run again: what was recorded before is there."),
 ]  # fmt: skip
+
+
+# What passes by itself or by somebody's help: SQLite's messages, PostgreSQL's classes of states.
+_PASSING = re.compile("locked|busy|disk is full|disk i/o error", re.IGNORECASE)
+_PASSING_STATES = ("08", "40", "53", "55", "57")
+
+
+class AwayError(StoreError):
+    """A trouble of the database that may pass: the same again is worth a try."""
 
 
 class _Compiled(NamedTuple):
@@ -100,15 +116,28 @@ class Database:
     Args:
         url: See :func:`luthier.store.open_store`.
         read_only: Never write, not even to create or to bring up to date what is there.
+        outage: Seconds for which :meth:`again` tries.
+        folder: Of a database of schema 1, given the URL: where its checkpoints are.
 
     Raises:
         StoreError: If the URL is of no known kind, or the database cannot be opened or is not luthier's.
     """
 
-    def __init__(self, url: str | Path, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        url: str | Path,
+        read_only: bool = False,
+        outage: float = OUTAGE,
+        folder: Callable[[Database], str] | None = None,
+    ) -> None:
         self._address = parse(url)
         self.url, self.name = self._address.url, self._address.name
         self.sqlite, self.wait = self._address.sqlite, self._address.wait
+        self.outage = outage
+        self.away: str | None = None  # what the trouble is, while there is one
+        self.on_away: Callable[[str | None], None] | None = None
+        self.broken = -float("inf")  # when it was last away, by time.monotonic()
+        self._file: tuple[int, int] | None = None  # of an SQLite database: its device and inode
         self.lock = threading.RLock()
         self._open: list[tuple[int, sa.Connection]] = []  # at most one, with the process that opened it
         self.read_only = read_only
@@ -136,11 +165,12 @@ class Database:
         self._compiled: dict[sa.Executable, _Compiled] = {}
         self._driver_error: type[Exception] = self._engine.dialect.loaded_dbapi.Error
         try:
+            steps = {1: lambda connection: one_to_two(connection, folder(self) if folder else "")}
             with self.read():
                 if read_only:
                     schema.check(self._connection(), self.where)
                 else:
-                    schema.prepare(self._connection(), lambda: self.write(everything=True), self.where)
+                    schema.prepare(self._connection(), lambda: self.write(everything=True), self.where, steps)
         except BaseException:
             self.close()
             raise
@@ -163,9 +193,35 @@ class Database:
                 if isinstance(original, self._driver_error) and connection is not None:
                     if self._engine.dialect.is_disconnect(original, connection, None):  # pyright: ignore
                         self._drop()
-                told = explained(error, self.where, self._address.secrets)
+                told = explained(error, self.where, self._address.secrets, self._passing(original))
                 # a cause is printed too, and may hold the password that the message does not
                 raise told from None if without_secrets(str(error), self._address.secrets) != str(error) else error
+
+    def again(self, action: Callable[[int], Value]) -> Value:
+        """``action(tries)``, from 0 tries on, again and again while the database is away, for ``outage`` seconds.
+
+        Raises:
+            StoreError: If the database is away for longer, or at once where the trouble cannot pass.
+        """
+        pause, begun, tries = 0.02, None, 0
+        while True:
+            try:
+                value = action(tries)
+            except AwayError as error:
+                self.broken = now = time.monotonic()
+                begun = now if begun is None else begun
+                left = begun + self.outage - now
+                if left <= 0:
+                    self._say(None)
+                    raise _given_up(error, now - begun) from None
+                self._say(f"{error.where}: {error.what}")
+                tries += 1
+                time.sleep(min(left, pause * _chance.uniform(0.5, 1.5)))
+                pause = min(2 * pause, LONGEST_PAUSE)
+            else:
+                if tries:
+                    self._say(None)
+                return value
 
     @contextlib.contextmanager
     def write(self, everything: bool = False) -> Iterator[Session]:
@@ -198,9 +254,32 @@ class Database:
     def _connection(self) -> sa.Connection:
         if self._open and (self._open[0][0] != os.getpid() or (self._reader is not None and self._reader.stale)):
             self._drop()
+        if self._file is not None and self._file != _identity(self.name):
+            raise StoreError(
+                "the database's file was removed, or replaced by another, while it was in use",
+                where=self.where,
+                remedy="What was recorded in it is kept by nothing but a backup: restore it and run again.",
+            )
         if not self._open:
             self._open.append((os.getpid(), self._engine.connect()))
+            if self.sqlite and self._file is None:
+                self._file = _identity(self.name)
         return self._open[0][1]
+
+    def _say(self, trouble: str | None) -> None:
+        """Tell that the database is away, or back."""
+        self.away = trouble
+        if self.on_away is not None:
+            self.on_away(trouble)
+
+    def _passing(self, error: BaseException | None) -> bool:
+        """Whether what the driver raised may pass by itself."""
+        if self.sqlite:
+            return bool(_PASSING.search(str(error)))
+        state = getattr(error, "sqlstate", None)
+        if state is not None:
+            return state[:2] in _PASSING_STATES
+        return type(error).__name__ in ("OperationalError", "InterfaceError", "ConnectionTimeout")
 
     def _compile(self, statement: sa.Executable) -> _Compiled:
         if statement not in self._compiled:
@@ -245,15 +324,32 @@ class Database:
 _inherited: list[sa.Connection] = []  # after a fork: closing the parent's connection here would end it there too
 
 
-def explained(error: Exception, where: str, secrets: Iterable[str] = ()) -> StoreError:
-    """The StoreError for what a database driver raised, without the secrets in it."""
+def explained(error: Exception, where: str, secrets: Iterable[str] = (), passing: bool = False) -> StoreError:
+    """The StoreError for what a database driver raised, without the secrets in it; an AwayError where it may pass."""
+    kind = AwayError if passing else StoreError
     message = without_secrets(str(getattr(error, "orig", None) or error).strip(), secrets)
     first = message.splitlines()[0] if message else type(error).__name__
     for pattern, what, remedy in _PROBLEMS:
         if re.search(pattern, message, re.IGNORECASE):
-            return StoreError(f"{what} ({first})", where=where, remedy=remedy)
+            return kind(f"{what} ({first})", where=where, remedy=remedy)
     remedy = "What was recorded before is there; check the database and run again."
-    return StoreError(f"the database answered: {first}", where=where, remedy=remedy)
+    return kind(f"the database answered: {first}", where=where, remedy=remedy)
+
+
+def _given_up(error: AwayError, seconds: float) -> StoreError:
+    """The StoreError after an outage that lasted too long."""
+    waited = f" for {seconds:.0f} s" if seconds >= 1 else ""
+    kept = "What was recorded before is kept; what was running, and results in hand, will run again with the next call."
+    return StoreError(f"{error.what}{waited}", where=error.where, remedy=f"{error.remedy} {kept}")
+
+
+def _identity(name: str) -> tuple[int, int] | None:
+    """Device and inode of a file; None where there is none."""
+    try:
+        found = Path(name).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _close(connections: list[tuple[int, sa.Connection]]) -> None:

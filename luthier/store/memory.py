@@ -6,30 +6,56 @@ import shutil
 import tempfile
 import threading
 import time
+import uuid
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from luthier.jobs import Event, History, Job, Report, Result
-from luthier.store import LEASE, StudySummary, codec
-from luthier.store.checkpoints import Checkpoints, study_folder
-from luthier.store.summary import Best, check_jobs, check_name, no_study, not_filled_by_sync, settings_text
+from luthier.jobs import Event, History, Job, Note, Report, Result
+from luthier.store import LEASE, Exchanged, Propose, StudySummary, codec
+from luthier.store.checkpoints import Checkpoints, folder_name, study_folder
+from luthier.store.summary import (
+    DEATHS,
+    Best,
+    check_jobs,
+    check_name,
+    died,
+    no_study,
+    not_filled_by_sync,
+    settings_text,
+)
+
+STRETCH = 4  # so many times longer is a lease with each further attempt at a job that it holds
+
+
+@dataclass
+class _Unended:
+    """A job that has not ended."""
+
+    owner: _MemoryStudy | None
+    attempts: int
+    partial: str | None = None
+    partial_steps: int = 0
 
 
 @dataclass
 class _Study:
     name: str
+    uid: str
     settings: str
     created: float
     updated: float
     best: Best
     deleted: bool = False
-    events: list[Event] = field(default_factory=list)
+    events: list[Event | Note] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
     jobs: list[Job] = field(default_factory=list)
-    owners: dict[int, _MemoryStudy | None] = field(default_factory=dict)  # of the unfinished jobs
+    results: dict[int, Result] = field(default_factory=dict)
+    queue: dict[int, _Unended] = field(default_factory=dict)
     turn: tuple[_MemoryStudy | None, float] = (None, 0.0)
+    janitor: tuple[_MemoryStudy | None, float] = (None, 0.0)
     vectors: dict[int, list[int | None]] = field(default_factory=dict)  # job: its long reports, None if thinned
 
 
@@ -42,9 +68,11 @@ class Memory:
     """
 
     url = ":memory:"
+    away: str | None = None
 
     def __init__(self, *, lease: float = LEASE, checkpoints: str | Path | None = None) -> None:
         self._studies: dict[str, _Study] = {}
+        self._uid = uuid.uuid4().hex
         self._lease = lease
         self._folder = None if checkpoints is None else str(checkpoints)
         self._temporary: weakref.finalize | None = None
@@ -53,12 +81,16 @@ class Memory:
     def __repr__(self) -> str:
         return "Memory()"
 
+    def when_away(self, tell: Callable[[str | None], None] | None) -> None:
+        """Nothing: memory is never away."""
+
     def create(self, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         check_name(name)
         with self._lock:
             if name not in self._studies:
                 now = time.time()
-                self._studies[name] = _Study(name, settings_text(settings), now, now, Best.of(settings))
+                text = settings_text(settings)
+                self._studies[name] = _Study(name, uuid.uuid4().hex, text, now, now, Best.of(settings))
             return self.settings(name)
 
     def settings(self, name: str) -> dict[str, Any]:
@@ -71,7 +103,7 @@ class Memory:
     def studies(self) -> list[StudySummary]:
         with self._lock:
             return [
-                StudySummary(s.name, len(s.jobs), len(s.jobs) - len(s.owners), *s.best.summary(), s.created, s.updated)
+                StudySummary(s.name, len(s.jobs), len(s.jobs) - len(s.queue), *s.best.summary(), s.created, s.updated)
                 for s in self._studies.values()
             ]
 
@@ -81,7 +113,7 @@ class Memory:
             study.deleted = True
             del self._studies[name]
             if self._folder is not None:
-                self._checkpoints(name).clear()
+                self._checkpoints(study).clear()
 
     def attach(self, name: str, owner: str | None) -> _MemoryStudy:
         return _MemoryStudy(self, self._study(name), self._lock, self._lease)
@@ -89,8 +121,10 @@ class Memory:
     def close(self) -> None:
         with self._lock:
             for study in self._studies.values():
-                study.owners = dict.fromkeys(study.owners)
-                study.turn = (None, 0.0)
+                for entry in study.queue.values():
+                    if entry.owner is not None:
+                        entry.owner, entry.attempts = None, entry.attempts - 1
+                study.turn = study.janitor = (None, 0.0)
         if self._temporary is not None:
             self._temporary()
             self._temporary, self._folder = None, None
@@ -106,24 +140,33 @@ class Memory:
             raise no_study(name, self.url, self._studies)
         return self._studies[name]
 
-    def _checkpoints(self, name: str) -> Checkpoints:
+    def _checkpoints(self, study: _Study) -> Checkpoints:
         with self._lock:
             if self._folder is None:
                 self._folder = tempfile.mkdtemp(prefix="luthier-")
                 self._temporary = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-            return Checkpoints(study_folder(self._folder, name), durable=self._temporary is None)
+            folder = study_folder(self._folder, f"{folder_name(study.name)}-{study.uid[:12]}")
+            return Checkpoints(
+                folder, durable=self._temporary is None, identity={"store": self._uid, "study": study.uid}
+            )
 
 
 class _MemoryStudy:
     """One owner's view of a study in memory; see :class:`luthier.store.StudyStore`."""
 
     def __init__(self, store: Memory, study: _Study, lock: threading.RLock, lease: float) -> None:
+        self.attempts: dict[int, int] = {}
         self._store, self._study, self._lock, self._lease = store, study, lock, lease
         self._until = time.monotonic() + lease
 
     @property
     def checkpoints(self) -> Checkpoints:
-        return self._store._checkpoints(self._study.name)
+        return self._store._checkpoints(self._study)
+
+    @property
+    def partials(self) -> dict[int, str | None]:
+        with self._lock:
+            return {n: e.partial for n, e in self._study.queue.items() if e.owner is self}
 
     def append(self, jobs: Sequence[Job], history: History) -> bool:
         check_jobs(jobs, len(history))
@@ -132,9 +175,7 @@ class _MemoryStudy:
             study = self._open()
             if len(study.jobs) != len(history):
                 return False
-            study.jobs += kept
-            study.events += kept
-            study.owners.update((job.number, self) for job in kept)
+            self._insert(kept)
             self._wrote()
         return True
 
@@ -142,49 +183,119 @@ class _MemoryStudy:
         kept_reports = [codec.normal(report) for report in reports]
         kept_results = [codec.normal(result) for result in results]
         with self._lock:
-            study, accepted = self._open(), []
+            study, accepted, now = self._open(), [], time.time()
             for report in kept_reports:
-                if study.owners.get(report.number) is self:
-                    self._add_report(report)
+                if report.number in study.queue:
+                    self._add_report(report, now)
             for result in kept_results:
-                if study.owners.get(result.number) is self:
-                    del study.owners[result.number]
-                    study.vectors.pop(result.number, None)
-                    study.events.append(result)
-                    study.best.see(result)
+                if result.number in study.queue:
+                    self._end(result, now)
                     accepted.append(result.number)
+                self.attempts.pop(result.number, None)
             self._wrote()
         return accepted
+
+    def exchange(
+        self,
+        results: Sequence[Result] = (),
+        reports: Sequence[Report] = (),
+        *,
+        room: int = 0,
+        propose: Propose | None = None,
+        history: History | None = None,
+    ) -> Exchanged:
+        with self._lock:
+            accepted = self.record(results, reports) if results or reports else []
+            study = self._open()
+            if history is not None:
+                self.sync(history)
+            if not room or propose is None:
+                return Exchanged(accepted, [])
+            if any(entry.owner is None for entry in study.queue.values()):
+                return Exchanged(accepted, self.claim(room))
+            owner, until = study.turn
+            if owner not in (None, self) and until >= time.monotonic():
+                return Exchanged(accepted, [], True)
+            made = [codec.normal(job) for job in propose(len(study.jobs), room)]
+            check_jobs(made, len(study.jobs))
+            self._insert(made)
+            self._wrote()
+            if history is not None:
+                self.sync(history)
+            return Exchanged(accepted, made)
 
     def claim(self, count: int) -> list[Job]:
         with self._lock:
             study, now = self._open(), time.monotonic()
-            free = [
-                n for n, owner in study.owners.items() if owner is None or (owner is not self and owner._until < now)
-            ]
-            taken = sorted(free)[:count]
-            study.owners.update((number, self) for number in taken)
+            for number, entry in list(study.queue.items()):
+                if entry.owner is not None and entry.owner is not self and entry.owner._until < now:
+                    self._free(number, entry)
+            free = [(entry.attempts > 1, n) for n, entry in study.queue.items() if entry.owner is None]
+            taken = [number for _, number in sorted(free)[:count]]
+            for number in taken:
+                entry = study.queue[number]
+                entry.owner, entry.attempts = self, entry.attempts + 1
+                self.attempts[number] = entry.attempts
             if taken:
                 self._wrote()
             return [study.jobs[number] for number in taken]
 
     def renew(self) -> None:
-        self._until = time.monotonic() + self._lease
+        stretch = STRETCH ** (max(self.attempts.values(), default=1) - 1)
+        self._until = time.monotonic() + self._lease * stretch
 
-    def release(self, numbers: Sequence[int] | None = None) -> None:
+    def release(self, numbers: Sequence[int] | None = None, died: bool = False) -> None:
         with self._lock:
-            owners = self._open().owners
-            mine = [number for number, owner in owners.items() if owner is self]
-            owners.update((number, None) for number in mine if numbers is None or number in numbers)
+            for number, entry in list(self._open().queue.items()):
+                if entry.owner is self and (numbers is None or number in numbers):
+                    del self.attempts[number]
+                    if died:
+                        self._free(number, entry)
+                    else:
+                        entry.owner, entry.attempts = None, entry.attempts - 1
 
-    def sync(self, history: History) -> list[Event]:
+    def partial(self, number: int, file: str, steps: int) -> bool:
         with self._lock:
-            events, known = self._open().events, len(history.events)
-            if known > len(events):
-                raise not_filled_by_sync(known + 1, len(events), f"store {Memory.url}, study {self._study.name!r}")
-            new = events[known:]
-        for event in new:
-            history.add(event)
+            entry = self._open().queue.get(number)
+            if entry is None or entry.owner is not self:
+                superseded = file
+            else:
+                superseded, entry.partial = entry.partial, file
+                if steps > entry.partial_steps:
+                    entry.attempts = self.attempts[number] = 1
+                entry.partial_steps = steps
+        if superseded is not None:
+            self.checkpoints.remove([superseded])
+        return superseded != file
+
+    def note(self, notes: Sequence[Note]) -> None:
+        kept = [codec.normal(note) for note in notes]
+        with self._lock:
+            self._open()
+            for note in kept:
+                self._add(note, time.time())
+            self._wrote()
+
+    def reopen(self, numbers: Sequence[int]) -> list[int]:
+        with self._lock:
+            study = self._open()
+            ended = (n for n in sorted(set(numbers)) if n in study.results and n not in study.queue)
+            found = [number for number in ended if study.results[number].status != "ok"]
+            for number in found:
+                self._add(Note("reopened", {"number": number}), time.time())
+                study.queue[number] = _Unended(None, 0)
+            return found
+
+    def sync(self, history: History) -> list[Event | Note]:
+        with self._lock:
+            study, (place, known) = self._open(), history.cursor
+            if len(history.log) != known or place > len(study.events):
+                where = f"store {Memory.url}, study {study.name!r}"
+                raise not_filled_by_sync(place + 1, len(study.events), where)
+            new, times = study.events[place:], study.times[place:]
+            for event, at in zip(new, times, strict=True):
+                history.add(event, at)
+            history.cursor = (len(study.events), len(history.log))
         return new
 
     def turn(self, seconds: float) -> bool:
@@ -201,6 +312,15 @@ class _MemoryStudy:
             if self._study.turn[0] is self:
                 self._study.turn = (None, 0.0)
 
+    def janitor(self, seconds: float) -> bool:
+        with self._lock:
+            study, now = self._open(), time.monotonic()
+            owner, until = study.janitor
+            if owner in (None, self) or until < now:
+                study.janitor = (self, now + seconds)
+                return True
+            return False
+
     def _open(self) -> _Study:
         if self._study.deleted:
             raise no_study(self._study.name, Memory.url, self._store._studies)
@@ -210,9 +330,39 @@ class _MemoryStudy:
         self._study.updated = time.time()
         self.renew()
 
-    def _add_report(self, report: Report) -> None:
+    def _add(self, event: Event | Note, now: float) -> None:
+        self._study.events.append(event)
+        self._study.times.append(now)
+
+    def _insert(self, jobs: Sequence[Job]) -> None:
+        now = time.time()
+        for job in jobs:
+            self._study.jobs.append(job)
+            self._study.queue[job.number] = _Unended(self, 1)
+            self.attempts[job.number] = 1
+            self._add(job, now)
+
+    def _end(self, result: Result, now: float) -> None:
         study = self._study
-        study.events.append(report)
+        partial = study.queue.pop(result.number).partial
+        study.vectors.pop(result.number, None)
+        study.results[result.number] = result
+        study.best.see(result)
+        self._add(result, now)
+        if partial is not None:
+            self.checkpoints.remove([partial])
+
+    def _free(self, number: int, entry: _Unended) -> None:
+        """A job whose attempt has come to nothing."""
+        if entry.owner is not None:
+            entry.owner.attempts.pop(number, None)
+        entry.owner = None
+        if entry.attempts >= DEATHS:
+            self._end(died(number), time.time())
+
+    def _add_report(self, report: Report, now: float) -> None:
+        study = self._study
+        self._add(report, now)
         if not codec.has_vectors(report):
             return
         places = study.vectors.setdefault(report.number, [])

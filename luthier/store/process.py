@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -25,24 +27,28 @@ class Process:
 
     @property
     def dead(self) -> bool:
-        """Whether the process certainly has ended; False where this machine cannot know."""
-        if self.host != _host() or os.name != "posix":
+        """Whether the process certainly has ended, as the system says; False where this machine cannot know.
+
+        A process that is not seen may be another user's, hidden from us (proc(5), hidepid): only ESRCH is a death, or a
+        start that is seen and is another's.
+        """
+        if self.host != _host() or os.name != "posix" or (sys.platform == "linux" and "/" not in self.host):
             return False
-        if Path("/proc/self/stat").exists():
-            return _started(self.pid) != self.started
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return True
-        except PermissionError:
-            return False
-        return False
+        except (OSError, OverflowError):  # EPERM: it lives, and is another user's
+            pass
+        seen = _seen(self.pid)
+        return seen is not None and (seen.state in "ZX" or (bool(self.started) and seen.started != self.started))
 
 
 def this_process() -> Process:
     """The process that asks."""
     pid = os.getpid()
-    return Process(_host(), pid, _started(pid) or "")
+    seen = _seen(pid)
+    return Process(_host(), pid, "" if seen is None else seen.started)
 
 
 @cache
@@ -56,12 +62,16 @@ def _host() -> str:
     return "/".join(parts)
 
 
-def _started(pid: int) -> str | None:
-    """Start time of a process by proc(5), or None if it is gone or only waits to be reaped."""
+class _Seen(NamedTuple):
+    state: str
+    started: str
+
+
+def _seen(pid: int) -> _Seen | None:
+    """State and start time of a process by proc(5), or None where it cannot be seen."""
     try:
         text = Path(f"/proc/{pid}/stat").read_bytes().decode(errors="replace")
     except OSError:
         return None
     fields = text[text.rindex(")") + 2 :].split()  # the name before it may hold spaces and brackets
-    state, start = fields[0], fields[19]
-    return None if state in "ZX" else start
+    return _Seen(fields[0], fields[19])

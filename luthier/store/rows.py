@@ -1,97 +1,101 @@
-"""Events as rows of the tables, and rows as events, with what a hand may have broken named."""
+"""Events as rows of the log, and rows as events, with what a hand may have broken named.
+
+A body is JSON (see :mod:`luthier.store.codec`) without what is at its default. One row holds the reports of a whole
+write, ``[[number, step, metrics, hyperparameters?], …]``; a report with long vectors has a row of its own, so that they
+can be taken out of it later.
+"""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from luthier.errors import StoreError
-from luthier.jobs import STATUS_CODES, Job, Report, Result
+from luthier.jobs import NOTE_KINDS, STATUS_CODES, Event, Job, Note, Report, Result
 from luthier.store import codec
+from luthier.store.schema import JOB, NOTE, REPORTS, RESULT
 
 Made = TypeVar("Made")
 # What comes of reading a row that a hand has changed: no JSON, other types, numbers and nests without end.
 _DAMAGED = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
 
 
-def job_row(job: Job) -> dict[str, Any]:
-    """A job as the values of its row in the table of jobs."""
-    config, vectors = codec.pack(job.config)
-    return {
-        "b_number": job.number,
-        "b_config": config,
-        "b_vectors": vectors,
-        "b_steps": job.steps,
-        "b_parent": job.parent,
-        "b_tag": codec.dumps(job.tag) if job.tag else None,
-    }
+class Packed(NamedTuple):
+    """A row of the log that has no place in it yet, and what will be read back from it."""
+
+    kind: int
+    number: int | None
+    body: str
+    vectors: bytes | None
+    events: Sequence[Event | Note]
+    long: bool = False  # a report with long vectors
 
 
-def result_row(result: Result) -> dict[str, Any]:
-    """A result as the values that end its job's row."""
-    final, vectors = codec.pack(result.final) if result.final else (None, None)
-    file, row = result.checkpoint or (None, None)
-    return {
-        "b_number": result.number,
-        "b_status": result.status,
-        "b_metrics": codec.dumps(result.metrics),
-        "b_steps": result.steps,
-        "b_final": final,
-        "b_vectors": vectors,
-        "b_seconds": None if math.isnan(result.seconds) else result.seconds,  # SQLite has no NaN
-        "b_error": json.dumps(result.error) if result.error else None,  # JSON, for what a text column refuses
-        "b_file": file,
-        "b_row": row,
-    }
+def packed(event: Job | Result | Note) -> Packed:
+    """The row of a job, a result or a note, all of them normal."""
+    if isinstance(event, Job):
+        body: dict[str, Any] = {"steps": event.steps}
+        if event.parent is not None:
+            body["parent"] = event.parent
+        if event.tag:
+            body["tag"] = event.tag
+        return Packed(JOB, event.number, *_with("config", event.config, body), [event])
+    if isinstance(event, Note):
+        return Packed(
+            NOTE, event.body.get("number"), codec.dumps({"kind": event.kind, "body": event.body}), None, [event]
+        )
+    body = {"status": event.status, "metrics": event.metrics, "steps": event.steps, "seconds": event.seconds}
+    if event.error:
+        body["error"] = event.error
+    if event.checkpoint is not None:
+        body["checkpoint"] = list(event.checkpoint)
+    if not event.final:
+        return Packed(RESULT, event.number, codec.dumps(body), None, [event])
+    return Packed(RESULT, event.number, *_with("final", event.final, body), [event])
 
 
-def report_row(report: Report) -> dict[str, Any]:
-    """A report as the values of its row; long vectors in float32."""
-    hyper, vectors = codec.pack(report.hyperparameters, "f4") if report.hyperparameters else (None, None)
-    return {
-        "b_number": report.number,
-        "b_step": report.step,
-        "b_metrics": codec.dumps(report.metrics),
-        "b_hyperparameters": hyper,
-        "b_vectors": vectors,
-        "b_position": None,
-    }
+def packed_reports(reports: Sequence[Report]) -> list[Packed]:
+    """The rows of some reports, all of them normal, in their order."""
+    rows: list[Packed] = []
+    short: list[Report] = []
+
+    def finish() -> None:
+        if short:
+            entries = [_entry(report) for report in short]
+            rows.append(Packed(REPORTS, None, codec.dumps(entries), None, short[:]))
+            short.clear()
+
+    for report in reports:
+        if codec.has_vectors(report):
+            finish()
+            text, blob = codec.pack(report.hyperparameters, "f4")
+            body = f"[{codec.dumps(_entry(report)[:3])[:-1]},{text}]]"
+            rows.append(Packed(REPORTS, report.number, body, blob, [report], long=True))
+        else:
+            short.append(report)
+    finish()
+    return rows
 
 
-def job(row: Any) -> Job:
-    """The job of a row; ValueError where a column makes no sense."""
-    config = mapping("config", row.config, row.config_vectors)
-    number, parent = _whole("number", row.number), row.parent
-    if parent is not None and not 0 <= _whole("parent", parent) < number:
-        raise ValueError(f"the column parent is {parent}, which is no earlier job")
-    return Job(number, config, _whole("steps", row.steps), parent, mapping("tag", row.tag) if row.tag else {})
-
-
-def result(row: Any) -> Result:
-    """The result of a row of an ended job; ValueError where a column makes no sense."""
-    if row.status not in STATUS_CODES:
-        raise ValueError(f"the column status is {row.status!r}")
-    checkpoint = None
-    if row.checkpoint_file is not None:
-        checkpoint = (str(row.checkpoint_file), _whole("checkpoint_row", row.checkpoint_row))
-    return Result(
-        _whole("number", row.number),
-        row.status,
-        _metrics(row.metrics),
-        _whole("steps_done", row.steps_done),
-        mapping("final", row.final, row.final_vectors) if row.final else {},
-        math.nan if row.seconds is None else float(row.seconds),
-        str(_json("error", row.error)) if row.error else "",
-        checkpoint,
-    )
-
-
-def report(row: Any) -> Report:
-    """The report of a row; ValueError where a column makes no sense."""
-    hyper = mapping("hyperparameters", row.hyperparameters, row.vectors) if row.hyperparameters else {}
-    return Report(_whole("number", row.number), _whole("step", row.step), _metrics(row.metrics), hyper)
+def unpacked(row: Any) -> Sequence[Event | Note]:
+    """The events of a row; ValueError where it makes no sense."""
+    if row.kind == REPORTS:
+        body = _json(row.body, row.vectors)
+        if type(body) is not list:
+            raise ValueError(f"the reports are {body!r}, not a list")
+        return [_report(entry) for entry in body]
+    body = mapping("body", row.body, row.vectors)
+    if row.kind == JOB:
+        number, parent = _whole("number", row.number), body.get("parent")
+        if parent is not None and not 0 <= _whole("parent", parent) < number:
+            raise ValueError(f"parent is {parent}, which is no earlier job")
+        tag = _mapping("tag", body.get("tag", {}))
+        return [Job(number, _mapping("config", body["config"]), _whole("steps", body["steps"]), parent, tag)]
+    if row.kind == RESULT:
+        return [_result(row.number, body)]
+    if row.kind == NOTE and body.get("kind") in NOTE_KINDS:
+        return [Note(body["kind"], _mapping("body", body["body"]))]
+    raise ValueError(f"kind is {row.kind!r}")
 
 
 def read(make: Callable[[Any], Made], row: Any, where: str) -> Made:
@@ -99,14 +103,63 @@ def read(make: Callable[[Any], Made], row: Any, where: str) -> Made:
     try:
         return make(row)
     except _DAMAGED as error:
+        what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+        number = getattr(row, "number", None)
+        if number is None and hasattr(row, "seq"):
+            number = f"event {row.seq}"
+        elif number is not None:
+            number = f"job {number}"
         raise StoreError(
-            str(error),
-            where=f"{where}, job {row.number}" if hasattr(row, "number") else where,
+            what,
+            where=f"{where}, {number}" if number else where,
             remedy="The row was changed by hand or by another program: restore a backup, or delete the study.",
         ) from error
 
 
-def _json(column: str, text: Any, blob: bytes | None = None) -> Any:
+def mapping(column: str, text: Any, blob: bytes | None = None) -> dict[str, Any]:
+    """The dict that a JSON column holds, with its long vectors; ValueError where it is none."""
+    return _mapping(f"the column {column}", _json(text, blob, column))
+
+
+def _with(name: str, values: Any, body: dict[str, Any]) -> tuple[str, bytes | None]:
+    text, blob = codec.pack(values)
+    return f'{{"{name}":{text},{codec.dumps(body)[1:]}', blob
+
+
+def _entry(report: Report) -> list[Any]:
+    entry = [report.number, report.step, report.metrics]
+    return [*entry, report.hyperparameters] if report.hyperparameters else entry
+
+
+def _report(entry: Any) -> Report:
+    if type(entry) is not list or not 3 <= len(entry) <= 4:
+        raise ValueError(f"a report is {entry!r}")
+    hyper = _mapping("hyperparameters", entry[3]) if len(entry) > 3 else {}
+    return Report(_whole("number", entry[0]), _whole("step", entry[1]), _metrics(entry[2]), hyper)
+
+
+def _result(number: Any, body: dict[str, Any]) -> Result:
+    status, checkpoint = body["status"], body.get("checkpoint")
+    if status not in STATUS_CODES:
+        raise ValueError(f"status is {status!r}")
+    if checkpoint is not None:
+        checkpoint = (str(checkpoint[0]), _whole("row of the checkpoint", checkpoint[1]))
+    seconds = body["seconds"]
+    if type(seconds) not in (float, int):
+        raise ValueError(f"seconds is {seconds!r}")
+    return Result(
+        _whole("number", number),
+        status,
+        _metrics(body["metrics"]),
+        _whole("steps", body["steps"]),
+        _mapping("final", body.get("final", {})),
+        float(seconds),
+        str(body.get("error", "")),
+        checkpoint,
+    )
+
+
+def _json(text: Any, blob: bytes | None = None, column: str = "body") -> Any:
     try:
         return codec.loads(text, blob)
     except _DAMAGED as error:
@@ -114,25 +167,23 @@ def _json(column: str, text: Any, blob: bytes | None = None) -> Any:
         raise ValueError(f"the column {column} does not hold luthier's JSON but {shown} ({error})") from error
 
 
-def mapping(column: str, text: Any, blob: bytes | None = None) -> dict[str, Any]:
-    """The dict that a JSON column holds, with its long vectors; ValueError where it is none."""
-    value = _json(column, text, blob)
+def _mapping(name: str, value: Any) -> dict[str, Any]:
     if type(value) is not dict:
-        raise ValueError(f"the column {column} holds {value!r}, not a mapping")
+        raise ValueError(f"{name} holds {value!r}, not a mapping")
     return value
 
 
-def _metrics(text: Any) -> dict[str, float]:
-    metrics = mapping("metrics", text)
-    for name, value in metrics.items():
-        if type(value) is not float:
-            if type(value) is not int:
-                raise ValueError(f"the column metrics holds {name}={value!r}, not a number")
-            metrics[name] = float(value)
+def _metrics(value: Any) -> dict[str, float]:
+    metrics = _mapping("metrics", value)
+    for name, number in metrics.items():
+        if type(number) is not float:
+            if type(number) is not int:
+                raise ValueError(f"metrics holds {name}={number!r}, not a number")
+            metrics[name] = float(number)
     return metrics
 
 
-def _whole(column: str, value: Any) -> int:
+def _whole(name: str, value: Any) -> int:
     if type(value) is not int or value < 0:
-        raise ValueError(f"the column {column} is {value!r}, not a count")
+        raise ValueError(f"{name} is {value!r}, not a count")
     return value

@@ -1,12 +1,14 @@
 """The tables, their version, and how an older database becomes a newer one.
 
-One counter a study, ``events``, numbers its events without gaps from 1: a job has the number at which it was
-``created`` and, once it has ended, the one at which it was ``done``; a report has its own. A study's row is locked
-while anybody writes to the study, so whoever reads the counter can read every event up to it.
+A study is a log of immutable events and a queue of the jobs that have not ended. ``seq`` numbers the rows of the log
+without gaps from 1 and is the one order for all; whoever holds the study's row gives it. SQLite gives it at once, for
+its writers are alone anyway; in PostgreSQL reports and results are added without it (so that their transactions need no
+lock and are committed in groups) and are numbered by whoever reads next.
 """
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -16,21 +18,28 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from luthier.errors import StoreError
 
+VERSION = 2
+JOB, REPORTS, RESULT, NOTE = range(4)  # kinds of events
+
 metadata = sa.MetaData()
+_Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
-
-def _study_id() -> sa.Column[int]:
-    return sa.Column("study", sa.ForeignKey("luthier_studies.id", ondelete="CASCADE"), primary_key=True)
-
-
-version_table = sa.Table("luthier_schema", metadata, sa.Column("version", sa.Integer, nullable=False))
+version_table = sa.Table(
+    "luthier_schema",
+    metadata,
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("store", sa.Text, nullable=False),  # uuid
+    sa.Column("checkpoints", sa.Text),  # folder of all studies' checkpoints; NULL: beside the SQLite file
+)
 
 studies = sa.Table(
     "luthier_studies",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("uid", sa.Text, nullable=False),
     sa.Column("name", sa.Text, nullable=False, unique=True),
     sa.Column("settings", sa.Text, nullable=False),  # JSON
+    sa.Column("folder", sa.Text, nullable=False),  # of its checkpoints, within that of the store
     sa.Column("events", sa.BigInteger, nullable=False),
     sa.Column("jobs", sa.BigInteger, nullable=False),
     sa.Column("done", sa.BigInteger, nullable=False),
@@ -38,74 +47,66 @@ studies = sa.Table(
     sa.Column("best_value", sa.Double),
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("updated", sa.Double, nullable=False),
-    sa.Column("turn_owner", sa.Integer),
+    sa.Column("turn_owner", sa.BigInteger),
     sa.Column("turn_until", sa.Double),
+    sa.Column("janitor", sa.BigInteger),
+    sa.Column("janitor_until", sa.Double),
     sqlite_autoincrement=True,  # the id of a deleted study is not given again: whoever still holds it gets an error
 )
 
 owners = sa.Table(
     "luthier_owners",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("study", sa.ForeignKey("luthier_studies.id", ondelete="CASCADE"), nullable=False, index=True),
-    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("study", sa.BigInteger, nullable=False, index=True),
+    sa.Column("label", sa.Text, nullable=False),
     sa.Column("host", sa.Text, nullable=False),
     sa.Column("pid", sa.BigInteger, nullable=False),
     sa.Column("started", sa.Text, nullable=False),
     sa.Column("until", sa.Double, nullable=False),
+    sa.Column("batch", sa.BigInteger, nullable=False),  # number of its last transaction
+    sa.Column("wants", sa.BigInteger, nullable=False),  # jobs that it is waiting for
+    sa.Column("given", sa.BigInteger, nullable=False),  # how often others have put jobs aside for it
     sqlite_autoincrement=True,
 )
 
-jobs = sa.Table(
-    "luthier_jobs",
+queue = sa.Table(
+    "luthier_queue",
     metadata,
-    _study_id(),
+    sa.Column("study", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("created", sa.BigInteger, nullable=False),
-    sa.Column("config", sa.Text, nullable=False),  # JSON, as are tag, metrics, final and error
-    sa.Column("config_vectors", sa.LargeBinary),
-    sa.Column("steps", sa.BigInteger, nullable=False),
-    sa.Column("parent", sa.BigInteger),
-    sa.Column("tag", sa.Text),
-    sa.Column("owner", sa.Integer),  # who holds it, or who ended it
-    sa.Column("snapshots", sa.BigInteger, nullable=False, server_default="0"),  # reports with long vectors that came
-    sa.Column("done", sa.BigInteger),
-    sa.Column("status", sa.Text),
-    sa.Column("metrics", sa.Text),
-    sa.Column("steps_done", sa.BigInteger),
-    sa.Column("final", sa.Text),
-    sa.Column("final_vectors", sa.LargeBinary),
-    sa.Column("seconds", sa.Double),
-    sa.Column("error", sa.Text),
-    sa.Column("checkpoint_file", sa.Text),
-    sa.Column("checkpoint_row", sa.BigInteger),
-    sa.Index("luthier_jobs_done", "study", "done"),
+    sa.Column("event", sa.BigInteger, nullable=False),  # seq of the job
+    sa.Column("owner", sa.BigInteger),  # NULL: free
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("not_before", sa.Double, nullable=False),
+    sa.Column("claimed", sa.Double),
+    sa.Column("partial", sa.Text),  # file from which it can go on
+    sa.Column("partial_steps", sa.BigInteger),
     sqlite_with_rowid=False,
 )
 
-reports = sa.Table(
-    "luthier_reports",
+events = sa.Table(
+    "luthier_events",
     metadata,
-    _study_id(),
-    sa.Column("event", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("number", sa.BigInteger, nullable=False),
-    sa.Column("step", sa.BigInteger, nullable=False),
-    sa.Column("metrics", sa.Text, nullable=False),  # JSON
-    sa.Column("hyperparameters", sa.Text),  # JSON
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("study", sa.BigInteger, nullable=False),
+    sa.Column("seq", sa.BigInteger),
+    sa.Column("kind", sa.SmallInteger, nullable=False),
+    sa.Column("number", sa.BigInteger),  # of the job; NULL in a row of several reports
+    sa.Column("owner", sa.BigInteger),
+    sa.Column("attempt", sa.Integer),
+    sa.Column("at", sa.Double),  # seconds since 1970 by the database's clock; NULL before schema 2
+    sa.Column("body", sa.Text, nullable=False),  # JSON
     sa.Column("vectors", sa.LargeBinary),
-    sa.Column("position", sa.BigInteger),  # of its long vectors among those of the job; NULL without any
-    sqlite_with_rowid=False,
+    sa.Column("position", sa.BigInteger),  # of a report's long vectors among those of its job; NULL without any
+    sqlite_autoincrement=True,
 )
-sa.Index(
-    "luthier_reports_vectors",
-    reports.c.study,
-    reports.c.number,
-    sqlite_where=reports.c.position.is_not(None),
-    postgresql_where=reports.c.position.is_not(None),
-)
-
-VERSION = 1
-MIGRATIONS: dict[int, Callable[[sa.Connection], None]] = {}  # version n: what makes a database of it one of n + 1
+for name, columns, condition, unique in (
+    ("luthier_events_order", (events.c.study, events.c.seq), events.c.seq.is_not(None), True),
+    ("luthier_events_new", (events.c.study,), events.c.seq.is_(None), False),
+    ("luthier_events_vectors", (events.c.study, events.c.number), events.c.position.is_not(None), False),
+):
+    sa.Index(name, *columns, unique=unique, sqlite_where=condition, postgresql_where=condition)
 
 
 class clock(FunctionElement[float]):
@@ -125,13 +126,19 @@ def _postgresql_clock(element: clock, compiler: Any, **options: Any) -> str:
     return "CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)"
 
 
-def prepare(connection: sa.Connection, write: Callable[[], Any], where: str) -> None:
+def prepare(
+    connection: sa.Connection,
+    write: Callable[[], Any],
+    where: str,
+    migrations: dict[int, Callable[[sa.Connection], None]],
+) -> None:
     """Create the tables in an empty database, bring older ones up to date, and check the rest.
 
     Args:
         connection: An open connection that is not in a transaction.
         write: A context manager that is an exclusive transaction of the whole database.
         where: The database, for messages.
+        migrations: For version n, the step that makes a database of it one of n + 1.
 
     Raises:
         StoreError: If the database belongs to a newer luthier, or to something else.
@@ -142,10 +149,10 @@ def prepare(connection: sa.Connection, write: Callable[[], Any], where: str) -> 
             if version is None:
                 _check_empty(connection, where)
                 metadata.create_all(connection)
-                connection.execute(version_table.insert().values(version=VERSION))
+                connection.execute(version_table.insert().values(version=VERSION, store=uuid.uuid4().hex))
             else:
                 for step in range(version, VERSION):
-                    MIGRATIONS[step](connection)
+                    migrations[step](connection)
                 connection.execute(version_table.update().values(version=VERSION))
     _check_columns(connection)
 

@@ -1,23 +1,27 @@
-"""One study in a database: compare-and-append, leases, and reading what is new."""
+"""One study in a database: the queue of unended jobs, and what its owners do with it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from luthier.errors import StoreError, StudyError
-from luthier.jobs import Event, History, Job, Report, Result
-from luthier.store import codec, rows
+from luthier.jobs import Event, History, Job, Note, Report, Result
+from luthier.store import Exchanged, Propose, codec, rows
 from luthier.store import statements as sql
 from luthier.store.checkpoints import Checkpoints
 from luthier.store.connect import Database, Session
 from luthier.store.process import Process
-from luthier.store.summary import Best, check_jobs, not_filled_by_sync
+from luthier.store.sql_log import Counts, Log, Nothing, Transaction
+from luthier.store.summary import DEATHS, Best, check_jobs, died
 
 Given = ParamSpec("Given")
 Returned = TypeVar("Returned")
+Value = TypeVar("Value")
+
+PAUSE = 2.0  # seconds, times the attempts, before a job is claimed again whose owner was lost a second time
+STRETCH = 4  # so many times longer is a lease with each further attempt at a job that it holds
 
 
 def _alone(
@@ -34,251 +38,469 @@ def _alone(
 
 
 class SQLStudy:
-    """One owner's view of a study in a database; see :class:`luthier.store.StudyStore`.
-
-    What this owner wrote last is kept until the next sync, which reads nothing back if nobody else wrote meanwhile.
-    """
+    """One owner's view of a study in a database; see :class:`luthier.store.StudyStore`."""
 
     def __init__(
-        self, database: Database, name: str, study: int, owner: int, lease: float, best: Best, checkpoints: Checkpoints
+        self,
+        database: Database,
+        name: str,
+        study: int,
+        label: str | None,
+        lease: float,
+        best: Best,
+        checkpoints: Checkpoints,
     ) -> None:
-        self.checkpoints = checkpoints
-        self._database, self._name, self._lease, self._best = database, name, lease, best
-        self._study = {"b_study": study}
-        self._owner = {"b_study": study, "b_owner": owner}
-        self._held: set[int] = set()
-        self._own: list[Event] = []  # what this owner wrote, as events number self._own_from + 1, …
-        self._own_from = 0
-        self._renewed = time.monotonic()
+        self.attempts: dict[int, int] = {}
+        self.partials: dict[int, str | None] = {}
+        self._database, self._lease = database, lease
+        self._log = Log(database, name, study, label, lease, best)
+        self._study = self._log.study
+        self._aside: list[Job] = []  # jobs that others have proposed for this owner
+        self._provisional = False  # whether a history shows events that have no place in the order yet
+        self._refused: Exception | None = None  # what a method has raised while it proposed
+        self._free_files: list[str] = []  # partial states of jobs that have ended
+        self._checkpoints = checkpoints
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        return self._checkpoints.written_by(self._log.id)
+
+    # -- jobs, results and reports ------------------------------------------------------------------------------------
 
     @_alone
     def append(self, jobs: Sequence[Job], history: History) -> bool:
         check_jobs(jobs, len(history))
         kept = [codec.normal(job) for job in jobs]
-        made = [rows.job_row(job) | self._owner for job in kept]
-        with self._database.write() as session:
-            row = self._lock(session)
-            if row.jobs != len(history):
-                return False
-            for event, values in enumerate(made, row.events + 1):
-                values["b_event"] = event
-            if made:
-                session.run_all(sql.add_jobs, made)
-                self._finish(session, row, len(made), jobs=len(made))
-        self._wrote(row.events, kept)
-        self._held.update(job.number for job in kept)
-        return True
+
+        def body(tx: Transaction) -> bool:
+            counts = self._log.locked(tx.session)
+            if counts.jobs != len(history) or not kept:
+                raise Nothing(counts.jobs == len(history))
+            self._gate(tx)
+            self._insert(tx, counts, kept, [self._log.id] * len(kept))
+            self._close(tx, counts)
+            return True
+
+        numbers = {job.number for job in kept}
+        return self._once(body, lambda session: numbers <= {job.number for job in self._adopt(session, set())})
+
+    def record(self, results: Sequence[Result], reports: Sequence[Report] = ()) -> list[int]:
+        return self.exchange(results, reports).accepted
 
     @_alone
-    def record(self, results: Sequence[Result], reports: Sequence[Report] = ()) -> list[int]:
-        new_reports = [codec.normal(report) for report in reports]
-        new_results = [codec.normal(result) for result in results]
-        if not new_reports and not new_results:
-            return []
-        with self._database.write() as session:
-            row = self._lock(session)
-            held = {job.number: job.snapshots for job in session.all(sql.held_jobs, self._owner)}
-            accepted: dict[int, Result] = {}
-            for result in new_results:
-                if result.number in held:
-                    accepted.setdefault(result.number, result)
-            written = self._write_reports(session, [r for r in new_reports if r.number in held], held, row.events)
-            made = [rows.result_row(result) | self._study for result in accepted.values()]
-            for event, values in enumerate(made, row.events + len(written) + 1):
-                values["b_event"] = event
-            session.run_all(sql.end_job, made)
-            written += accepted.values()
-            if written:
-                best = self._seen(row, accepted.values())
-                self._finish(session, row, len(written), done=len(accepted), best=best)
-        self._wrote(row.events, written)
-        self._held.difference_update(accepted)
-        return list(accepted)
+    def exchange(
+        self,
+        results: Sequence[Result] = (),
+        reports: Sequence[Report] = (),
+        *,
+        room: int = 0,
+        propose: Propose | None = None,
+        history: History | None = None,
+    ) -> Exchanged:
+        new_reports = rows.packed_reports([codec.normal(report) for report in reports])
+        new_results: dict[int, rows.Packed] = {}
+        for result in results:
+            new_results.setdefault(result.number, rows.packed(codec.normal(result)))
+        writes = bool(new_reports or new_results)
+        aside = self._put_aside(room)
+        room = room - len(aside) if propose is not None else 0
+        if not writes and not room:
+            return Exchanged([], aside)
+        known = self._known(aside)
+
+        def body(tx: Transaction) -> Exchanged:
+            accepted: list[int] = []
+            if writes:
+                self._gate(tx)
+                counts = self._log.lock(tx.session) if self._database.sqlite else None
+                accepted = self._end(tx, new_reports, new_results, counts)
+                if counts is None and (room or history is not None):
+                    counts = self._log.lock(tx.session, wait=False)
+                if counts is None:  # another has the study's row: it, or the next, orders these and serves the wish
+                    if room:
+                        tx.session.run(sql.wish, self._log.owner | {"b_wants": room})
+                    return Exchanged(accepted, [], room > 0)
+            else:  # whoever had the row before may have served this owner
+                counts = self._log.locked(tx.session)
+                if found := [] if self._database.sqlite else self._adopt(tx.session, known):
+                    raise Nothing(Exchanged([], found))
+            jobs, busy = self._serve(tx, counts, room, propose, history)
+            if not tx.gated:
+                raise Nothing(Exchanged([], [], busy))
+            self._close(tx, counts)
+            return Exchanged(accepted, jobs, busy)
+
+        def recover(session: Session) -> Exchanged:
+            mine = session.all(sql.my_results, self._log.owner | self._numbers(new_results)) if new_results else []
+            found = {row.number for row in mine}
+            return Exchanged([n for n in new_results if n in found], self._adopt(session, known))
+
+        clear = history.clear if history is not None else None  # what came to nothing may be ordered otherwise
+        done = self._once(body, recover, clear)
+        self._ended(new_results)
+        if self._refused is not None:  # the method failed: what was to be recorded is, all the same
+            error, self._refused = self._refused, None
+            raise error
+        return Exchanged(done.accepted, aside + done.jobs, done.busy)
+
+    @_alone
+    def note(self, notes: Sequence[Note]) -> None:
+        made = [(rows.packed(codec.normal(note)), 0) for note in notes]
+
+        def body(tx: Transaction) -> None:
+            self._gate(tx)
+            counts = self._log.locked(tx.session) if self._database.sqlite else None
+            self._log.add(tx, made, counts)
+            if counts is not None:
+                self._close(tx, counts)
+
+        self._once(body, lambda session: None)
+
+    @_alone
+    def reopen(self, numbers: Sequence[int]) -> list[int]:
+        wanted = self._study | self._numbers(set(numbers))
+
+        def body(tx: Transaction) -> list[int]:
+            counts = self._log.locked(tx.session)
+            self._gate(tx)
+            self._log.stamp(tx.session, counts)
+            unended = {row.number for row in tx.session.all(sql.queued_jobs, wanted)}
+            places = {row.number: row.event for row in tx.session.all(sql.job_places, wanted)}
+            latest: dict[int, Any] = {}
+            for row in tx.session.all(sql.results_of, wanted):
+                (latest[row.number],) = self._log.read_row(row).events
+            found = [n for n in sorted(places) if n not in unended and n in latest and latest[n].status != "ok"]
+            self._log.add(tx, [(rows.packed(Note("reopened", {"number": n})), 0) for n in found], counts)
+            queued = [{"b_number": n, "b_event": places[n], "b_owner": None, "b_attempts": 0} for n in found]
+            tx.session.run_all(sql.put_jobs, [self._study | row | {"b_now": tx.now} for row in queued])
+            counts.done -= len(found)
+            self._close(tx, counts)
+            return found
+
+        return self._once(body, lambda session: [row.number for row in session.all(sql.queued_jobs, wanted)])
+
+    # -- who holds what -----------------------------------------------------------------------------------------------
 
     @_alone
     def claim(self, count: int) -> list[Job]:
-        with self._database.read() as session:
-            if session.first(sql.count_events, self._study) is None:
-                raise self._gone()
-            if not self._free(session):  # the usual answer, without a lock
-                return []
-        with self._database.write() as session:
-            self._lock(session)
-            numbers = self._free(session)[:count]
-            taken = [session.first(sql.one_job, self._study | {"b_number": number}) for number in numbers]
-            jobs = [rows.read(rows.job, row, self._where("luthier_jobs")) for row in taken]
-            session.run_all(sql.take_job, [self._owner | {"b_number": number} for number in numbers])
-            self._renew(session)
-        self._held.update(numbers)
-        return jobs
+        jobs = self._put_aside(count)
+        count -= len(jobs)
+        if not count or not self._database.again(lambda tries: self._may_claim()):  # the usual answer, without a lock
+            return jobs
+        known = self._known(jobs)
 
+        def body(tx: Transaction) -> list[Job]:
+            self._gate(tx)
+            for owners, pause in zip(self._lost(tx.session), (0.0, PAUSE), strict=True):
+                if owners:
+                    values = self._study | self._numbers(owners) | {"b_pause": pause}
+                    self._freed(tx, tx.session.all(sql.free_of_owners, values))
+            return self._taken(tx.session, tx.session.all(sql.claim_jobs, self._log.owner | {"b_count": count}))
+
+        jobs += self._once(body, lambda session: self._adopt(session, known))
+        return sorted(jobs, key=lambda job: (self.attempts.get(job.number, 0) > 2, job.number))
+
+    @_alone
     def renew(self) -> None:
+        values = {"b_owner": self._log.id, "b_lease": self._long()}
         with self._database.write() as session:
-            self._renew(session)
+            session.run(sql.renew_owner, values)
 
     @_alone
-    def release(self, numbers: Sequence[int] | None = None) -> None:
-        with self._database.write() as session:
-            self._lock(session)
-            if numbers is None:
-                session.run(sql.release_all, self._owner)
-            else:
-                session.run_all(sql.release_one, [self._owner | {"b_number": number} for number in numbers])
-        self._held.difference_update(list(self._held) if numbers is None else numbers)
+    def release(self, numbers: Sequence[int] | None = None, died: bool = False) -> None:
+        values = self._log.owner | self._numbers(() if numbers is None else numbers) | {"b_pause": 0.0}
+
+        def body(tx: Transaction) -> None:
+            self._gate(tx)
+            if died:
+                self._freed(tx, tx.session.all(sql.free_as_died, values))
+            else:  # all: also what others have put aside without its knowing
+                tx.session.run(sql.release_all if numbers is None else sql.release_some, values)
+
+        self._once(body, lambda session: None)
+        self._aside = [] if numbers is None else [job for job in self._aside if job.number not in numbers]
+        self._let_go(list(self.attempts) if numbers is None else numbers)
 
     @_alone
-    def sync(self, history: History) -> list[Event]:
-        known = len(history.events)
-        with self._database.read() as session:
-            row = session.first(sql.count_events, self._study)
-            if row is None:
-                raise self._gone()
+    def partial(self, number: int, file: str, steps: int) -> bool:
+        values = self._log.owner | {"b_number": number, "b_file": file, "b_steps": steps}
+
+        def body(tx: Transaction) -> int | None:
+            self._gate(tx)
+            row = tx.session.first(sql.set_partial, values)
+            return None if row is None else row.attempts
+
+        def recover(session: Session) -> int | None:
+            held = {row.number: row for row in session.all(sql.held_jobs, self._log.owner)}
+            return held[number].attempts if number in held and held[number].partial == file else None
+
+        attempts, old = self._once(body, recover), self.partials.get(number)
+        if attempts is None:  # another holds the job, or it has ended: nobody will name this file
+            self._checkpoints.remove([file])
+            return False
+        self.attempts[number], self.partials[number] = attempts, file
+        if old is not None and old != file:
+            self._checkpoints.remove([old])
+        return True
+
+    # -- reading, and the leases of a study ---------------------------------------------------------------------------
+
+    @_alone
+    def sync(self, history: History) -> list[Event | Note]:
+        if self._free_files:
+            files, self._free_files = self._free_files, []
+            self._checkpoints.remove(files)
+        row = self._database.again(lambda tries: self._count())
+        if self._log.label is None and not self._database.sqlite:
+            return self._look(history, row)
+        if row.more and not self._database.sqlite:
+            last = self._once(self._stamp_all, lambda session: self._count().events)
+        else:
             last = row.events
-            if last == self._own_from + len(self._own) and known >= self._own_from:
-                new = self._own[known - self._own_from :]
-            else:
-                new = self._read(session, history, last)
-        if known + len(new) != last:
-            raise not_filled_by_sync(known + len(new) + 1, last, self._where())
-        self._own, self._own_from = [], last
-        try:
-            for event in new:
-                history.add(event)
-        except StudyError as error:
-            remedy = "Rows were changed by hand or by another program: restore a backup, or delete the study."
-            raise StoreError(str(error), where=self._where(), remedy=remedy) from error
-        return new
+        new = self._database.again(lambda tries: self._new(history.cursor[0], last))
+        self._log.clear_own()
+        return self._log.advance(history, new, last)
 
+    def _look(self, history: History, row: Any) -> list[Event | Note]:
+        """:meth:`sync` of a reader: what has no place in the order yet comes last, and is read again the next time."""
+        if self._provisional:
+            history.clear()
+        new = self._database.again(lambda tries: self._new(history.cursor[0], row.events))
+        added = self._log.advance(history, new, row.events)
+        late = self._database.again(lambda tries: self._unordered()) if row.more else []
+        self._provisional = bool(late)
+        for read in late:
+            added += self._log.add_events(history, read)
+        history.cursor = (row.events, len(history.log))
+        return added
+
+    @_alone
     def turn(self, seconds: float) -> bool:
-        with self._database.read() as session:
-            if not self._may_turn(session):  # without a lock
-                return False
-        with self._database.write() as session:
-            self._lock(session)
-            if not self._may_turn(session):
-                return False
-            session.run(sql.take_turn, self._owner | {"b_seconds": seconds})
-            return True
+        def take(tries: int) -> bool:
+            with self._database.read() as session:
+                if not self._may_turn(session):  # without a lock
+                    return False
+            with self._database.write() as session:
+                self._log.locked(session)
+                if not self._may_turn(session):
+                    return False
+                session.run(sql.take_turn, self._log.owner | {"b_seconds": seconds})
+                return True
 
+        return self._database.again(take)
+
+    @_alone
     def end_turn(self) -> None:
-        with self._database.write() as session:
-            session.run(sql.end_turn, self._owner)
+        self._database.again(lambda tries: self._run(sql.end_turn, self._log.owner))
+
+    @_alone
+    def janitor(self, seconds: float) -> bool:
+        values = self._log.owner | {"b_seconds": seconds}
+        return bool(self._database.again(lambda tries: self._run(sql.take_janitor, values)))
 
     def leave(self) -> None:
         """Give everything back: this owner will not write again."""
         self.release()
         self.end_turn()
 
-    # -- inside of a transaction ------------------------------------------------------------------------------------
+    # -- inside of a transaction --------------------------------------------------------------------------------------
 
-    def _lock(self, session: Session) -> Any:
-        row = session.first(sql.lock_study, self._study)
-        if row is None:
-            raise self._gone()
-        return row
+    def _once(
+        self,
+        body: Callable[[Transaction], Value],
+        recover: Callable[[Session], Value],
+        again: Callable[[], None] | None = None,
+    ) -> Value:
+        """:meth:`Log.once`, and whatever others have put aside for this owner meanwhile."""
+        before = dict(self.attempts), dict(self.partials), list(self._free_files)
 
-    def _finish(
-        self, session: Session, row: Any, events: int, jobs: int = 0, done: int = 0, best: Best | None = None
-    ) -> None:
-        values = {
-            "b_events": row.events + events,
-            "b_jobs": row.jobs + jobs,
-            "b_done": row.done + done,
-            "b_best": best.number if best else row.best,
-            "b_best_value": best.value if best else row.best_value,
-            "b_now": row.now,
-        }
-        session.run(sql.set_study, self._study | values)
-        if time.monotonic() - self._renewed > self._lease / 4:
-            self._renew(session)
+        def undo() -> None:
+            self.attempts, self.partials, self._free_files = dict(before[0]), dict(before[1]), list(before[2])
+            self._refused = None
+            if again is not None:
+                again()
 
-    def _write_reports(
-        self, session: Session, reports: list[Report], snapshots: dict[int, int], events: int
-    ) -> list[Event]:
-        """Write reports as events number ``events`` + 1, …; the events as they will be read back."""
-        made, written, counted, wider = [], [], set(), {}
-        for event, report in enumerate(reports, events + 1):
-            values = rows.report_row(report)
-            values["b_study"], values["b_event"] = self._study["b_study"], event
-            if values["b_vectors"] is not None:
-                number, position = report.number, snapshots[report.number]
-                snapshots[number] = position + 1
-                counted.add(number)
-                stride = codec.stride(position + 1)
-                if stride != codec.stride(position):
-                    wider[number] = stride
-                if position % stride:
-                    values["b_vectors"], report = None, codec.thinned(report)
-                else:
-                    values["b_position"] = position
-            made.append(values)
-            written.append(report)
-        session.run_all(sql.add_reports, made)
-        for number in counted:
-            session.run(sql.set_snapshots, self._study | {"b_number": number, "b_snapshots": snapshots[number]})
-        for number, stride in wider.items():
-            session.run(sql.thin_reports, self._study | {"b_number": number, "b_stride": stride})
-        return written
+        try:
+            value = self._log.once(body, recover, undo)
+        except BaseException:
+            undo()
+            raise
+        if self._log.news():
+            self._aside += self._database.again(lambda tries: self._adopted())
+        return value
 
-    def _renew(self, session: Session) -> None:
-        session.run(sql.renew_owner, {"b_owner": self._owner["b_owner"], "b_lease": self._lease})
-        self._renewed = time.monotonic()
+    def _gate(self, tx: Transaction) -> None:
+        self._log.gate(tx, self._long())
 
-    def _free(self, session: Session) -> list[int]:
-        """Unfinished jobs that nobody works on, the lowest first."""
-        free, dead = [], {}
-        for row in session.all(sql.unfinished_jobs, self._study):
-            if row.owner == self._owner["b_owner"]:
-                if row.number not in self._held:  # appended by a commit whose answer was lost
-                    free.append(row.number)
-            elif row.expired or _dead(row, dead):
-                free.append(row.number)
-        return free
+    def _long(self) -> float:
+        """Seconds of this owner's lease: longer where it has taken a job over that outlasted another's."""
+        return self._lease * STRETCH ** (max(self.attempts.values(), default=1) - 1)
+
+    def _close(self, tx: Transaction, counts: Counts) -> None:
+        self._log.set(tx.session, counts)
+        self._log.wrote(counts)
+
+    def _serve(
+        self, tx: Transaction, counts: Counts, room: int, propose: Propose | None, history: History | None
+    ) -> tuple[list[Job], bool]:
+        """Under the study's row: bring a history up to date, propose for this owner and for those who wait."""
+        others_turn = counts.turn_owner not in (None, self._log.id) and not self._may_turn(tx.session)
+        asks = room > 0 and not others_turn and propose is not None
+        free = room > 0 and tx.session.first(sql.any_free, self._study) is not None
+        if asks or free:
+            self._gate(tx)
+        if history is not None and tx.gated:
+            self._log.stamp(tx.session, counts)
+            self._log.advance(history, self._log.fresh(tx.session, counts, history), counts.events)
+        if free:
+            return self._taken(tx.session, tx.session.all(sql.claim_jobs, self._log.owner | {"b_count": room})), False
+        if not asks or propose is None:
+            return [], others_turn
+        demand = [] if self._database.sqlite else tx.session.all(sql.waiting_owners, self._log.owner)
+        try:
+            made = [codec.normal(job) for job in propose(counts.jobs, room + sum(row.wants for row in demand))]
+            check_jobs(made, counts.jobs)
+        except Exception as error:
+            self._refused = error
+            return [], False
+        owners = [self._log.id] * room + [row.id for row in demand for _ in range(row.wants)]
+        self._insert(tx, counts, made, owners)
+        for owner in sorted(set(owners[room : len(made)])):
+            tx.session.run(sql.serve_owner, {"b_served": owner})
+        if history is not None:
+            self._log.advance(history, self._log.fresh(tx.session, counts, history), counts.events)
+            return history.jobs[len(history) - len(made) :][:room], False
+        return made[:room], False
+
+    def _insert(self, tx: Transaction, counts: Counts, jobs: Sequence[Job], owners: Sequence[int]) -> None:
+        """Add jobs to the log and to the queue, held by these owners, whose last ones may get nothing."""
+        places = self._log.add(tx, [(rows.packed(job), 0) for job in jobs], counts)
+        counts.jobs += len(jobs)
+        made = [
+            {"b_number": job.number, "b_event": place, "b_owner": owner, "b_attempts": 1, "b_now": tx.now}
+            for job, place, owner in zip(jobs, places, owners, strict=False)
+        ]
+        tx.session.run_all(sql.put_jobs, [self._study | row for row in made])
+        for job, owner in zip(jobs, owners, strict=False):
+            if owner == self._log.id:
+                self.attempts[job.number], self.partials[job.number] = 1, None
+
+    def _end(
+        self, tx: Transaction, reports: list[rows.Packed], results: dict[int, rows.Packed], counts: Counts | None
+    ) -> list[int]:
+        """Add reports, then the results of jobs that had not ended; their numbers."""
+        ended = tx.session.all(sql.end_jobs, self._study | self._numbers(results)) if results else []
+        attempts = {row.number: row.attempts for row in ended}
+        accepted = [number for number in results if number in attempts]
+        made = [(row, 0) for row in reports] + [(results[number], attempts[number]) for number in accepted]
+        self._log.add(tx, made, counts)
+        self._free_files += [row.partial for row in ended if row.partial is not None]
+        return accepted
+
+    def _freed(self, tx: Transaction, freed: Sequence[Any]) -> None:
+        """End the jobs among those freed that have ended too many processes."""
+        poison = {row.number: rows.packed(died(row.number)) for row in freed if row.attempts >= DEATHS}
+        if poison:
+            counts = self._log.locked(tx.session) if self._database.sqlite else None
+            self._end(tx, [], poison, counts)
+            if counts is not None:
+                self._close(tx, counts)
+
+    def _lost(self, session: Session) -> tuple[list[int], list[int]]:
+        """Owners that hold jobs and are lost: those whose processes are dead here, those whose leases have ended."""
+        dead, silent, known = [], [], {}
+        for row in session.all(sql.holders, self._log.owner):
+            if row.pid is not None and _dead(row, known):
+                dead.append(row.owner)
+            elif row.expired and time.monotonic() - self._database.broken > self._lease:  # theirs may be away as well
+                silent.append(row.owner)
+        return dead, silent
+
+    def _taken(self, session: Session, found: Sequence[Any]) -> list[Job]:
+        """The jobs of rows of the queue, which this owner now holds."""
+        if not found:
+            return []
+        events = session.all(sql.job_events, self._study | self._numbers(row.event for row in found))
+        jobs = {row.seq: self._log.read_row(row).events[0] for row in events}
+        self.attempts.update({row.number: row.attempts for row in found})
+        self.partials.update({row.number: row.partial for row in found})
+        return [jobs[row.event] for row in sorted(found, key=lambda row: row.number)]  # type: ignore[misc]
+
+    def _adopt(self, session: Session, known: set[int]) -> list[Job]:
+        """The jobs that the database says this owner holds, without those that it knows of."""
+        held = session.all(sql.held_jobs, self._log.owner)
+        return self._taken(session, [row for row in held if row.number not in known])
+
+    # -- small reads --------------------------------------------------------------------------------------------------
+
+    def _adopted(self) -> list[Job]:
+        with self._database.read() as session:
+            return self._adopt(session, self._known(()))
+
+    def _may_claim(self) -> bool:
+        with self._database.read() as session:
+            if session.first(sql.count_events, self._study) is None:
+                raise self._log.gone()
+            return session.first(sql.any_free, self._study) is not None or any(self._lost(session))
 
     def _may_turn(self, session: Session) -> bool:
         row = session.first(sql.turn_holder, self._study)
         if row is None:
-            raise self._gone()
-        return bool(row.expired) or row.turn_owner == self._owner["b_owner"] or _dead(row, {})
+            raise self._log.gone()
+        dead = row.pid is not None and _dead(row, {})
+        return bool(row.expired) or row.turn_owner == self._log.id or dead
 
-    def _read(self, session: Session, history: History, last: int) -> list[Event]:
-        span = self._study | {"b_from": len(history.events), "b_to": last}
-        found: list[tuple[int, Event]] = []
-        where = self._where("luthier_jobs")
-        for row in session.all(sql.new_jobs, self._study | {"b_number": len(history), "b_to": last}):
-            found.append((row.event, rows.read(rows.job, row, where)))
-        for row in session.all(sql.new_results, span):
-            found.append((row.event, rows.read(rows.result, row, where)))
-        where = self._where("luthier_reports")
-        for row in session.all(sql.new_reports, span):
-            found.append((row.event, rows.read(rows.report, row, where)))
-        found.sort(key=lambda pair: pair[0])
-        return [event for _, event in found]
+    def _count(self) -> Any:
+        with self._database.read() as session:
+            row = session.first(sql.count_events, self._study)
+        if row is None:
+            raise self._log.gone()
+        return row
 
-    # -- beside it --------------------------------------------------------------------------------------------------
+    def _stamp_all(self, tx: Transaction) -> int:
+        counts = self._log.locked(tx.session)
+        self._gate(tx)
+        self._log.stamp(tx.session, counts)
+        self._close(tx, counts)
+        return counts.events
 
-    def _wrote(self, before: int, events: Sequence[Event]) -> None:
-        if before != self._own_from + len(self._own):  # another owner wrote between
-            self._own, self._own_from = [], before
-        self._own.extend(events)
+    def _new(self, place: int, last: int) -> list[Any]:
+        with self._database.read() as session:
+            return self._log.read(session, place, last)
 
-    def _seen(self, row: Any, results: Iterable[Result]) -> Best:
-        best = Best(self._best.objective, self._best.mode, row.best, row.best_value)
-        for result in results:
-            best.see(result)
-        return best
+    def _unordered(self) -> list[Any]:
+        with self._database.read() as session:
+            return [self._log.read_row(row) for row in session.all(sql.unordered_events, self._study)]
 
-    def _where(self, table: str = "") -> str:
-        return f"{self._database.where}, {f'table {table}, ' if table else ''}study {self._name!r}"
+    def _run(self, statement: Any, values: dict[str, Any]) -> int:
+        with self._database.write() as session:
+            return session.run(statement, values)
 
-    def _gone(self) -> StoreError:
-        return StoreError("the study was deleted", where=self._where(), remedy="Create it again to go on.")
+    # -- beside it ----------------------------------------------------------------------------------------------------
+
+    def _put_aside(self, count: int) -> list[Job]:
+        jobs, self._aside = self._aside[:count], self._aside[count:]
+        return jobs
+
+    def _known(self, jobs: Sequence[Job]) -> set[int]:
+        return set(self.attempts) | {job.number for job in (*jobs, *self._aside)}
+
+    def _numbers(self, values: Any) -> dict[str, str]:
+        return {"b_numbers": sql.numbers(values, self._database.sqlite)}
+
+    def _ended(self, numbers: Any) -> None:
+        self._let_go(numbers)
+        for number in numbers:
+            self._log.forget(number)
+
+    def _let_go(self, numbers: Any) -> None:
+        for number in numbers:
+            self.attempts.pop(number, None)
+            self.partials.pop(number, None)
 
 
 def _dead(row: Any, known: dict[Process, bool]) -> bool:
     """Whether the process of a row's owner is dead; ``known`` remembers within one question."""
-    if row.pid is None:
-        return False
     process = Process(row.host, row.pid, row.started)
     if process not in known:
         known[process] = process.dead

@@ -1,43 +1,93 @@
-"""Every statement that luthier sends to a database, built once; names and values are bound parameters."""
+"""Every statement that luthier sends to a database, built once; names and values are bound parameters.
+
+In PostgreSQL transactions run at READ COMMITTED, so that a statement sees what was committed before it began: whoever
+has waited for the study's row reads, in a statement of its own, all that was written before.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy import bindparam as bind
+from sqlalchemy.ext.compiler import compiles
 
-from luthier.store.schema import clock, jobs, owners, reports, studies
+from luthier.store.schema import clock, events, owners, queue, studies, version_table
 
-STUDY, OWNER = bind("b_study"), bind("b_owner")
-NUMBER = bind("b_number")
+STUDY, OWNER, NUMBER = bind("b_study"), bind("b_owner"), bind("b_number")
+LEASE, NOW = bind("b_lease", type_=sa.Double), bind("b_now")
+
+
+class among(sa.ColumnElement[bool]):
+    """Whether a column is among the numbers of the parameter ``b_numbers``, see :func:`numbers`."""
+
+    type = sa.Boolean()
+    inherit_cache = False
+
+    def __init__(self, column: sa.ColumnElement[Any]) -> None:
+        self.column, self.values = column, bind("b_numbers", type_=sa.Text)
+
+
+@compiles(among, "sqlite")
+def _sqlite_among(element: among, compiler: Any, **options: Any) -> str:
+    column, values = (compiler.process(part, **options) for part in (element.column, element.values))
+    return f"{column} IN (SELECT value FROM json_each({values}))"
+
+
+@compiles(among, "postgresql")
+def _postgresql_among(element: among, compiler: Any, **options: Any) -> str:
+    column, values = (compiler.process(part, **options) for part in (element.column, element.values))
+    return f"{column} = ANY (CAST({values} AS BIGINT[]))"
+
+
+def numbers(values: Any, sqlite: bool) -> str:
+    """The parameter ``b_numbers`` of :class:`among`."""
+    text = ",".join(str(int(value)) for value in values)
+    return f"[{text}]" if sqlite else f"{{{text}}}"
+
+
+# -- the store
+store_row = sa.select(version_table.c.store, version_table.c.checkpoints)
+set_checkpoints = sa.update(version_table).values(checkpoints=bind("b_checkpoints"))
 
 # -- studies
 find_study = sa.select(studies).where(studies.c.name == bind("b_name"))
 study_names = sa.select(studies.c.name)
 all_studies = sa.select(studies).order_by(studies.c.id)
 add_study = sa.insert(studies).values(
-    name=bind("b_name"), settings=bind("b_settings"), events=0, jobs=0, done=0, created=clock(), updated=clock()
+    uid=bind("b_uid"),
+    name=bind("b_name"),
+    settings=bind("b_settings"),
+    folder=bind("b_folder"),
+    events=0,
+    jobs=0,
+    done=0,
+    created=clock(),
+    updated=clock(),
 )
 set_settings = (
     sa.update(studies).where(studies.c.name == bind("b_name")).values(settings=bind("b_settings"), updated=clock())
 )
 remove_study = sa.delete(studies).where(studies.c.id == STUDY)
+remove_rows = [sa.delete(table).where(table.c.study == STUDY) for table in (events, queue, owners)]
 
-# -- the row of a study: locked by each writer, so that events are numbered in the order in which they are committed
-lock_study = (
-    sa.select(
-        studies.c.events,
-        studies.c.jobs,
-        studies.c.done,
-        studies.c.best,
-        studies.c.best_value,
-        studies.c.turn_owner,
-        studies.c.turn_until,
-        clock().label("now"),
-    )
-    .where(studies.c.id == STUDY)
-    .with_for_update()
-)
-count_events = sa.select(studies.c.events).where(studies.c.id == STUDY)
+# -- the row of a study: whoever holds it gives the events their order
+_study_row = sa.select(
+    studies.c.events,
+    studies.c.jobs,
+    studies.c.done,
+    studies.c.best,
+    studies.c.best_value,
+    studies.c.turn_owner,
+    studies.c.turn_until,
+    clock().label("now"),
+).where(studies.c.id == STUDY)
+lock_study = _study_row.with_for_update(key_share=True)
+lock_study_if_free = _study_row.with_for_update(key_share=True, skip_locked=True)
+count_events = sa.select(
+    studies.c.events,
+    sa.exists(sa.select(events.c.id).where(events.c.study == STUDY, events.c.seq.is_(None))).label("more"),
+).where(studies.c.id == STUDY)
 set_study = (
     sa.update(studies)
     .where(studies.c.id == STUDY)
@@ -47,140 +97,209 @@ set_study = (
         done=bind("b_done"),
         best=bind("b_best"),
         best_value=bind("b_best_value"),
-        updated=bind("b_now"),
+        updated=NOW,
     )
 )
 
-# -- owners and their leases
+# -- owners: the gate of each transaction, and leases
 add_owner = (
     sa.insert(owners)
     .values(
         study=STUDY,
-        owner=bind("b_label"),
+        label=bind("b_label"),
         host=bind("b_host"),
         pid=bind("b_pid"),
         started=bind("b_started"),
-        until=clock() + bind("b_lease", type_=sa.Double),
+        until=clock() + LEASE,
+        batch=0,
+        wants=0,
+        given=0,
     )
     .returning(owners.c.id)
 )
-renew_owner = sa.update(owners).where(owners.c.id == OWNER).values(until=clock() + bind("b_lease", type_=sa.Double))
+gate = (
+    sa.update(owners)
+    .where(owners.c.id == OWNER, owners.c.batch == bind("b_batch") - 1)
+    .values(until=clock() + LEASE, batch=bind("b_batch"), wants=0)
+    .returning(owners.c.given, clock().label("now"))
+)
+last_batch = sa.select(owners.c.batch, owners.c.given).where(owners.c.id == OWNER)
+renew_owner = sa.update(owners).where(owners.c.id == OWNER).values(until=clock() + LEASE)
+wish = sa.update(owners).where(owners.c.id == OWNER).values(wants=bind("b_wants"))
+waiting_owners = (
+    sa.select(owners.c.id, owners.c.wants)
+    .where(owners.c.study == STUDY, owners.c.wants > 0, owners.c.id != OWNER, owners.c.until > clock())
+    .order_by(owners.c.id)
+    .with_for_update(skip_locked=True)
+)
+serve_owner = sa.update(owners).where(owners.c.id == bind("b_served")).values(wants=0, given=owners.c.given + 1)
+forget_owners = sa.delete(owners).where(
+    owners.c.study == STUDY,
+    owners.c.until < clock() - 86400.0,
+    ~sa.exists(sa.select(queue.c.number).where(queue.c.study == STUDY, queue.c.owner == owners.c.id)),
+)
+owner_ids = sa.select(owners.c.id).where(owners.c.study == STUDY)
 
-# -- jobs
-add_jobs = sa.insert(jobs).values(
+# -- the queue
+put_jobs = sa.insert(queue).values(
     study=STUDY,
     number=NUMBER,
-    created=bind("b_event"),
-    config=bind("b_config"),
-    config_vectors=bind("b_vectors"),
-    steps=bind("b_steps"),
-    parent=bind("b_parent"),
-    tag=bind("b_tag"),
+    event=bind("b_event"),
     owner=OWNER,
+    attempts=bind("b_attempts"),
+    not_before=0.0,
+    claimed=NOW,
 )
-held_jobs = sa.select(jobs.c.number, jobs.c.snapshots).where(
-    jobs.c.study == STUDY, jobs.c.owner == OWNER, jobs.c.done.is_(None)
+end_jobs = (
+    sa.delete(queue)
+    .where(queue.c.study == STUDY, among(queue.c.number))
+    .returning(queue.c.number, queue.c.attempts, queue.c.partial)
 )
-end_job = (
-    sa.update(jobs)
-    .where(jobs.c.study == STUDY, jobs.c.number == NUMBER)
-    .values(
-        done=bind("b_event"),
-        status=bind("b_status"),
-        metrics=bind("b_metrics"),
-        steps_done=bind("b_steps"),
-        final=bind("b_final"),
-        final_vectors=bind("b_vectors"),
-        seconds=bind("b_seconds"),
-        error=bind("b_error"),
-        checkpoint_file=bind("b_file"),
-        checkpoint_row=bind("b_row"),
-    )
+queued_jobs = sa.select(queue.c.number).where(queue.c.study == STUDY, among(queue.c.number))
+held_jobs = sa.select(queue.c.number, queue.c.event, queue.c.attempts, queue.c.partial).where(
+    queue.c.study == STUDY, queue.c.owner == OWNER
 )
-unfinished_jobs = (
+_free = (queue.c.study == STUDY, queue.c.owner.is_(None), queue.c.not_before <= clock())
+any_free = sa.select(queue.c.number).where(*_free).limit(1)
+_next = (
+    sa.select(queue.c.number)
+    .where(*_free)
+    .order_by(queue.c.attempts > 1, queue.c.number)  # what has ended two processes comes last
+    .limit(bind("b_count"))
+    .with_for_update(skip_locked=True)
+    .cte("c")
+)
+claim_jobs = (
+    sa.update(queue)
+    .where(queue.c.study == STUDY, queue.c.number.in_(sa.select(_next.c.number)))
+    .values(owner=OWNER, attempts=queue.c.attempts + 1, claimed=clock())
+    .returning(queue.c.number, queue.c.event, queue.c.attempts, queue.c.partial)
+)
+job_events = sa.select(
+    events.c.seq, events.c.at, events.c.kind, events.c.number, events.c.body, events.c.vectors
+).where(events.c.study == STUDY, among(events.c.seq))
+release_all = (
+    sa.update(queue)
+    .where(queue.c.study == STUDY, queue.c.owner == OWNER)
+    .values(owner=None, attempts=queue.c.attempts - 1)
+)
+release_some = release_all.where(among(queue.c.number))
+holders = (
     sa.select(
-        jobs.c.number,
-        jobs.c.owner,
+        queue.c.owner,
         owners.c.host,
         owners.c.pid,
         owners.c.started,
         sa.func.coalesce(owners.c.until < clock(), sa.true()).label("expired"),
     )
-    .select_from(jobs.outerjoin(owners, jobs.c.owner == owners.c.id))
-    .where(jobs.c.study == STUDY, jobs.c.done.is_(None))
-    .order_by(jobs.c.number)
+    .select_from(queue.outerjoin(owners, queue.c.owner == owners.c.id))
+    .where(queue.c.study == STUDY, queue.c.owner.is_not(None), queue.c.owner != OWNER)
+    .distinct()
 )
-take_job = (
-    sa.update(jobs).where(jobs.c.study == STUDY, jobs.c.number == NUMBER, jobs.c.done.is_(None)).values(owner=OWNER)
-)
-one_job = sa.select(jobs).where(jobs.c.study == STUDY, jobs.c.number == NUMBER)
-release_all = (
-    sa.update(jobs).where(jobs.c.study == STUDY, jobs.c.done.is_(None), jobs.c.owner == OWNER).values(owner=None)
-)
-release_one = release_all.where(jobs.c.number == NUMBER)
+_pause = bind("b_pause", type_=sa.Double)
 
-# -- reports
-add_reports = sa.insert(reports).values(
+
+def _freed(condition: sa.ColumnElement[bool]) -> Any:
+    found = (
+        sa.select(queue.c.number)
+        .where(queue.c.study == STUDY, condition)
+        .order_by(queue.c.number)
+        .with_for_update(skip_locked=True)
+        .cte("c")
+    )
+    later = sa.case((queue.c.attempts < 2, 0.0), else_=clock() + _pause * queue.c.attempts)
+    return (
+        sa.update(queue)
+        .where(queue.c.study == STUDY, queue.c.number.in_(sa.select(found.c.number)))
+        .values(owner=None, not_before=later)
+        .returning(queue.c.number, queue.c.attempts)
+    )
+
+
+free_of_owners = _freed(among(queue.c.owner))
+free_as_died = _freed(sa.and_(among(queue.c.number), queue.c.owner == OWNER))
+set_partial = (
+    sa.update(queue)
+    .where(queue.c.study == STUDY, queue.c.number == NUMBER, queue.c.owner == OWNER)
+    .values(
+        partial=bind("b_file"),
+        partial_steps=bind("b_steps", type_=sa.BigInteger),
+        attempts=sa.case(
+            (sa.func.coalesce(queue.c.partial_steps, 0) < bind("b_steps", type_=sa.BigInteger), 1),
+            else_=queue.c.attempts,
+        ),
+    )
+    .returning(queue.c.attempts)
+)
+named_partials = sa.select(queue.c.partial).where(queue.c.study == STUDY, queue.c.partial.is_not(None))
+
+# -- the log
+add_events = sa.insert(events).values(
     study=STUDY,
-    event=bind("b_event"),
+    seq=bind("b_seq"),
+    kind=bind("b_kind"),
     number=NUMBER,
-    step=bind("b_step"),
-    metrics=bind("b_metrics"),
-    hyperparameters=bind("b_hyperparameters"),
+    owner=OWNER,
+    attempt=bind("b_attempt"),
+    at=NOW,
+    body=bind("b_body"),
     vectors=bind("b_vectors"),
     position=bind("b_position"),
 )
-set_snapshots = (
-    sa.update(jobs).where(jobs.c.study == STUDY, jobs.c.number == NUMBER).values(snapshots=bind("b_snapshots"))
+_unordered = (
+    sa.select(events.c.id.label("nid"), sa.func.row_number().over(order_by=events.c.id).label("rank"))
+    .where(events.c.study == STUDY, events.c.seq.is_(None))
+    .subquery("n")
+)
+stamp_events = (
+    sa.update(events)
+    .where(events.c.id == _unordered.c.nid)
+    .values(seq=bind("b_base", type_=sa.BigInteger) + _unordered.c.rank)
+    .returning(events.c.seq, events.c.at, events.c.kind, events.c.number, events.c.body, events.c.vectors)
+)
+new_events = (
+    sa.select(events.c.seq, events.c.at, events.c.kind, events.c.number, events.c.body, events.c.vectors)
+    .where(events.c.study == STUDY, events.c.seq > bind("b_from"), events.c.seq <= bind("b_to"))
+    .order_by(events.c.seq)
+)
+my_results = sa.select(events.c.number).where(
+    events.c.study == STUDY, events.c.owner == OWNER, events.c.kind == 2, among(events.c.number)
+)
+job_places = (
+    sa.select(events.c.number, sa.func.max(events.c.seq).label("event"))
+    .where(events.c.study == STUDY, events.c.kind == 0, among(events.c.number))
+    .group_by(events.c.number)
+)
+unordered_events = (
+    sa.select(events.c.seq, events.c.at, events.c.kind, events.c.number, events.c.body, events.c.vectors)
+    .where(events.c.study == STUDY, events.c.seq.is_(None))
+    .order_by(events.c.id)
+)
+unordered_results = (
+    sa.select(events.c.study, events.c.seq, events.c.kind, events.c.number, events.c.body, events.c.vectors)
+    .where(events.c.seq.is_(None), events.c.kind == 2)
+    .order_by(events.c.id)
+)
+results_of = (
+    sa.select(events.c.seq, events.c.at, events.c.kind, events.c.number, events.c.body, events.c.vectors)
+    .where(events.c.study == STUDY, events.c.kind == 2, among(events.c.number))
+    .order_by(events.c.seq)
+)
+next_position = sa.select(sa.func.max(events.c.position).label("last")).where(
+    events.c.study == STUDY, events.c.number == NUMBER, events.c.position.is_not(None)
 )
 thin_reports = (
-    sa.update(reports)
+    sa.update(events)
     .where(
-        reports.c.study == STUDY,
-        reports.c.number == NUMBER,
-        reports.c.position.is_not(None),
-        reports.c.position % bind("b_stride", type_=sa.BigInteger) != 0,
+        events.c.study == STUDY,
+        events.c.number == NUMBER,
+        events.c.position.is_not(None),
+        events.c.position % bind("b_stride", type_=sa.BigInteger) != 0,
     )
     .values(vectors=None, position=None)
 )
 
-# -- what is new since event b_from, up to b_to
-new_jobs = (
-    sa.select(
-        jobs.c.created.label("event"),
-        jobs.c.number,
-        jobs.c.config,
-        jobs.c.config_vectors,
-        jobs.c.steps,
-        jobs.c.parent,
-        jobs.c.tag,
-    )
-    .where(jobs.c.study == STUDY, jobs.c.number >= NUMBER, jobs.c.created <= bind("b_to"))
-    .order_by(jobs.c.number)
-)
-new_results = sa.select(
-    jobs.c.done.label("event"),
-    jobs.c.number,
-    jobs.c.status,
-    jobs.c.metrics,
-    jobs.c.steps_done,
-    jobs.c.final,
-    jobs.c.final_vectors,
-    jobs.c.seconds,
-    jobs.c.error,
-    jobs.c.checkpoint_file,
-    jobs.c.checkpoint_row,
-).where(jobs.c.study == STUDY, jobs.c.done > bind("b_from"), jobs.c.done <= bind("b_to"))
-new_reports = sa.select(
-    reports.c.event,
-    reports.c.number,
-    reports.c.step,
-    reports.c.metrics,
-    reports.c.hyperparameters,
-    reports.c.vectors,
-).where(reports.c.study == STUDY, reports.c.event > bind("b_from"), reports.c.event <= bind("b_to"))
-
-# -- the lease on proposing
+# -- leases on proposing and on removing files
 turn_holder = (
     sa.select(
         studies.c.turn_owner,
@@ -192,13 +311,18 @@ turn_holder = (
     .select_from(studies.outerjoin(owners, studies.c.turn_owner == owners.c.id))
     .where(studies.c.id == STUDY)
 )
-take_turn = (
-    sa.update(studies)
-    .where(studies.c.id == STUDY)
-    .values(turn_owner=OWNER, turn_until=clock() + bind("b_seconds", type_=sa.Double))
-)
+_SECONDS = bind("b_seconds", type_=sa.Double)
+take_turn = sa.update(studies).where(studies.c.id == STUDY).values(turn_owner=OWNER, turn_until=clock() + _SECONDS)
 end_turn = (
     sa.update(studies)
     .where(studies.c.id == STUDY, studies.c.turn_owner == OWNER)
     .values(turn_owner=None, turn_until=None)
+)
+take_janitor = (
+    sa.update(studies)
+    .where(
+        studies.c.id == STUDY,
+        sa.or_(studies.c.janitor.is_(None), studies.c.janitor == OWNER, studies.c.janitor_until < clock()),
+    )
+    .values(janitor=OWNER, janitor_until=clock() + _SECONDS)
 )

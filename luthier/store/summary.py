@@ -9,7 +9,7 @@ from typing import Any
 
 from luthier.errors import StoreError, StudyError
 from luthier.jobs import Job, Result
-from luthier.store import StudySummary, codec
+from luthier.store import StudySummary, codec, rows
 
 
 @dataclass
@@ -51,12 +51,25 @@ class Best:
         return self.objective, self.number, self.value
 
 
-def summary(row: Any, settings: Callable[[Any], Mapping[str, Any]]) -> StudySummary:
+DEATHS = 3  # so many processes may die under a job
+
+
+def died(number: int) -> Result:
+    """The result of a job under which too many processes have died."""
+    error = (
+        f"ended its worker {DEATHS} times: out of memory, a crash in compiled code and os._exit end a process so, "
+        "and what is silent for longer than its lease counts as dead"
+    )
+    return Result(number, "failed", error=error)
+
+
+def summary(row: Any, settings: Callable[[Any], Mapping[str, Any]], late: Iterable[Any] = ()) -> StudySummary:
     """One line about a study; of one whose row makes no sense, what is wrong with it.
 
     Args:
         row: Its row in the table of studies.
         settings: What reads the settings out of the row.
+        late: Rows of results that its counts do not have yet.
     """
     try:
         best = Best.of(settings(row), row.best, row.best_value)
@@ -64,7 +77,11 @@ def summary(row: Any, settings: Callable[[Any], Mapping[str, Any]]) -> StudySumm
         wrong = [repr(number) for number in numbers if type(number) not in (int, float)]
         if wrong:
             raise StoreError(f"{wrong[0]} is no number", where=f"study {row.name!r}", remedy="")
-        return StudySummary(str(row.name), row.jobs, row.done, *best.summary(), row.created, row.updated)
+        done = row.done
+        for one in late:
+            best.see(rows.read(rows.unpacked, one, "")[0])  # type: ignore[arg-type]
+            done += 1
+        return StudySummary(str(row.name), row.jobs, done, *best.summary(), row.created, row.updated)
     except StoreError as error:
         return StudySummary(str(row.name), 0, 0, None, None, None, math.nan, math.nan, error.what)
 

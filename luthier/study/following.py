@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from luthier.errors import MethodError
-from luthier.jobs import Event, History, Result
+from luthier.jobs import Event, History, Note, Result
 from luthier.task.call import describe, short
 
 METHODS = ("started", "events", "finished")
@@ -50,10 +50,10 @@ class Followers:
 
     def tell(self) -> None:
         """Tell of what is new, if anything is."""
-        events, begin = self._history.events, self._cursor
-        if self._given and len(events) > begin:
-            self._cursor = len(events)  # before the calls: one of them may bring the history up to date
-            new: list[Event] = events[begin : self._cursor]
+        log, begin = self._history.log, self._cursor
+        if self._given and len(log) > begin:
+            self._cursor = len(log)  # before the calls: one of them may bring the history up to date
+            new: list[Event] = [event for event in log[begin : self._cursor] if not isinstance(event, Note)]
             self._each("events", lambda: (self._history, list(new)))
 
     def finished(self, study: Any) -> None:

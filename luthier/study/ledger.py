@@ -7,29 +7,31 @@ import os
 import threading
 import time
 import warnings
-import weakref
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from luthier.errors import StudyError
-from luthier.jobs import Budget, History, Job, Report, Result
+from luthier.jobs import ENQUEUED, Budget, History, Job, Note, Report, Result
 from luthier.seeds import Seeds
 from luthier.space import Config, Space
 from luthier.store import Store, StudyStore, open_store
 from luthier.study import settings as study_settings
+from luthier.study.heartbeat import Heartbeat
 from luthier.study.methods import Resolved
+from luthier.study.tidying import Tidying
 from luthier.text import public_url
-from luthier.trials import best_jobs
+
+Given = ParamSpec("Given")
+Returned = TypeVar("Returned")
 
 MEMORY = ":memory:"  # the URL of a store in memory
 BEAT = 2.0  # seconds between two renewals of the lease: leases are many times longer
 SLOW = 0.02  # seconds: a proposal that takes longer is made under a lease on proposing
 FLUSH = 1.0  # seconds between two writes of the reports of running jobs
 RETRY = 1.0  # seconds between two attempts to claim jobs that somebody else holds
-GRACE = 2.0  # seconds for which any checkpoint is spared: results of the same stack may be on their way
-SPARE = 30.0  # seconds for which a checkpoint that is no longer needed is spared while others work on the study
 
 
 def open_ledger(
@@ -69,15 +71,26 @@ def open_ledger(
         if stored["budget"] != given["budget"]:
             stored = {**stored, "budget": given["budget"]}
             opened.update_settings(name, stored)
-        return Ledger(opened, name, stored, History(space, goals), bound, Seeds(seed), budget.total)
+        return Ledger(opened, name, stored, History(space, goals), bound, Seeds(seed), budget)
     except BaseException:
         if own:
             opened.close()
         raise
 
 
+def _alone(method: Callable[Concatenate[Ledger, Given], Returned]) -> Callable[Concatenate[Ledger, Given], Returned]:
+    """One thread at a time: a study may be asked and told by several."""
+
+    @wraps(method)
+    def locked(self: Ledger, *given: Given.args, **named: Given.kwargs) -> Returned:
+        with self._lock:
+            return method(self, *given, **named)
+
+    return locked
+
+
 class Ledger:
-    """One process's hold on a study: what it has taken, what it still has to write.
+    """One process's hold on a study: what it has taken, what it still has to write. Its threads may share it.
 
     Args:
         store: Where the study lives.
@@ -86,7 +99,7 @@ class Ledger:
         history: An empty history; the store fills it.
         proposer: The method, bound to the budget; None to read only.
         seeds: The study's seeds.
-        total: Training steps that all jobs together may spend, or None.
+        budget: What the study may spend.
     """
 
     def __init__(
@@ -97,75 +110,75 @@ class Ledger:
         history: History,
         proposer: Any,
         seeds: Seeds,
-        total: int | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.store, self.name, self.settings, self.history = store, name, settings, history
-        self.proposer, self.seeds, self.total = proposer, seeds, total
+        self.proposer, self.seeds, self.budget = proposer, seeds, budget or Budget()
         self.proposing = 0.0  # seconds of this thread's CPU time spent in the method
         self.busy = False  # somebody else is proposing: nothing was given, more may come
         self.mine: dict[int, float] = {}  # unfinished jobs that this process holds, and since when
-        self._waiting: deque[Job] = deque()  # the user's own configurations: held, not yet given out
+        self._lock = threading.RLock()
+        self._ready: list[Job] = []  # proposed with the last results: held, not yet given out
         self._study: StudyStore = store.attach(name, None if proposer is None else f"process {os.getpid()}")
         self._stop = getattr(proposer, "stop", None)
         self._told: set[int] = set()  # asked to stop
         self._reports: list[Report] = []
         self._next_flush = self._next_claim = 0.0
         self._slow = 0.0
-        self._files: dict[str, set[int]] = {}  # checkpoint: jobs whose state it holds
-        self._condemned: dict[str, float] = {}
         self._heartbeat: Heartbeat | None = None
         self.sync()
         self._known = len(history)  # jobs that were there at first, and those that this process has added
+        self._stops = len(history.stops)
+        self._tidying = Tidying(self._study, history, getattr(proposer, "parents", None))
 
     @property
     def checkpoints(self) -> Any:
         """The study's folder of checkpoints."""
         return self._study.checkpoints
 
+    @property
+    def attempts(self) -> Mapping[int, int]:
+        """The jobs that this process holds, and which attempt this is at each: 1 is the first."""
+        return self._study.attempts
+
+    @property
+    def partials(self) -> Mapping[int, str | None]:
+        """For the jobs that this process holds, the checkpoint from which they can go on, or None."""
+        return self._study.partials
+
+    @property
+    def stop_requested(self) -> str | None:
+        """The reason of a stop request that came after this ledger was opened, or None."""
+        return self.history.stops[-1] if len(self.history.stops) > self._stops else None
+
+    @_alone
     def sync(self) -> None:
         """Bring the history up to date with the store."""
-        for event in self._study.sync(self.history):
-            if isinstance(event, Result):
-                self._told.discard(event.number)
-                if event.checkpoint is not None:
-                    self._files.setdefault(event.checkpoint[0], set()).add(event.number)
+        self._study.sync(self.history)
 
+    # -- jobs ---------------------------------------------------------------------------------------------------------
+
+    @_alone
     def take(self, count: int) -> list[Job]:
-        """At most ``count`` jobs to run now: the user's own, those that a dead process left, then new ones."""
+        """At most ``count`` jobs to run now: those that a dead process left, or the user tries again, then new ones."""
         self.busy = False
         if self._heartbeat is None:
             self._heartbeat = Heartbeat(self._study, BEAT)
-        jobs = [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
-        self.sync()
+        jobs, self._ready = self._ready[:count], self._ready[count:]
         if len(jobs) < count:
+            self.sync()
             jobs += self._claim(count - len(jobs))
         if len(jobs) < count:
             jobs += self._propose(count - len(jobs))
         return jobs
 
+    @_alone
     def over(self) -> bool:
         """Whether nothing is pending and the method has nothing more."""
         self.sync()
-        return not self.history.pending and not self._proposed(1)
+        return not self.history.pending and not self.history.reopened and not self._proposed(1)
 
-    def enqueue(self, config: Config) -> Job:
-        """Put a configuration of the user's in the place of the next fresh one that the method proposes."""
-        while True:
-            self.sync()
-            proposed = self.proposer.propose(self.history, 1, self.seeds)
-            if not proposed or proposed[0].parent is not None:
-                left = "it continues trainings now" if proposed else "it has no more to propose now"
-                raise StudyError(
-                    f"the method starts no new configuration here: {left}",
-                    where=f"study {self.name!r}, enqueue({config!r})",
-                    remedy="Enqueue before the first ask, or give the study more trials.",
-                )
-            job = Job(proposed[0].number, config, proposed[0].steps, None, proposed[0].tag)
-            if self._study.append([job], self.history):
-                job = self._hold([job])[0]
-                self._waiting.append(job)
-                return job
-
+    @_alone
     def report(self, reports: Sequence[Report]) -> set[int]:
         """Keep reports of running jobs; the numbers of all jobs that should stop."""
         for report in reports:
@@ -174,149 +187,231 @@ class Ledger:
         if self._stop is None:
             if time.monotonic() >= self._next_flush:
                 self.flush()
-            return self._told
+            return set(self._told)
         self.flush()  # the history learns of reports from the store
         for number in {report.number for report in reports} - self._told:
-            if number in self.mine and self._stop(self.history, number):
+            if number in self.mine and number in self.history.pending and self._stop(self.history, number):
                 self._told.add(number)
         return set(self._told)
 
+    @_alone
     def flush(self) -> None:
         """Write the reports that have come."""
         if self._reports:
             self.record([])
 
-    def record(self, results: Sequence[Result]) -> list[int]:
-        """Write results, and the reports before them, in one transaction; the numbers that count."""
-        accepted = self._study.record(results, self._reports)
+    @_alone
+    def record(self, results: Sequence[Result], room: int = 0) -> list[int]:
+        """Write results, and the reports before them, in one transaction; the numbers that count.
+
+        Args:
+            results: The results.
+            room: Jobs that will be taken next: they are proposed in the same transaction, where that is quick.
+        """
+        first = len(self.history)
+        room = room if self._slow <= SLOW and self.proposer is not None else 0
+        done = self._study.exchange(
+            results, self._reports, room=max(0, room - len(self._ready)), propose=self._made, history=self.history
+        )
         self._reports = []
         self._next_flush = time.monotonic() + FLUSH
         for result in results:
             self.mine.pop(result.number, None)
-        if len(accepted) < len(results):
-            lost = sorted({result.number for result in results} - set(accepted))
+            self._told.discard(result.number)
+        self._ready += self._hold(done.jobs, first)
+        if len(done.accepted) < len(results):
+            lost = sorted({result.number for result in results} - set(done.accepted))
             warnings.warn(
-                f"study {self.name!r}: the results of jobs {lost} were dropped: others had taken them over",
+                f"study {self.name!r}: the results of jobs {lost} were dropped: others had brought theirs before",
                 RuntimeWarning,
                 stacklevel=3,
             )
         self.sync()
-        return accepted
+        return done.accepted
 
+    @_alone
+    def partial(self, number: int, file: str, steps: int) -> bool:
+        """Name a checkpoint from which a running job can go on; False, and it is removed, if another holds the job."""
+        return self._study.partial(number, file, steps)
+
+    @_alone
+    def give_back(self, numbers: Sequence[int], died: bool = False) -> None:
+        """Give single jobs back.
+
+        Args:
+            numbers: The jobs.
+            died: A process has died under them. That counts: a job that has ended three gets a failed result. Else it
+                is as if the jobs had not been begun.
+        """
+        self.flush()
+        self._study.release(numbers, died)
+        for number in numbers:
+            self.mine.pop(number, None)
+            self._told.discard(number)
+
+    @_alone
     def release(self) -> None:
         """Write what is left and give back what this process holds, for anybody to take."""
         if self._heartbeat is not None:
             self._heartbeat.stop()
             self._heartbeat = None
         self.flush()
-        self._waiting.clear()
+        self._ready.clear()
         if self.mine:
             self._study.release()
             self.mine.clear()
+
+    # -- what is said beside it ---------------------------------------------------------------------------------------
+
+    @_alone
+    def enqueue(self, config: Config) -> int:
+        """Let a configuration of the user's take the place of the next fresh one that a method proposes.
+
+        Returns:
+            Its place in ``history.enqueued``.
+
+        Raises:
+            StudyError: If the method starts no new configuration that it could replace.
+        """
+        self.sync()
+        before = len(self.history.waiting)
+        proposed = [] if self.proposer is None else self._proposed(before + 1)
+        if self.proposer is not None and sum(job.parent is None for job in proposed) <= before:
+            left = "it continues trainings now" if len(proposed) > before else "it has no more to propose now"
+            raise StudyError(
+                f"the method starts no new configuration here: {left}",
+                where=f"study {self.name!r}, enqueue({config!r})",
+                remedy="Enqueue before the first ask, or give the study more trials.",
+            )
+        self._say("enqueued", {"config": config})
+        place = len(self.history.enqueued) - 1
+        while self.history.enqueued[place] != config:  # others have enqueued meanwhile
+            place -= 1
+        return place
+
+    @_alone
+    def know(self, results: Sequence[tuple[Config, Mapping[str, float]]]) -> None:
+        """Add results from elsewhere, (configuration, metrics) each: ``history.foreign``."""
+        self._study.note([Note("foreign", {"config": config, "metrics": metrics}) for config, metrics in results])
+        self.sync()
+
+    @_alone
+    def reopen(self, numbers: Sequence[int]) -> list[int]:
+        """Let jobs that did not end "ok" be tried again: ``history.reopened``; the numbers of those that can."""
+        found = self._study.reopen(numbers)
+        self.sync()
+        return found
+
+    @_alone
+    def request_stop(self, reason: str) -> None:
+        """Ask all that work on the study to end: ``history.stops``."""
+        self._say("stop", {"reason": reason})
+
+    @_alone
+    def fingerprint(self, text: str) -> None:
+        """Say what identifies the task's code from the next job on, if it has changed: ``history.fingerprints``."""
+        self.sync()
+        known = self.history.fingerprints
+        if not known or known[-1][1] != text:
+            self._say("fingerprint", {"text": text, "first": len(self.history)})
+
+    def _say(self, kind: Any, body: Mapping[str, Any]) -> None:
+        self._study.note([Note(kind, body)])
+        self.sync()
 
     def update_settings(self, **changes: Any) -> None:
         """Change single settings in the store."""
         self.settings = {**self.store.settings(self.name), **changes}
         self.store.update_settings(self.name, self.settings)
 
-    def tidy(self) -> None:
-        """Remove the checkpoints that nothing can name any more."""
-        named = getattr(self.proposer, "parents", None)
-        keep = set(best_jobs(self.history)) | (set(named(self.history)) if named is not None else set())
-        keep |= {job.parent for job in self.history.pending.values() if job.parent is not None}
-        alone = len(self.history) == self._known and len(self.history.pending) == len(self.mine)
-        now = time.monotonic()
-        for file, numbers in self._files.items():
-            if numbers & keep:
-                self._condemned.pop(file, None)
-            else:
-                self._condemned.setdefault(file, now)
-        spare = GRACE if alone else SPARE
-        gone = [file for file, since in self._condemned.items() if now - since > spare]
-        if gone:
-            self.checkpoints.remove(gone)
-        for file in gone:
-            del self._condemned[file], self._files[file]
+    # -- checkpoints that nobody needs --------------------------------------------------------------------------------
 
+    @_alone
+    def tidy(self) -> None:
+        """Remove the checkpoints of which it is certain that nobody will name them any more."""
+        self.sync()
+        self._tidying.run(self._is_alone())
+
+    @_alone
     def tidy_all(self) -> None:
-        """At the end of a study: remove every file that no job that is kept names."""
-        self.tidy()
-        if not self.history.pending:
-            self.checkpoints.keep_only(self._files.keys() - self._condemned.keys())
+        """At the end of a study that nobody else works on: the same without grace."""
+        if self._is_alone() and self.over():
+            self._tidying.run(True, grace=0.0)
+        else:
+            self.tidy()
+
+    def _is_alone(self) -> bool:
+        history = self.history
+        return len(history) == self._known and len(history.pending) + len(history.reopened) == len(self.mine)
+
+    # -- inside -------------------------------------------------------------------------------------------------------
 
     def _claim(self, count: int) -> list[Job]:
-        if len(self.history.pending) == len(self.mine) or time.monotonic() < self._next_claim:
+        unended = len(self.history.pending) + len(self.history.reopened)
+        if unended == len(self.mine) or time.monotonic() < self._next_claim:
             return []
         jobs = self._study.claim(count)
         if len(jobs) < count:
             self._next_claim = time.monotonic() + RETRY
-        self.mine.update(dict.fromkeys((job.number for job in jobs), time.perf_counter()))
-        return jobs
+        return self._hold(jobs, len(self.history))
 
     def _propose(self, count: int) -> list[Job]:
+        if self._slow <= SLOW:
+            first = len(self.history)
+            done = self._study.exchange(room=count, propose=self._made, history=self.history)
+            self.busy = done.busy
+            self.sync()
+            return self._hold(done.jobs, first)
         while True:
-            turn = self._slow > SLOW
-            if turn:
-                if not self._study.turn(max(5.0, 5 * self._slow)):
-                    self.busy = True
-                    return []
-                self.sync()
+            if not self._study.turn(max(5.0, 5 * self._slow)):
+                self.busy = True
+                return []
             try:
-                start = time.thread_time()  # of a busy machine's pauses the method is not to blame
-                jobs = self._proposed(count)
-                self._slow = time.thread_time() - start
-                self.proposing += self._slow
+                self.sync()
+                jobs = self._made(len(self.history), count)
                 if not jobs:
                     return []
                 if self._study.append(jobs, self.history):
-                    return self._hold(jobs)
+                    self.sync()
+                    return self._hold(self.history.jobs[jobs[0].number :][: len(jobs)], jobs[0].number)
             finally:
-                if turn:
-                    self._study.end_turn()
-            self.sync()
+                self._study.end_turn()
+
+    def _made(self, first: int, count: int) -> list[Job]:
+        """New jobs; their making is timed."""
+        start = time.thread_time()  # of a busy machine's pauses the method is not to blame
+        jobs = self._proposed(count)
+        self._slow = time.thread_time() - start
+        self.proposing += self._slow
+        return jobs
 
     def _proposed(self, count: int) -> list[Job]:
         """What the method proposes, up to the first job that the steps of the study are not enough for."""
         jobs = self.proposer.propose(self.history, count, self.seeds)
-        if self.total is None:
+        if self.history.enqueued:
+            jobs = self._with_enqueued(jobs)
+        if self.budget.total is None:
             return jobs
-        left = self.total - int(self.history.steps.sum())
+        left = self.budget.total - int(self.history.steps.sum())
         spent = itertools.accumulate(job.steps for job in jobs)
         return [job for job, steps in zip(jobs, spent, strict=True) if steps <= left]
 
-    def _hold(self, jobs: Sequence[Job]) -> list[Job]:
-        self.sync()
-        self._known += len(jobs)
+    def _with_enqueued(self, jobs: Sequence[Job]) -> list[Job]:
+        """The jobs with the user's own configurations in the places of the first fresh ones."""
+        waiting, made = iter(self.history.waiting), []
+        for job in jobs:
+            place = next(waiting, None) if job.parent is None else None
+            if place is not None:
+                config = self.history.enqueued[place]
+                steps = job.steps
+                if self.budget.epochs is not None:  # an epoch may be of another length there
+                    steps = max(1, round(steps * self.budget.steps_for(config) / self.budget.steps_for(job.config)))
+                job = replace(job, config=config, steps=steps, tag={**job.tag, ENQUEUED: place})
+            made.append(job)
+        return made
+
+    def _hold(self, jobs: Sequence[Job], first: int) -> list[Job]:
+        """Note that this process has these jobs; those from number ``first`` on it has added."""
+        self._known += sum(job.number >= first for job in jobs)
         self.mine.update(dict.fromkeys((job.number for job in jobs), time.perf_counter()))
-        return [self.history.jobs[job.number] for job in jobs]
-
-
-class Heartbeat:
-    """A thread that renews a lease, so that a training which says nothing for long is not taken over.
-
-    Args:
-        study: Whose lease.
-        every: Seconds between two renewals.
-    """
-
-    def __init__(self, study: StudyStore, every: float) -> None:
-        self._ended = threading.Event()
-        target = weakref.ref(study)
-        weakref.finalize(study, self._ended.set)
-        threading.Thread(target=_beat, args=(target, self._ended, every), name="luthier lease", daemon=True).start()
-
-    def stop(self) -> None:
-        """End the thread, at its next look."""
-        self._ended.set()
-
-
-def _beat(target: weakref.ref[StudyStore], ended: threading.Event, every: float) -> None:
-    while not ended.wait(every):
-        study = target()
-        if study is None:
-            return
-        try:
-            study.renew()
-        except Exception:
-            continue  # the next write of the loop meets the same trouble and tells the user
-        del study
+        return list(jobs)

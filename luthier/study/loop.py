@@ -153,7 +153,7 @@ class Loop:
 
     def others(self) -> bool:
         """Whether more may come: other processes are at work, or one of them is proposing."""
-        return self.ledger.busy or bool(self.ledger.history.pending)
+        return self.ledger.busy or bool(self.ledger.history.pending) or bool(self.ledger.history.reopened)
 
     def record(self, results: Sequence[Result]) -> None:
         """Write results; stop the study where too many failed in a row.

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from luthier.errors import ConfigError, MethodError, StudyError
-from luthier.jobs import History
+from luthier.jobs import ENQUEUED, History
 from luthier.seeds import Seeds
 from luthier.space import Config, Space
 from luthier.study.ledger import Ledger
@@ -80,24 +80,29 @@ def refuse_fixed(proposer: Any, config: Any, where: str) -> None:
         )
 
 
-def enqueue_new(ledger: Ledger, configs: Sequence[Config]) -> list[int]:
-    """Enqueue those configurations that the study has not started yet; the numbers of the jobs of all of them.
+def enqueue_new(ledger: Ledger, configs: Sequence[Config]) -> list[int | None]:
+    """Enqueue those configurations that the study has neither enqueued nor started yet.
 
     A configuration that comes twice is started twice, and never more often, however often this is asked.
+
+    Returns:
+        The places of all of them in ``history.enqueued``; None for one that the method has started by itself.
     """
     if not configs:
         return []
     ledger.sync()
-    started = started_as(ledger.history)
-    return [queue.pop(0) if (queue := started.get(text(one))) else ledger.enqueue(one).number for one in configs]
+    known = _known(ledger.history)
+    return [queue.pop(0) if (queue := known.get(text(one))) else ledger.enqueue(one) for one in configs]
 
 
-def started_as(history: History) -> dict[str, list[int]]:
-    """The jobs that began a training, by the text of their configuration."""
-    found: dict[str, list[int]] = {}
+def _known(history: History) -> dict[str, list[int | None]]:
+    """What was enqueued, and what a method has started by itself, by the text of the configuration."""
+    found: dict[str, list[int | None]] = {}
+    for place, config in enumerate(history.enqueued):
+        found.setdefault(text(config), []).append(place)
     for job in history.jobs:
-        if job.parent is None:
-            found.setdefault(text(job.config), []).append(job.number)
+        if job.parent is None and ENQUEUED not in job.tag:
+            found.setdefault(text(job.config), []).append(None)
     return found
 
 

@@ -204,14 +204,14 @@ class Study:
         results = {result.number: result for result in results}
         self._ledger.record(list(results.values()))
 
-    def enqueue(self, config: Mapping[str, Any]) -> int:
+    def enqueue(self, config: Mapping[str, Any]) -> int | None:
         """Try a configuration of one's own: :meth:`ask` gives it before any other.
 
         It takes the place of the next configuration that the method would have started. A script may be run again:
         what the stored study has started already is not tried once more. Two calls in one program are two trials.
 
         Returns:
-            The number of its job.
+            Its place among all that were enqueued; None where the method has started it by itself.
 
         Raises:
             ConfigError: If it does not belong to the space.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -188,17 +189,27 @@ class StoredEvents:
 
     # -- recording ---------------------------------------------------------------------------------------------------
 
-    def test_a_result_counts_once_and_only_from_who_holds_the_job(self, connect: Connect) -> None:
+    def test_the_first_result_counts_whoever_brings_it(self, connect: Connect) -> None:
         one, two = new_study(connect()), connect().attach("study", "two")
         one.append(jobs(0, 3), fresh())
-        assert two.record([ok(0)], [Report(0, 1, {})]) == []
-        assert one.record([ok(0, 0.5), ok(0, 0.25), ok(7)], [Report(7, 1, {}), Report(0, 1, {})]) == [0]
-        assert one.record([ok(0), ok(1)], [Report(0, 2, {}), Report(1, 2, {})]) == [1]
+        assert two.record([ok(0)], [Report(0, 1, {})]) == [0], "a result is a result"
+        assert one.record([ok(0, 0.25)], [Report(0, 2, {})]) == []
+        assert one.record([ok(1, 0.5), ok(1, 0.25), ok(7)], [Report(1, 1, {})]) == [1]
+        assert one.record([ok(1), ok(2)], [Report(1, 2, {}), Report(2, 2, {})]) == [2]
         assert one.record([]) == []
-        assert_same(
-            synced(two).events,
-            [*jobs(0, 3), Report(0, 1, {}), ok(0, 0.5), Report(1, 2, {}), ok(1)],
-        )
+        expected = [*jobs(0, 3), Report(0, 1, {}), ok(0), Report(1, 1, {}), ok(1, 0.5), Report(2, 2, {}), ok(2)]
+        for study in (one, two, connect().attach("study", "three")):
+            assert_same(synced(study).events, expected)
+
+    def test_events_have_times(self, connect: Connect) -> None:
+        study, history, begun = new_study(connect()), fresh(), time.time()
+        study.append(jobs(0, 2), history)
+        study.record([ok(1)], [Report(0, 1, {})])
+        study.sync(history)
+        assert len(history.times) == len(history.log) == 4 and history.times == sorted(history.times)
+        assert all(begun - 1 < at < time.time() + 1 for at in history.times)
+        assert history.asked[0] == history.times[0] and history.ended[1] == history.times[3]
+        assert math.isnan(history.ended[0])
 
     def test_results_come_in_the_order_of_arrival(self, connect: Connect) -> None:
         one, two = new_study(connect()), connect().attach("study", "two")

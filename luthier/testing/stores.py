@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from luthier.errors import StoreError
-from luthier.jobs import History, Report, Result
+from luthier.errors import StoreError, StudyError
+from luthier.jobs import Foreign, History, Job, Note, Report, Result
 from luthier.seeds import Seeds
 from luthier.testing.store_events import Connect, StoredEvents, assert_same, fresh, jobs, new_study, ok, synced
 from luthier.trials import front
@@ -47,10 +47,10 @@ class StoreContract(StoredEvents):
         assert two.claim(2) == [jobs(0, 4)[0], jobs(0, 4)[2]]
         assert two.claim(9) == [jobs(0, 4)[3]]
         assert two.claim(9) == []
-        assert one.record([ok(0, 9.0)], [Report(0, 1, {})]) == [], "a stale owner tells in vain"
-        assert two.record([ok(0, 1.0)]) == [0]
-        assert one.record([ok(0, 9.0)]) == []
-        assert synced(one).results[0] == ok(0, 1.0)
+        assert (one.attempts, two.attempts) in (({0: 1, 2: 1, 3: 1}, {0: 2, 2: 2, 3: 2}), ({}, {0: 2, 2: 2, 3: 2}))
+        assert one.record([ok(0, 9.0)], [Report(0, 1, {})]) == [0], "whoever is first"
+        assert two.record([ok(0, 1.0)]) == []
+        assert synced(two).results[0] == ok(0, 9.0)
 
     def test_a_job_whose_lease_has_ended_is_still_told_if_nobody_took_it(self, connect: Connect) -> None:
         study = new_study(connect(lease=0.05))
@@ -79,9 +79,136 @@ class StoreContract(StoredEvents):
         one.release()
         assert two.claim(1) == [jobs(0, 5)[1]]
         assert one.claim(9) == jobs(0, 5)[3:]
-        assert one.record([ok(1), ok(2), ok(3)]) == [3]
+        assert set(one.attempts.values()) == set(two.attempts.values()) == {1}, "what is given back is not counted"
+        assert one.record([ok(3), ok(4)]) == [3, 4]
         assert two.record([ok(1), ok(2), ok(4)]) == [1, 2]
-        assert one.record([ok(4)]) == [4]
+
+    def test_a_lease_is_longer_for_a_job_that_outlasted_one(self, connect: Connect) -> None:
+        one, two, three = (connect(lease=0.3).attach("study", label) for label in self._three(connect))
+        one.append(jobs(0, 1), fresh())
+        time.sleep(0.4)
+        assert two.claim(1) == jobs(0, 1) and two.attempts == {0: 2}
+        two.renew()
+        time.sleep(0.5)
+        assert three.claim(1) == [], "four times as long"
+        assert two.record([ok(0)]) == [0]
+
+    def _three(self, connect: Connect) -> list[str]:
+        connect(lease=0.3).create("study", {})
+        return ["one", "two", "three"]
+
+    def test_what_ends_three_processes_fails(self, connect: Connect) -> None:
+        study, other = new_study(connect()), connect().attach("study", "other")
+        study.append(jobs(0, 3), fresh())
+        study.release([1], died=True)
+        assert study.claim(1) == jobs(1, 2) and study.attempts == {0: 1, 1: 2, 2: 1}
+        study.release([0, 1], died=True)
+        assert other.claim(9) == [jobs(0, 1)[0], jobs(1, 2)[0]][: len(other.attempts)]
+        if 1 not in other.attempts:
+            pytest.fail("the last attempt is due")
+        assert other.attempts == {0: 2, 1: 3}
+        other.release([1], died=True)
+        assert other.claim(9) == []
+        history = synced(study)
+        assert history.arrival == [1] and history.results[1] is not None
+        assert history.results[1].status == "failed" and "3 times" in history.results[1].error
+        assert other.record([ok(1)]) == [], "that is its result"
+
+    def test_a_partial_state_is_found_by_who_goes_on_and_counts_if_it_is_further(self, connect: Connect) -> None:
+        one, two = new_study(connect()), connect().attach("study", "two")
+        one.append(jobs(0, 2), fresh())
+        first, second = (one.checkpoints.save("partial", {"n": n}) for n in range(2))
+        assert one.partial(0, first, 10) and one.partials[0] == first
+        one.release([0], died=True)
+        assert two.claim(1) == jobs(0, 1) and two.attempts == {0: 2} and two.partials == {0: first}
+        assert not one.partial(0, second, 99), "it is another's now"
+        assert one.checkpoints.files() == [first]
+        same = two.checkpoints.save("partial", {"n": 3})
+        assert two.partial(0, same, 10) and two.attempts == {0: 2}, "no further than before"
+        further = two.checkpoints.save("partial", {"n": 4})
+        assert two.partial(0, further, 11) and two.attempts == {0: 1}
+        assert two.checkpoints.files() == [further], "the one before goes"
+        two.record([ok(0)])
+        two.sync(fresh())
+        assert two.checkpoints.files() == []
+
+    def test_a_failed_job_is_tried_again_when_the_user_says_so(self, connect: Connect) -> None:
+        one, two = new_study(connect()), connect().attach("study", "two")
+        one.append(jobs(0, 4), fresh())
+        bad = [Result(number, "failed", error="no file") for number in (0, 2)]
+        one.record([*bad, ok(1)], [Report(2, 1, {"loss": 3.0})])
+        assert one.reopen([0, 1, 2, 3, 9]) == [0, 2], "what is good or running is left alone"
+        assert one.reopen([0]) == [], "once"
+        before = synced(one)
+        assert before.reopened == {0: [], 2: []} and before.results[2] == bad[1] and list(before.pending) == [3]
+        assert two.claim(9) == [jobs(0, 1)[0], jobs(2, 3)[0]] and two.attempts == {0: 1, 2: 1}
+        assert two.record([ok(2, 0.1)], [Report(2, 1, {"loss": 0.2}), Report(2, 2, {"loss": 0.1})]) == [2]
+        one.sync(before)
+        after = synced(two)
+        for history in (before, after):
+            assert history.arrival == [0, 2, 1] and history.best == 2 and history.reopened == {0: []}
+            assert [event for event in history.events if event.number == 2] == [
+                jobs(2, 3)[0], Report(2, 1, {"loss": 0.2}), Report(2, 2, {"loss": 0.1}), ok(2, 0.1),
+            ]  # fmt: skip
+            assert history.reports[2][-1].step == 2 and history.values[2, 0] == 0.1
+        assert_same(before.events, after.events)
+        assert before.log == after.log and len(after.log) == len(after.times) == 12
+        (summary,) = connect().studies()
+        assert (summary.jobs, summary.done, summary.best) == (4, 2, 2)
+
+    def test_notes_are_seen_by_everybody(self, connect: Connect) -> None:
+        one, two = new_study(connect()), connect().attach("study", "two")
+        one.note([Note("enqueued", {"config": {"x": 0.25}}), Note("enqueued", {"config": {"x": 0.5}})])
+        one.append([Job(0, {"x": 0.25}, tag={"enqueued": 0})], fresh())
+        two.note([Note("foreign", {"config": {"x": 0.75}, "metrics": {"loss": NAN, "n": 3}})])
+        two.note([Note("stop", {"reason": "größe"}), Note("fingerprint", {"text": "a", "first": 1}), Note("note", {})])
+        for history in (synced(one), synced(two)):
+            assert history.enqueued == [{"x": 0.25}, {"x": 0.5}] and history.waiting == [1] and history.given == {0: 0}
+            assert repr(history.foreign) == repr([Foreign({"x": 0.75}, {"loss": NAN, "n": 3.0})])
+            assert history.foreign_table()[0].tolist() == [[0.75]]
+            assert history.stops == ["größe"] and history.fingerprints == [(1, "a")] and len(history.notes) == 6
+            assert history.events == [Job(0, {"x": 0.25}, tag={"enqueued": 0})]
+        with pytest.raises(StudyError, match="stop"):
+            one.note([Note("stop", {"reason": print})])
+
+    def test_results_and_new_jobs_are_exchanged(self, connect: Connect) -> None:
+        study, other, history = new_study(connect()), connect().attach("study", "other"), fresh()
+        seen: list[tuple[int, int]] = []
+
+        def propose(first: int, count: int) -> list[Job]:
+            seen.append((len(history), len(history.arrival)))
+            return jobs(first, min(6, first + count))
+
+        assert study.exchange(room=2, propose=propose, history=history) == ([], jobs(0, 2), False)
+        other.append(jobs(2, 3), synced(other))
+        reports = [Report(0, 1, {"loss": 2.0})]
+        assert study.exchange([ok(0)], reports, room=1, propose=propose, history=history).jobs == jobs(3, 4)
+        assert seen == [(0, 0), (3, 1)], "the method sees all that is known"
+        other.release()
+        assert study.exchange([ok(3)], room=3, propose=propose, history=history).jobs == jobs(2, 3), (
+            "what is free first"
+        )
+        assert study.exchange(room=9, propose=propose, history=history).jobs == jobs(4, 6)
+        assert study.exchange(room=9, propose=propose, history=history) == ([], [], False)
+        assert sorted(study.attempts) == [1, 2, 4, 5] and set(study.attempts.values()) == {1}
+        study.sync(history)
+        assert_same(history.events, synced(other).events)
+        assert other.turn(60)
+        assert study.exchange([ok(1)], room=1, propose=propose, history=history) == ([1], [], True)
+        other.end_turn()
+
+        def broken(first: int, count: int) -> list[Job]:
+            raise ValueError("a mistake in the method")
+
+        with pytest.raises(ValueError, match="a mistake"):
+            study.exchange([ok(2)], room=1, propose=broken, history=history)
+        assert synced(other).arrival == [0, 3, 1, 2], "its results are recorded all the same"
+
+    def test_one_owner_removes_files(self, connect: Connect) -> None:
+        one, two = new_study(connect()), connect().attach("study", "two")
+        assert one.janitor(60) and one.janitor(0.1) and not two.janitor(60)
+        time.sleep(0.2)
+        assert two.janitor(60) and not one.janitor(60)
 
     def test_one_owner_has_the_turn(self, connect: Connect) -> None:
         one, two = new_study(connect()), connect().attach("study", "two")

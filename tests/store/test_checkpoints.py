@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from luthier.errors import CheckpointError
-from luthier.store.checkpoints import Checkpoints, study_folder
+from luthier.store.checkpoints import MARKER, Checkpoints, folder_name, study_folder
 
 STATE = {
     "params": {"w": torch.arange(12.0).reshape(3, 4), "b": torch.tensor([[float("nan"), float("inf")]])},
@@ -96,14 +96,11 @@ def test_every_save_is_a_new_file(checkpoints: Checkpoints) -> None:
     assert checkpoints.files() == sorted([one, two])
 
 
-def test_files_are_removed_and_kept(checkpoints: Checkpoints) -> None:
+def test_files_are_removed(checkpoints: Checkpoints) -> None:
     assert checkpoints.files() == []
     names = [checkpoints.save("x", {"n": n}) for n in range(5)]
     checkpoints.remove([names[0], names[0]])
     assert checkpoints.files() == sorted(names[1:])
-    assert checkpoints.keep_only(names[3:], older=3600.0) == [], "young files may be unrecorded yet"
-    assert sorted(checkpoints.keep_only([*names[3:], "gone.ckpt"])) == sorted(names[1:3])
-    assert checkpoints.files() == sorted(names[3:])
     checkpoints.clear()
     assert checkpoints.files() == []
     checkpoints.clear()
@@ -248,15 +245,39 @@ def test_what_a_killed_writer_left_is_swept_and_a_living_one_s_is_not(tmp_path: 
     Checkpoints(tmp_path).save("y", {})
     assert list(tmp_path.glob(".*.tmp")) == [foreign], "of another machine's nothing is known before a day has passed"
     os.utime(foreign, (0, 0))
-    Checkpoints(tmp_path).keep_only([])
-    assert list(tmp_path.iterdir()) == []
+    Checkpoints(tmp_path).save("y", {})
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
 def test_each_study_has_a_folder_of_its_own() -> None:
     names = ["a", "a/b", "a_b", "a%2Fb", ".", "..", "...", "größe", "A b", "x" * 300, "x" * 299 + "y", "ö" * 100]
-    folders = [study_folder("/root", name) for name in names]
+    folders = [study_folder("/root", folder_name(name)) for name in names]
     assert len(set(folders)) == len(names)
     for folder in folders:
         name = Path(folder).name
         assert folder == f"/root/{name}" and name.strip(".") and len(name.encode()) < 255
     assert study_folder("s3://bucket/runs/", "a") == "s3://bucket/runs/a"
+
+
+def test_a_file_is_known_by_its_ids(tmp_path: Path) -> None:
+    mine = Checkpoints(tmp_path / "mine", identity={"store": "s", "study": "a"})
+    theirs = Checkpoints(tmp_path / "theirs", identity={"store": "s", "study": "b"})
+    file, other = mine.save("x", {"n": 1}), theirs.save("x", {"n": 2})
+    assert mine.written_by(7).load(file) == ({"n": 1}, {}) and "-o7-" in mine.written_by(7).save("x", {})
+    (tmp_path / "mine" / other).write_bytes((tmp_path / "theirs" / other).read_bytes())
+    bare = Checkpoints(tmp_path / "mine").save("x", {"n": 3})
+    for foreign in (other, bare):
+        with pytest.raises(CheckpointError, match=r"belongs to another study .*'study': 'a'"):
+            mine.load(foreign)
+    older = Checkpoints(tmp_path / "mine", identity={"store": "s", "study": "a"}, older=True)
+    assert older.load(bare) == ({"n": 3}, {}), "written before files had ids"
+    with pytest.raises(CheckpointError, match="belongs to another study"):
+        older.load(other)
+
+
+def test_a_folder_is_known_by_its_marker(tmp_path: Path) -> None:
+    Checkpoints(tmp_path, identity={"store": "s", "study": "a"}).save("x", {})
+    assert (tmp_path / MARKER).exists()
+    with pytest.raises(CheckpointError, match=r"the folder belongs to another study.*checkpoints="):
+        Checkpoints(tmp_path, identity={"store": "s", "study": "b"}).save("x", {})
+    assert len(list(tmp_path.iterdir())) == 2

@@ -103,9 +103,9 @@ def test_a_blob_that_was_cut_is_an_error() -> None:
 
 
 def test_the_error_names_the_row() -> None:
-    with pytest.raises(StoreError, match=r"table t, study 's', job 7: the column tag does not hold .* '\{'.*backup"):
-        rows.read(rows.job, _Row(), "table t, study 's'")
+    with pytest.raises(StoreError, match=r"table t, study 's', job 7: the column body does not hold .* '\{'.*backup"):
+        rows.read(rows.unpacked, _Row(), "table t, study 's'")
 
 
 class _Row:
-    number, config, config_vectors, steps, parent, tag = 7, "{}", None, 1, None, "{"
+    kind, number, body, vectors = 0, 7, "{", None

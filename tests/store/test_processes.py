@@ -163,6 +163,7 @@ def test_a_process_is_known_by_its_start_as_well() -> None:
     assert not here.dead
     assert Process(here.host, here.pid, "1").dead, "the id was given to a later process"
     assert not Process("elsewhere", 1, "1").dead, "of another machine nothing is known"
+    assert not Process(here.host, here.pid, "").dead, "where no start was seen, only the id counts"
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     started = Path(f"/proc/{child.pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
     process = Process(here.host, child.pid, started)
