@@ -152,7 +152,7 @@ class StoreContract(StoredEvents):
             ]  # fmt: skip
             assert history.reports[2][-1].step == 2 and history.values[2, 0] == 0.1
         assert_same(before.events, after.events)
-        assert before.log == after.log and len(after.log) == len(after.times) == 12
+        assert before.log == after.log and len(after.log) == len(after.times) == 13
         (summary,) = connect().studies()
         assert (summary.jobs, summary.done, summary.best) == (4, 2, 2)
 
