@@ -87,6 +87,11 @@ def dumps(value: Any) -> str:
     return _encode(_spell(value)) if '"$' in text else text
 
 
+def spelled(value: Any) -> str:
+    """As :func:`dumps`, of a value that may hold tuples."""
+    return _encode(_spell(value))
+
+
 def loads(text: str, blob: bytes | None = None) -> Any:
     """The inverse of :func:`dumps` and :func:`pack`.
 
@@ -110,7 +115,7 @@ def pack(values: Mapping[str, Any], dtype: str = "f8") -> tuple[str, bytes | Non
             offset += len(parts[-1])
         else:
             spelled[name] = _spell(value)
-    return _encode(_escape(spelled)), b"".join(parts)
+    return _encode(_escape(spelled)), b"".join(parts) if parts else None
 
 
 def _has_tuple(value: Any) -> bool:
@@ -236,7 +241,7 @@ def _normal_job(job: Job) -> Job:
 def _normal_note(note: Note) -> Note:
     if note.kind not in NOTE_KINDS:
         raise ValueError(f"kind={note.kind!r} is not one of {', '.join(NOTE_KINDS)}")
-    body = plain(note.body)
+    body = {_name(name): _options(value) if name == "config" else plain(value) for name, value in note.body.items()}
     if note.kind == "foreign":
         body = body | {"metrics": _numbers(body["metrics"])}
     return Note(note.kind, body)

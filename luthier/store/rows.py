@@ -42,7 +42,7 @@ def packed(event: Job | Result | Note) -> Packed:
         return Packed(JOB, event.number, *_with("config", event.config, body), [event])
     if isinstance(event, Note):
         return Packed(
-            NOTE, event.body.get("number"), codec.dumps({"kind": event.kind, "body": event.body}), None, [event]
+            NOTE, event.body.get("number"), codec.spelled({"kind": event.kind, "body": event.body}), None, [event]
         )
     body = {"status": event.status, "metrics": event.metrics, "steps": event.steps, "seconds": event.seconds}
     if event.error:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from luthier.errors import StoreError
-from luthier.jobs import Result
 from luthier.store import LEASE, OUTAGE, StudySummary, rows
 from luthier.store import statements as sql
 from luthier.store.checkpoints import Checkpoints, folder_name, study_folder

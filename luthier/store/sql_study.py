@@ -300,6 +300,8 @@ class SQLStudy:
 
     def leave(self) -> None:
         """Give everything back: this owner will not write again."""
+        if self._log.label is None:
+            return
         self.release()
         self.end_turn()
 

@@ -105,7 +105,7 @@ class StoredEvents:
         study.append([Job(0, config, int(np.int64(4)), None, {"t": (1, (2,))})], history)
         study.record([Result(0, "ok", {"loss": np.float32(0.5), "n": 3, "yes": True})])  # type: ignore[dict-item]
         expected = [
-            Job(0, {"x": 0.1, "n": 3, "pair": [1, 2], "v": [0.0, 1.0, 2.0]}, 4, None, {"t": [1, [2]]}),
+            Job(0, {"x": 0.1, "n": 3, "pair": (1, 2), "v": [0.0, 1.0, 2.0]}, 4, None, {"t": [1, [2]]}),
             Result(0, "ok", {"loss": 0.5, "n": 3.0, "yes": 1.0}),
         ]
         study.sync(history)

@@ -158,12 +158,16 @@ class StoreContract(StoredEvents):
 
     def test_notes_are_seen_by_everybody(self, connect: Connect) -> None:
         one, two = new_study(connect()), connect().attach("study", "two")
-        one.note([Note("enqueued", {"config": {"x": 0.25}}), Note("enqueued", {"config": {"x": 0.5}})])
+        one.note([Note("enqueued", {"config": {"x": 0.25}}), Note("enqueued", {"config": {"x": (1, [2])}})])
         one.append([Job(0, {"x": 0.25}, tag={"enqueued": 0})], fresh())
         two.note([Note("foreign", {"config": {"x": 0.75}, "metrics": {"loss": NAN, "n": 3}})])
         two.note([Note("stop", {"reason": "größe"}), Note("fingerprint", {"text": "a", "first": 1}), Note("note", {})])
         for history in (synced(one), synced(two)):
-            assert history.enqueued == [{"x": 0.25}, {"x": 0.5}] and history.waiting == [1] and history.given == {0: 0}
+            assert (
+                history.enqueued == [{"x": 0.25}, {"x": (1, [2])}]
+                and history.waiting == [1]
+                and history.given == {0: 0}
+            )
             assert repr(history.foreign) == repr([Foreign({"x": 0.75}, {"loss": NAN, "n": 3.0})])
             assert history.foreign_table()[0].tolist() == [[0.75]]
             assert history.stops == ["größe"] and history.fingerprints == [(1, "a")] and len(history.notes) == 6
