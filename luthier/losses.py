@@ -15,7 +15,8 @@ from typing import Any, Literal, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import vmap
+from torch.func import functional_call, vmap
+from torch.utils import _pytree as pytree
 
 from luthier.errors import TaskError
 
@@ -79,7 +80,12 @@ def _torch_cross_entropy(outputs: Tensor, targets: Tensor, label_smoothing: floa
         rows = F.cross_entropy(
             outputs.flatten(0, 1), numbers.flatten(0, 1), reduction="none", label_smoothing=label_smoothing
         ).view(numbers.shape)
-    return rows.sum(_within(rows)) / (targets != -100).sum(_within(targets))
+    return rows.sum(_within(rows)) / _counted(targets)
+
+
+def _counted(targets: Tensor) -> Tensor:
+    """Targets of each member that count in torch's cross-entropy, (members or 1,)."""
+    return (targets != -100).sum(_within(targets))
 
 
 def _mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -226,6 +232,30 @@ def _written(loss: Any) -> Callable[[Tensor, Tensor], Tensor] | None:
     return functools.partial(form, **settings) if form is not None and set(settings) <= set(names) else None
 
 
+class Mean:
+    """A loss or metric that is a mean over rows, so that it may be measured on one batch after the other.
+
+    Any other function gets the outputs on the whole split at once, which have to fit into memory.
+
+    Args:
+        function: ``function(output, target)`` or ``function(output, target, hyper)``, a scalar.
+
+    Example:
+        >>> brier = Mean(lambda output, target: (output.softmax(1) - F.one_hot(target, 10)).square().sum(1).mean())
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        if not callable(function):
+            raise TaskError(f"{function!r} cannot be called", where="lt.losses.Mean(function)", remedy="Give one.")
+        self.function = function
+        self.__name__ = getattr(function, "__name__", type(function).__name__)
+        self.__wrapped__ = function  # whose arguments inspect.signature shows
+
+    def __call__(self, *args: Any) -> Any:
+        """The function's own value."""
+        return self.function(*args)
+
+
 class StackedLoss:
     """A loss or metric for all members of a stack, made by :func:`stacked_loss`.
 
@@ -237,6 +267,7 @@ class StackedLoss:
     def __init__(self, loss: Callable[..., Any]) -> None:
         self._loss = loss
         self._form = _written(loss)
+        self.by_rows = self._form is not None or isinstance(loss, Mean)
         self.name = getattr(loss, "__name__", type(loss).__name__)
         self.form: Literal["written", "vmap", "loop"] = "vmap" if self._form is None else "written"
         self.reads_hyper = self._form is None and _takes_hyper(loss, self.name)
@@ -276,14 +307,57 @@ class StackedLoss:
             self.form = "loop"
             return result
 
-    def _one(self, output: Tensor, target: Tensor, hyper: dict[str, Tensor]) -> Tensor:
+    @property
+    def covered(self) -> bool:
+        """Whether it is a function of outputs and targets alone, for several members: it has no tensors to train."""
+        if not isinstance(self._loss, nn.Module) or type(self._loss).__module__.startswith("torch.nn."):
+            return self.form != "loop"  # torch's own have buffers at most, class weights, which nobody writes into
+        return self.form != "loop" and not [*self._loss.parameters(), *self._loss.buffers()]
+
+    def rows(
+        self, outputs: Any, targets: Any, hyper: Mapping[str, Tensor], own: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """The value of each member on outputs and targets of any nest, measured in turn unless there is a form.
+
+        Args:
+            outputs: A nest of (members, …).
+            targets: A nest, the same for all members.
+            hyper: (members, …) by name.
+            own: The parameters and buffers of a loss that is a module, (members, …) by name.
+        """
+        if self._form is not None:
+            return self._form(outputs, targets.unsqueeze(0))
+        extra = dict(hyper) if self.reads_hyper else {}
+        members = len(next(leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)))
+
+        def one(i: int) -> Tensor:
+            row = pytree.tree_map_only(Tensor, lambda tensor: tensor[i].contiguous(), outputs)
+            knobs = {name: value[i] for name, value in extra.items()}
+            if not own:
+                return self._one(row, targets, knobs)
+            given = (row, targets, knobs) if self.reads_hyper else (row, targets)
+            loss: Any = self._loss
+            return functional_call(loss, {name: tensor[i] for name, tensor in own.items()}, given)
+
+        return torch.stack([one(i) for i in range(members)])
+
+    def weight(self, targets: Any, rows: int) -> float:
+        """What a batch's value counts in the mean over several batches: its rows, or those that torch divides by."""
+        form = self._form.func if isinstance(self._form, functools.partial) else None
+        if form is not _torch_cross_entropy or targets.is_floating_point():
+            return rows
+        return float(_counted(targets.unsqueeze(0)))
+
+    def _one(self, output: Any, target: Any, hyper: dict[str, Tensor]) -> Tensor:
         value: Any = self._loss(output, target, hyper) if self.reads_hyper else self._loss(output, target)
-        if isinstance(value, int | float) and not output.requires_grad:  # a metric computed outside torch
-            value = torch.as_tensor(float(value), device=output.device)
+        if not isinstance(value, Tensor) and (isinstance(value, int | float) or hasattr(value, "item")):
+            if not (isinstance(output, Tensor) and output.requires_grad):  # a metric computed outside torch
+                value = torch.as_tensor(float(value), dtype=torch.float64)
         if not isinstance(value, Tensor) or value.ndim:
             found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            shape = f" for an output of shape {tuple(output.shape)}" if isinstance(output, Tensor) else ""
             raise TaskError(
-                f"it returned {found} for an output of shape {tuple(output.shape)}",
+                f"it returned {found}{shape}",
                 where=f"loss {self.name}(output, target)",
                 remedy="Return a scalar tensor: end with .mean(), and do not use .item().",
             )

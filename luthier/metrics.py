@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from luthier.errors import TaskError
+from luthier.losses import Mean as Mean
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

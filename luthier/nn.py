@@ -2,11 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from luthier.errors import TaskError
+
+SMALLEST_RATE = 1e-3  # in a derivative, which has the rate in its denominator
+
+
+@dataclass(frozen=True)
+class Values:
+    """What the layers of this module read while a member runs.
+
+    Args:
+        hyper: Its hyperparameters, a scalar tensor each.
+        differentiable: Random layers give their output a derivative by their rate.
+    """
+
+    hyper: Mapping[str, Tensor]
+    differentiable: bool = False
+
+    def of(self, name: str, kind: str) -> Tensor:
+        """The hyperparameter ``name``.
+
+        Raises:
+            TaskError: If there is none, naming the kind of layer that reads it.
+        """
+        if name not in self.hyper:
+            raise TaskError(
+                f"there is no hyperparameter {name!r}",
+                where=f"lt.nn.{kind}({name!r})",
+                remedy=f"The stack has {', '.join(self.hyper) or 'none'}: put {name!r} into the space.",
+            )
+        return self.hyper[name]
+
+
+_VALUES: ContextVar[Values | None] = ContextVar("values", default=None)
+
+
+@contextmanager
+def reading(values: Values) -> Iterator[None]:
+    """Let the layers of this module read ``values``: luthier runs a member inside of it."""
+    token = _VALUES.set(values)
+    try:
+        yield
+    finally:
+        _VALUES.reset(token)
 
 
 class Dropout(nn.Module):
@@ -36,15 +83,55 @@ class Dropout(nn.Module):
         )
         if not 0 <= p <= 1:
             raise TaskError(f"p={p} is outside [0, 1]", where=f"lt.nn.Dropout({name!r})", remedy="Give a rate.")
-        self.dropout_hyperparameter, self.p = name, p  # luthier.stack knows the layer by this attribute
+        self.dropout_hyperparameter, self._outside = name, p  # luthier.stack knows the layer by this attribute
+
+    @property
+    def p(self) -> Any:
+        """The rate: of the member that runs, a scalar tensor; outside luthier the number that was given."""
+        values = _VALUES.get()
+        return self._outside if values is None else values.of(self.dropout_hyperparameter, "Dropout").detach()
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Dropout at the rate ``p``, from torch's generator: what runs outside luthier."""
-        return nn.functional.dropout(inputs, self.p, self.training)
+        """Dropout at the member's rate; outside luthier at ``p``, from torch's generator."""
+        values = _VALUES.get()
+        if values is None:
+            return nn.functional.dropout(inputs, self._outside, self.training)
+        rate = values.of(self.dropout_hyperparameter, "Dropout")
+        if not self.training:
+            return inputs
+        keep = torch.rand(inputs.shape, device=inputs.device) >= rate.detach()
+        factor = keep.to(inputs.dtype) * torch.where(rate < 1, 1 / (1 - rate), 0.0).detach().to(inputs.dtype)
+        return inputs * (with_slope(factor, keep, rate) if values.differentiable else factor)
 
     def extra_repr(self) -> str:
         """The hyperparameter's name, for ``print(model)``."""
         return repr(self.dropout_hyperparameter)
+
+
+def with_slope(factor: Tensor, keep: Tensor, rate: Tensor) -> Tensor:
+    """The factors of a dropout layer, bit for bit, with a derivative by the rate p.
+
+    A factor m / (1 - p), m = 1 with probability 1 - p, has mean 1 and standard deviation s = √(p / (1 - p)), so it is
+    1 + s ε with ε = (m - 1 + p) / √(p (1 - p)) of mean 0 and deviation 1. Differentiated at fixed ε, as if ε did not
+    depend on p, it gives (m - 1 + p) / (2 p (1 - p)²). The mean of this derivative is that of the expected loss where
+    the loss is quadratic in each unit, and its trapezoidal rule elsewhere. The mask itself is a step function of p, so
+    differentiating the scale 1 / (1 - p) alone would not see that units are dropped. Where p is 0 nothing is dropped,
+    and the derivative is 0.
+
+    Args:
+        factor: (members, …), any number of axes; of one member where ``rate`` is a scalar.
+        keep: The mask m, likewise.
+        rate: p, (members,) or a scalar.
+
+    References:
+        Srivastava et al. 2014, Dropout, section 10: Gaussian noise of the same mean and deviation. Kingma, Salimans and
+        Welling 2015, Variational dropout and the local reparameterization trick: its derivative by the rate.
+    """
+    rows = rate.view(-1, *(1,) * (factor.ndim - 1)) if rate.ndim else rate
+    p = rows.detach().clamp(SMALLEST_RATE, 1 - SMALLEST_RATE)
+    slope = torch.where(keep, 0.5 / (1 - p).square(), -0.5 / (p * (1 - p)))
+    slope = torch.where(rows.detach() > 0, slope, 0.0).to(factor.dtype)
+    return factor + slope * (rows - rows.detach()).to(factor.dtype)
 
 
 Option = str | int | float | bool | None  # what a luthier.Choice may hold
@@ -94,8 +181,9 @@ class Choose(nn.Module):
         self.options = nn.ModuleList(options.values())
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """The first option: what runs outside luthier."""
-        return self.options[0](inputs)
+        """The member's own option; outside luthier the first."""
+        values = _VALUES.get()
+        return self.options[0 if values is None else int(values.of(self.name, "Choose"))](inputs)
 
     def extra_repr(self) -> str:
         """The hyperparameter's name, for ``print(model)``."""
@@ -146,8 +234,19 @@ class Width(nn.Module):
         self.name, self.axis = name, axis
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """All features: what runs outside luthier."""
-        return inputs
+        """The features of the member's width; outside luthier all of them."""
+        values = _VALUES.get()
+        if values is None:
+            return inputs
+        if self.axis >= inputs.ndim:
+            raise TaskError(
+                f"it gets inputs of shape {tuple(inputs.shape)}, which have no axis {self.axis}",
+                where=f"lt.nn.Width({self.name!r})",
+                remedy="Give axis= of the features.",
+            )
+        features = torch.arange(inputs.shape[self.axis], device=inputs.device)
+        keep = features < values.of(self.name, "Width").detach()
+        return torch.where(keep.view(-1, *(1,) * (inputs.ndim - self.axis - 1)), inputs, 0.0)
 
     def extra_repr(self) -> str:
         """The hyperparameter's name, for ``print(model)``."""

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from luthier.errors import TaskError
+from luthier.nn import with_slope
 from luthier.stack.layout import Call, Value, plain
 
 STATIC = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
-SMALLEST_RATE = 1e-3  # in a derivative, which has the rate in its denominator
 
 
 class Site(nn.Module):
@@ -81,32 +81,6 @@ def drop(site: Site, call: Call, x: Value) -> Value:
     if call.noise.differentiable and isinstance(site.rate, str):
         factor = with_slope(factor, keep, call.hyper[site.rate])
     return Value(tensor * factor, "last" if batch_last else "plain")
-
-
-def with_slope(factor: Tensor, keep: Tensor, rate: Tensor) -> Tensor:
-    """The factors of a dropout layer, bit for bit, with a derivative by the rate p.
-
-    A factor m / (1 - p), m = 1 with probability 1 - p, has mean 1 and standard deviation s = √(p / (1 - p)), so it is
-    1 + s ε with ε = (m - 1 + p) / √(p (1 - p)) of mean 0 and deviation 1. Differentiated at fixed ε, as if ε did not
-    depend on p, it gives (m - 1 + p) / (2 p (1 - p)²). The mean of this derivative is that of the expected loss where
-    the loss is quadratic in each unit, and its trapezoidal rule elsewhere. The mask itself is a step function of p, so
-    differentiating the scale 1 / (1 - p) alone would not see that units are dropped. Where p is 0 nothing is dropped,
-    and the derivative is 0.
-
-    Args:
-        factor: (members, …), any number of axes.
-        keep: The mask m, likewise.
-        rate: p, (members,).
-
-    References:
-        Srivastava et al. 2014, Dropout, section 10: Gaussian noise of the same mean and deviation. Kingma, Salimans and
-        Welling 2015, Variational dropout and the local reparameterization trick: its derivative by the rate.
-    """
-    rows = rate.view(-1, *(1,) * (factor.ndim - 1))
-    p = rows.detach().clamp(SMALLEST_RATE, 1 - SMALLEST_RATE)
-    slope = torch.where(keep, 0.5 / (1 - p).square(), -0.5 / (p * (1 - p)))
-    slope = torch.where(rows.detach() > 0, slope, 0.0).to(factor.dtype)
-    return factor + slope * (rows - rows.detach()).to(factor.dtype)
 
 
 def _rate(site: Site, call: Call) -> Tensor:

@@ -1,7 +1,8 @@
-"""Every random operator of torch inside ``with Keyed(...)`` is answered from the members' own noise."""
+"""Every random operator of torch inside ``with Keyed(…)`` is answered from the members' own noise."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,8 @@ from luthier.errors import TaskError
 from luthier.stack.noise import Noise
 
 aten = torch.ops.aten
+ROUNDS = 16  # of rejection for a gamma number, each of which accepts at least 95 of 100
+BISECTIONS = 32
 
 
 class Keyed(TorchDispatchMode):
@@ -21,11 +24,15 @@ class Keyed(TorchDispatchMode):
     Args:
         noise: Of the members.
         stacked: Operators have the members' axis first, as they have below vmap; else they are those of one member.
+
+    Attributes:
+        site: Draws so far: those of a step are told apart by their order.
     """
 
     def __init__(self, noise: Noise, *, stacked: bool) -> None:
         super().__init__()
         self.noise, self.stacked, self.site = noise, stacked, 0
+        self._waiting: list[Tensor] = []  # permutations that vmap will ask for, one member after the other
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -34,13 +41,13 @@ class Keyed(TorchDispatchMode):
         answer = ANSWERS.get(func.overloadpacket)
         if answer is None:
             raise TaskError(
-                f"it draws by torch's {func}, which has no form that is the same alone and in a stack",
+                f"it draws by torch's {func.overloadpacket}, which has no form that is the same alone and in a stack",
                 where="model or loss",
                 remedy="Draw by rand, randn, bernoulli, dropout, multinomial or their like.",
             )
         if kwargs.pop("generator", None) is not None:
             raise TaskError(
-                f"it draws by {func} from a generator of its own",
+                f"it draws by {func.overloadpacket} from a generator of its own",
                 where="model or loss",
                 remedy="Leave generator= out: luthier gives each member its own randomness.",
             )
@@ -54,18 +61,27 @@ class Keyed(TorchDispatchMode):
         if not self.stacked:
             return method(site, shape, **settings)[0].to(out)
         members = len(self.noise.key)
-        if not shape or shape[0] % members:
-            raise TaskError(f"a draw of shape {shape} for {members} members", where="model", remedy="Report this.")
+        assert shape and shape[0] % members == 0, "vmap puts the members first"
         return method(site, (shape[0] // members, *shape[1:]), **settings).reshape(shape).to(out)
 
     def uniform(self, shape: Any, dtype: torch.dtype) -> Tensor:
+        """Uniform numbers in [0, 1)."""
         return self.draw("uniform", shape, dtype, dtype=_wide(dtype))
 
     def normal(self, shape: Any, dtype: torch.dtype) -> Tensor:
+        """Standard normal numbers."""
         return self.draw("normal", shape, dtype, dtype=_wide(dtype))
 
     def exponential(self, shape: Any, dtype: torch.dtype) -> Tensor:
+        """Numbers of the exponential distribution of rate 1."""
         return -torch.log1p(-self.uniform(shape, dtype))
+
+    def permutation(self, count: int) -> Tensor:
+        """A permutation of ``count`` numbers; vmap asks for one a member, in turn."""
+        if not self._waiting:
+            site, self.site = self.site, self.site + 1
+            self._waiting = list(torch.sort(self.noise.uniform(site, (count,)), dim=-1, stable=True).indices.unbind(0))
+        return self._waiting.pop(0)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
@@ -88,12 +104,12 @@ def _bernoulli(mode: Keyed, func: Any, x: Tensor, p: Any = None, **_: Any) -> Te
 def _dropout(mode: Keyed, func: Any, x: Tensor, p: float, train: bool | None) -> tuple[Tensor, Tensor]:
     if not train or p == 0:
         return x.clone(), torch.ones_like(x, dtype=torch.bool)
-    keep = mode.draw("keep", x.shape, torch.bool, rate=p)
+    keep = mode.draw("keep", x.shape, torch.bool, rate=p) if p < 1 else torch.zeros_like(x, dtype=torch.bool)
     return x * keep * (1 / (1 - p) if p < 1 else 0.0), keep
 
 
 def _range(mode: Keyed, shape: Any, low: int, high: int) -> Tensor:
-    return (mode.uniform(shape, torch.float32) * (high - low) + low).floor().clamp(max=high - 1)
+    return (mode.uniform(shape, torch.float64) * (high - low) + low).floor().clamp(max=high - 1)
 
 
 def _randint(mode: Keyed, func: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -105,6 +121,12 @@ def _randint(mode: Keyed, func: Any, *args: Any, **kwargs: Any) -> Tensor:
 def _randint_like(mode: Keyed, func: Any, x: Tensor, *bounds: int, **kwargs: Any) -> Tensor:
     low, high = (0, bounds[0]) if len(bounds) == 1 else bounds
     return _range(mode, x.shape, low, high).to(_type(kwargs, x))
+
+
+def _random(mode: Keyed, func: Any, x: Tensor, *bounds: int | None, **_: Any) -> Tensor:
+    whole = 1 << 24 if x.is_floating_point() else min(1 << 24, torch.iinfo(x.dtype).max)
+    low, high = (0, whole) if not bounds else (0, bounds[0]) if len(bounds) == 1 else bounds
+    return x.copy_(_range(mode, x.shape, int(low or 0), whole if high is None else int(high)))
 
 
 def _normal(mode: Keyed, func: Any, mean: Any, std: Any = 1.0, *args: Any, **kwargs: Any) -> Tensor:
@@ -119,10 +141,55 @@ def _multinomial(mode: Keyed, func: Any, p: Tensor, count: int, replacement: boo
     return (mode.exponential(p.shape, p.dtype) / p).topk(count, -1, largest=False).indices
 
 
-def _randperm(mode: Keyed, func: Any, n: int, **_: Any) -> Tensor:
-    if mode.stacked:
-        raise TaskError("randperm in a stack", where="model", remedy="Write torch.rand(n).argsort().")
-    return mode.uniform((n,), torch.float32).argsort()
+def _gamma(mode: Keyed, func: Any, shape: Tensor, **_: Any) -> Tensor:
+    """Marsaglia and Tsang 2000, A simple method for generating gamma variables, in a fixed number of rounds."""
+    a = shape.double()
+    boost = torch.where(a < 1, mode.uniform(a.shape, torch.float64).clamp(min=2.0**-25).pow(1 / a), 1.0)
+    d = torch.where(a < 1, a + 1, a) - 1 / 3
+    found, open_ = d.clone(), torch.ones_like(d, dtype=torch.bool)
+    for _round in range(ROUNDS):
+        x, u = mode.normal(a.shape, torch.float64), mode.uniform(a.shape, torch.float64).clamp(min=2.0**-25)
+        v = (1 + x / (9 * d).sqrt()).pow(3)
+        accepted = (v > 0) & (u.log() < 0.5 * x.square() + d - d * v + d * v.clamp(min=1e-30).log())
+        found = torch.where(open_ & accepted, d * v, found)
+        open_ = open_ & ~accepted
+    return (found * boost).to(shape.dtype).clamp(min=torch.finfo(shape.dtype).tiny)
+
+
+def _dirichlet(mode: Keyed, func: Any, shape: Tensor, **_: Any) -> Tensor:
+    parts = _gamma(mode, func, shape)
+    return parts / parts.sum(-1, keepdim=True)
+
+
+def _poisson(mode: Keyed, func: Any, rate: Tensor, **_: Any) -> Tensor:
+    """The least k with P(X ≤ k) = Q(k + 1, rate) above a uniform number, found by bisection."""
+    mean = rate.double()
+    u = mode.uniform(mean.shape, torch.float64)
+    low, high = torch.full_like(mean, -1.0), (mean + 12 * mean.sqrt() + 30).ceil()
+    for _round in range(BISECTIONS):
+        middle = ((low + high) / 2).floor()
+        enough = torch.special.gammaincc(middle + 1, mean) > u
+        low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+        high = torch.maximum(high, low + 1)
+    return torch.where(mean > 0, high, 0.0).to(rate.dtype)
+
+
+def _rrelu(mode: Keyed, func: Any, x: Tensor, noise: Tensor, *args: Any, **_: Any) -> Tensor:
+    lower, upper, training = [*args, *(0.125, 1 / 3, False)[len(args) :]][:3]
+    if not training:
+        return torch.nn.functional.leaky_relu(x, (lower + upper) / 2)
+    slope = mode.uniform(x.shape, x.dtype) * (upper - lower) + lower
+    noise.copy_(torch.where(x <= 0, slope, 1.0))
+    new = x * noise
+    return x.copy_(new) if func.overloadpacket is aten.rrelu_with_noise_ else new
+
+
+def _cauchy(mode: Keyed, func: Any, x: Tensor, median: float = 0.0, sigma: float = 1.0, **_: Any) -> Tensor:
+    return x.copy_(torch.tan(math.pi * (mode.uniform(x.shape, x.dtype) - 0.5)) * sigma + median)
+
+
+def _geometric(mode: Keyed, func: Any, x: Tensor, p: float, **_: Any) -> Tensor:
+    return x.copy_((mode.exponential(x.shape, torch.float32) / -math.log1p(-p)).floor() + 1)
 
 
 ANSWERS: dict[Any, Callable[..., Any]] = {
@@ -136,9 +203,18 @@ ANSWERS: dict[Any, Callable[..., Any]] = {
     aten.uniform_: lambda m, f, x, low=0.0, high=1.0: x.copy_(m.uniform(x.shape, x.dtype) * (high - low) + low),
     aten.normal_: lambda m, f, x, mean=0.0, std=1.0: x.copy_(m.normal(x.shape, x.dtype) * std + mean),
     aten.normal: _normal,
+    aten.log_normal_: lambda m, f, x, mean=1.0, std=2.0: x.copy_((m.normal(x.shape, x.dtype) * std + mean).exp()),
     aten.exponential_: lambda m, f, x, rate=1.0: x.copy_(m.exponential(x.shape, x.dtype) / rate),
+    aten.cauchy_: _cauchy,
+    aten.geometric_: _geometric,
+    aten.random_: _random,
     aten.randint: _randint,
     aten.randint_like: _randint_like,
     aten.multinomial: _multinomial,
-    aten.randperm: _randperm,
+    aten.randperm: lambda m, f, count, **_: m.permutation(count),
+    aten._standard_gamma: _gamma,
+    aten._sample_dirichlet: _dirichlet,
+    aten.poisson: _poisson,
+    aten.rrelu_with_noise: _rrelu,
+    aten.rrelu_with_noise_: _rrelu,
 }

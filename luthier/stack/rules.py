@@ -299,13 +299,13 @@ def own(call: Call, names: Names) -> tuple[Value | None, Value | None]:
 def _linear_module(module: nn.Linear, names: Names) -> Rule:
     weight, bias = names["weight"], names.get("bias")
     if bias is None:
-        return lambda call, x: product_of(call, x, call.params[weight], None)
-    return lambda call, x: product_of(call, x, call.params[weight], call.params[bias])
+        return lambda call, x: product_of(call, x, call.tensor(weight), None)
+    return lambda call, x: product_of(call, x, call.tensor(weight), call.tensor(bias))
 
 
 def _embedding_module(module: nn.Embedding, names: Names) -> Rule:
     settings = (module.padding_idx, module.max_norm, module.norm_type, module.scale_grad_by_freq, module.sparse)
-    return lambda call, x: embedding(call, x, Value(call.params[names["weight"]], "plain"), *settings)
+    return lambda call, x: embedding(call, x, Value(call.tensor(names["weight"]), "plain"), *settings)
 
 
 MODULES: dict[type[nn.Module], Callable[[Any, Names], Rule | None]] = {

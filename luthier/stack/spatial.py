@@ -96,7 +96,7 @@ def convolution(module: Any, names: Names) -> Rule | None:
     weight, bias = names["weight"], names.get("bias")
 
     def rule(call: Call, x: Value) -> Value:
-        return convolve(function, call, x, call.params[weight], None if bias is None else call.params[bias], settings)
+        return convolve(function, call, x, call.tensor(weight), None if bias is None else call.tensor(bias), settings)
 
     return rule
 
@@ -185,7 +185,7 @@ def batch_norm(module: Any, names: Names) -> Rule:
         averages = [None if name is None else call.buffers[name].flatten() for name in (mean, variance)]
         if update:
             averages = [average.clone() for average in averages if average is not None]
-        scale, shift = (None if name is None else call.params[name].flatten() for name in (weight, bias))
+        scale, shift = (None if name is None else call.tensor(name).flatten() for name in (weight, bias))
         factor = 1.0 if module.momentum is None else module.momentum
         result = F.batch_norm(
             folded, averages[0], averages[1], scale, shift, of_batch, factor if update else 0.0, module.eps

@@ -9,19 +9,26 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
+from torch.utils import _pytree as pytree
 
 from luthier.errors import TaskError
 from luthier.losses import stacked_loss
 from luthier.nn import Choose
 from luthier.optim import SGD, Adam
 from luthier.optim.common import Tensors, read
+from luthier.optim.stock import Stock, checked
 from luthier.optim.switch import Switch, alone
 from luthier.space import Choice, Int
-from luthier.stack import Noise, stack_module, unstack_into
+from luthier.stack import Noise, unstack_into
 from luthier.task.choices import arrange, check_choices, owners, settle
+from luthier.task.evaluate import evaluate
+from luthier.task.made import as_eager, converted, materialise, prepared
+from luthier.task.member import LOSS, Member, call_model, own_name, parts
+from luthier.task.network import Whole, make_network
 
 if TYPE_CHECKING:
     from luthier.space import Config
+    from luthier.task.network import Execution
     from luthier.task.torch_task import TorchTask
 
 State = dict[str, Any]
@@ -30,9 +37,10 @@ State = dict[str, Any]
 ``params``, ``buffers``: by name; ``opt``: the optimizer's slots; ``t``: steps done, (members,) int64; ``key``: of the
 noise, (members,) int64; ``hyper``: dynamic hyperparameters by name; ``own``: what an adapter keeps.
 """
-Batch = tuple[Tensor, Tensor]  # inputs and targets: (batch, …) for all members, or (members, batch, …)
+Batch = Any  # a nest of tensors, (batch, …) for all members or (members, batch, …); a pair is inputs and targets
 
 AUGMENT_SITE = 1 << 20  # sites below are those of the model's own random layers
+STACKED = ("params", "buffers", "t", "key")
 
 
 class Program:
@@ -60,17 +68,26 @@ class Program:
         schedules = task.schedule if isinstance(task.schedule, tuple) else (task.schedule,)
         self.schedules = schedules
         self.traces: dict[Any, Any] = {}  # filled by luthier.stack.trace, by shape
+        self.measures = {"loss": stacked_loss(task.loss)} | {n: stacked_loss(m) for n, m in task.metrics.items()}
+        self._batch = self.sources.example(rows=self.batch_size)
         template = self._model(config, key=0)
         self.choices = self._choices(template) if task.shared else {}
         self.owners = owners(template) if task.shared else {}
-        example = self.sources.example(rows=2)[0]
-        self._costs = self._measure(template, example)
-        self._train = stack_module(template.train(), example, training=True)
-        self._eval = stack_module(template.eval(), example, training=False)
-        self._loss = stacked_loss(task.loss)
-        self._metrics = {name: stacked_loss(metric) for name, metric in task.metrics.items()}
+        self._costs = self._measure(template)
         self._penalty = None if task.penalty is None else vmap(task.penalty)
+        self._hold(template)
+        hyper = self.hyper(config)
+        member = lambda: self._member(self._model(config, key=0))  # noqa: E731
+        self.network = make_network(member, self._trained, self._batch, hyper, self.measures, task)
         self._check_readers(config)
+        if isinstance(self.optimizer, Stock):
+            state = self.init(config, 0)
+            self.optimizer = checked(self.optimizer, state["params"], state["hyper"])
+
+    @property
+    def execution(self) -> Execution:
+        """How a stack of it runs."""
+        return self.network.execution
 
     def init(
         self, config: Config, key: int, parent: State | None = None, overwrite: Mapping[str, Any] | None = None
@@ -93,12 +110,13 @@ class Program:
             }
             noise_key = torch.tensor([key], device=self.device) if changed else parent["key"]
             return {**parent, "hyper": kept, "key": noise_key}
-        model = self._model(config, key)
-        params = {name: param.detach().clone()[None] for name, param in model.named_parameters()}
-        buffers = {name: buffer.detach().clone()[None] for name, buffer in model.named_buffers()}
+        member = self._member(self._model(config, key))
+        named = {own_name(name): t.detach().clone()[None] for name, t in member.named_parameters()}
+        params = {name: _real(named.pop(name)) for name in self._trained}
+        buffers = {own_name(name): buffer.detach().clone()[None] for name, buffer in member.named_buffers()}
         return {
             "params": params,
-            "buffers": buffers,
+            "buffers": named | buffers,
             "opt": self.optimizer.init(params, hyper),
             "t": torch.zeros(1, dtype=torch.int64, device=self.device),
             "key": torch.tensor([key], device=self.device),
@@ -134,28 +152,94 @@ class Program:
         self, params: Tensors, buffers: Tensors, hyper: Tensors, batch: Batch, noise: Noise
     ) -> tuple[Tensor, Tensors]:
         """Training losses with penalty and augmentation, (members,), and the new buffers."""
-        inputs, targets = batch
         task = self.task
         if task.augment is not None:
-            if not task.own_batches:
+            inputs, targets = parts(batch)
+            if inputs.ndim == parts(self._batch)[0].ndim:
                 inputs = inputs.expand(len(noise.key), *inputs.shape)
-            inputs = task.augment(inputs, hyper, Noise(noise.key, noise.step, AUGMENT_SITE))
-        outputs, buffers = self._train(params, buffers, inputs, hyper, noise)
-        losses = self._loss(outputs, targets, hyper)
+            batch = task.augment(inputs, hyper, Noise(noise.key, noise.step, AUGMENT_SITE)), targets
+        params = self._as_made(params)
+        losses, buffers = self.network.losses(params, buffers, hyper, batch, noise)
         return (losses if self._penalty is None else losses + self._penalty(params, hyper)), buffers
 
     def gradient(self, state: State, hyper: Tensors, batch: Batch) -> tuple[Tensor, Tensors, Tensors]:
         """(losses (members,), gradients by parameter, new buffers) of a stack at ``hyper``.
 
-        Members never mix, so the gradient of the summed loss is every member's gradient.
+        Members never mix, so the gradient of the summed loss is every member's gradient. A parameter that the loss
+        does not reach is not among the gradients.
         """
+        if isinstance(self.network, Whole) and self.network.in_turn and len(state["t"]) > 1:
+            return self._gradient_in_turn(state, hyper, batch)
         params = {name: param.detach().requires_grad_() for name, param in state["params"].items()}
-        losses, buffers = self.losses(params, state["buffers"], hyper, batch, Noise(state["key"], state["t"]))
-        gradients = torch.autograd.grad(losses.sum(), list(params.values()), allow_unused=True, materialize_grads=True)
-        return losses.detach(), dict(zip(params, gradients, strict=True)), {n: b.detach() for n, b in buffers.items()}
+        micro = [batch] if self.task.accumulate == 1 else batch
+        buffers, mean, sums = state["buffers"], 0.0, {}
+        for i, part in enumerate(micro):
+            noise = Noise(state["key"], state["t"], site=i << 16)
+            losses, buffers = self.losses(params, buffers, hyper, part, noise)
+            if not losses.requires_grad:
+                raise TaskError(
+                    "the loss depends on no parameter that is trained",
+                    where="TorchTask(model=…, loss=…)",
+                    remedy="Leave requires_grad on for what is to be trained, and do not detach the output.",
+                )
+            found = torch.autograd.grad(losses.sum() / len(micro), list(params.values()), allow_unused=True)
+            for name, gradient in zip(params, found, strict=True):
+                if gradient is not None:
+                    sums[name] = sums[name] + gradient if name in sums else gradient
+            mean = mean + losses.detach() / len(micro)
+            buffers = {name: buffer.detach() for name, buffer in buffers.items()}
+        assert isinstance(mean, Tensor)
+        return mean, sums, buffers
+
+    def _gradient_in_turn(self, state: State, hyper: Tensors, batch: Batch) -> tuple[Tensor, Tensors, Tensors]:
+        """The gradients of each member by itself, since they may reach other parameters."""
+        assert isinstance(self.network, Whole)
+        own = self.network.own(batch)
+        results = []
+        for i in range(len(state["t"])):
+            row = slice(i, i + 1)
+            member = {name: pytree.tree_map(lambda t, row=row: t[row], state[name]) for name in STACKED}
+            leaves, spec = pytree.tree_flatten(batch)
+            given = [leaf[row] if mine else leaf for leaf, mine in zip(leaves, own, strict=True)]
+            knobs = {name: value[row] for name, value in hyper.items()}
+            results.append(self.gradient(member, knobs, pytree.tree_unflatten(given, spec)))
+        losses, _, buffers = (
+            pytree.tree_map(lambda *rows: torch.cat(rows), *column)
+            for column in ([r[0] for r in results], [{} for _ in results], [r[2] for r in results])
+        )
+        names = [name for name in state["params"] if any(name in gradients for _, gradients, _ in results)]
+        joined = Gradients()
+        for name in names:
+            like = torch.zeros_like(state["params"][name][:1])
+            joined[name] = torch.cat([gradients.get(name, like) for _, gradients, _ in results])
+            there = torch.tensor([name in gradients for _, gradients, _ in results], device=self.device)
+            if not there.all():
+                joined.reached[name] = there
+        return losses, joined, buffers
 
     def apply(self, state: State, hyper: Tensors, gradients: Tensors, buffers: Tensors) -> State:
-        """The state after the optimizer's update with ``gradients``."""
+        """The state after the optimizer's update with ``gradients``.
+
+        Parameters and members that no gradient reaches keep their values and their part of the optimizer's state.
+        """
+        if isinstance(self.optimizer, Stock):
+            return self._update(state, hyper, gradients, buffers)
+        part = state
+        if len(gradients) < len(state["params"]):
+            part = {**state, "params": {n: p for n, p in state["params"].items() if n in gradients}}
+            left = state["params"].keys() - gradients.keys()
+            part["opt"] = {slot: {n: v for n, v in s.items() if n not in left} for slot, s in state["opt"].items()}
+        after = self._update(part, hyper, gradients, buffers)
+        for name, there in getattr(gradients, "reached", {}).items():
+            slots = [(after["opt"][slot], old) for slot, old in part["opt"].items() if name in old]
+            for new, old in [(after["params"], part["params"]), *slots]:
+                new[name] = torch.where(there.view(-1, *(1,) * (old[name].ndim - 1)), new[name], old[name])
+        if part is state:
+            return after
+        opt = {slot: {**s, **after["opt"].get(slot, {})} for slot, s in state["opt"].items()}
+        return {**after, "params": {**state["params"], **after["params"]}, "opt": opt}
+
+    def _update(self, state: State, hyper: Tensors, gradients: Tensors, buffers: Tensors) -> State:
         if self.schedules:
             epoch = state["t"].to(self.task.dtype) / self.epoch_steps
             factors = [schedule.factor(epoch, hyper) for schedule in self.schedules]
@@ -165,40 +249,59 @@ class Program:
 
     @torch.no_grad()
     def evaluate(self, state: State, split: str) -> dict[str, Tensor]:
-        """Mean loss and metrics of each member over a split, (members,) float64 each, in evaluation mode.
+        """Loss and metrics of each member on a whole split, (members,) float64 each, in evaluation mode.
 
         Neither penalty nor augmentation enters: trainings that differ in them stay comparable.
         """
-        functions = {"loss": self._loss, **self._metrics}
-        totals: dict[str, Any] = dict.fromkeys(functions, 0.0)
-        rows = 0
-        for inputs, targets in self.sources[split].in_order(self.batch_size):
-            rows += len(inputs)
-            outputs, _ = self._eval(state["params"], state["buffers"], inputs, state["hyper"], None)
-            for name, function in functions.items():
-                totals[name] = totals[name] + function(outputs, targets, state["hyper"]).double() * len(inputs)
         members = len(state["t"])
-        costs = {name: torch.full((members,), cost, dtype=torch.float64) for name, cost in self._costs.items()}
-        return {name: total / rows for name, total in totals.items()} | costs
+        params = self._as_made(state["params"])
+        found = evaluate(self, params, state["buffers"], state["hyper"], split)
+        return found | {name: torch.full((members,), cost, dtype=torch.float64) for name, cost in self._costs.items()}
 
     def objective(self, params: Tensors, buffers: Tensors, hyper: Tensors, batch: Batch, name: str = "loss") -> Tensor:
         """The loss, or the metric ``name``, of each member in evaluation mode, (members,); can be differentiated."""
-        inputs, targets = batch
-        outputs, _ = self._eval(params, buffers, inputs, hyper, None)
-        return (self._loss if name == "loss" else self._metrics[name])(outputs, targets, hyper)
+        return self.network.value(name, self._as_made(params), buffers, hyper, batch)
 
     def module(self, config: Config, state: State) -> nn.Module:
         """The user's own module with the weights of a stack of one, in evaluation mode."""
-        model = unstack_into(self._model(config, key=0), state["params"], state["buffers"])
-        return settle(model, config).eval()
+        model = self._model(config, key=0)
+        every = {**self._as_made(state["params"]), **state["buffers"]}
+        every = {name: tensor for name, tensor in every.items() if not name.startswith(LOSS)}
+        names = {name for name, _ in model.named_parameters()}
+        params = {name: every.pop(name) for name in list(every) if name in names}
+        return settle(unstack_into(model, params, every), config).eval()
 
-    def _measure(self, template: nn.Module, example: Tensor) -> dict[str, float]:
+    def _hold(self, template: nn.Module) -> None:
+        """Remember which tensors are trained, and which of them are complex: the optimizer sees pairs of numbers."""
+        named = {own_name(name): param for name, param in self._member(template).named_parameters()}
+        self._trained = tuple(name for name, param in named.items() if param.requires_grad)
+        self._complex = {name for name in self._trained if named[name].is_complex()}
+        if not self._trained:
+            raise TaskError(
+                "it has no parameter with requires_grad",
+                where="TorchTask(model=…)",
+                remedy="Leave requires_grad on for what is to be trained.",
+            )
+
+    def _as_made(self, params: Tensors) -> Tensors:
+        """Parameters as the network has them: complex where it made them so."""
+        if not self._complex:
+            return params
+        return {n: torch.view_as_complex(p.contiguous()) if n in self._complex else p for n, p in params.items()}
+
+    def _member(self, model: nn.Module) -> Member:
+        measures = {"loss": self.task.loss, **self.task.metrics}
+        reads = {name: (function, self.measures[name].reads_hyper) for name, function in measures.items()}
+        return prepared(Member(self.task, model, reads), self.device, self.task.dtype)
+
+    def _measure(self, template: nn.Module) -> dict[str, float]:
         """The costs of the network, as numbers."""
         if self.task.costs and self.task.shared:
             remedy = "Leave costs out, or shared."
             what = "networks that share weights have no costs of their own"
             raise TaskError(what, where="TorchTask(costs=…)", remedy=remedy)
         found: dict[str, float] = {}
+        example = pytree.tree_map_only(Tensor, lambda t: t[:2], parts(self._batch)[0])
         for name, cost in self.task.costs.items():
             with torch.no_grad():
                 value = cost(template.eval(), example)
@@ -212,6 +315,9 @@ class Program:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key)
             model = self.task.model(self.task.space.given(config))
+            if isinstance(model, nn.Module):
+                model = as_eager(model)
+                materialise(model, lambda: (self.task.forward or call_model)(model, parts(self._batch)[0]))
         if not isinstance(model, nn.Module):
             raise TaskError(
                 f"model(config) returned {type(model).__name__}",
@@ -223,15 +329,37 @@ class Program:
             model = arrange(nn.Sequential(model) if isinstance(model, Choose) else model, self.task.space)
         else:
             model = settle(model, config)
-        return model.to(self.device, self.task.dtype)
+        return converted(model, self.device, self.task.dtype)
 
-    def _optimizer(self, config: Config) -> SGD | Adam | Switch:
+    def _optimizer(self, config: Config) -> Any:
         given = self.task.optimizer
+        if isinstance(given, type) or self.task.whole:
+            return self._stock(given)
         if not self.task.shared:
             return given if isinstance(given, SGD | Adam) else given(self.task.space.given(config))
         if isinstance(given, Switch):
             return given
         return alone(given if isinstance(given, SGD | Adam) else given(self.task.space.given(config)))
+
+    def _stock(self, given: Any) -> Any:
+        if isinstance(given, SGD | Adam):
+            return given
+        if isinstance(given, type) and issubclass(given, torch.optim.Optimizer):
+            defaults = (
+                [n for n in given.__init__.__code__.co_varnames if n in self.task.space.domains]
+                if hasattr(given.__init__, "__code__")
+                else list(self.task.space.domains)
+            )
+            names = [
+                n for n in ("lr", "momentum", "weight_decay", "alpha", "eps", *defaults) if n in self.task.space.domains
+            ]
+            return Stock(
+                lambda params, settings: given(
+                    params, **{n: settings[n] for n in dict.fromkeys(names) if n in settings}
+                ),
+                tuple(names),
+            )
+        return Stock(given, tuple(self.task.space.domains))
 
     def _choices(self, model: nn.Module) -> dict[str, tuple[Any, ...]]:
         found = {layer.name: layer.values for layer in model.modules() if isinstance(layer, Choose)}
@@ -248,10 +376,10 @@ class Program:
         return found
 
     def _check_readers(self, config: Config) -> None:
-        read = {name for name, _ in self.static} | set(self.optimizer.reads) | self._train.hyperparameters
+        read = {name for name, _ in self.static} | set(self.optimizer.reads) | self.network.hyperparameters
         for schedule in self.schedules:
             read |= set(schedule.reads)
-        open_ended = self.task.penalty or self.task.augment or self._loss.reads_hyper  # may read any name
+        open_ended = self.task.penalty or self.task.augment or self.measures["loss"].reads_hyper  # may read any name
         names = self.task.space if self.task.shared else config
         self.unread = () if open_ended else tuple(name for name in names if name not in read)
         if "lr" not in names and self.optimizer.lr is None:
@@ -260,6 +388,22 @@ class Program:
                 where="TorchTask(optimizer=…)",
                 remedy="Put lr=lt.Float(1e-4, 1, log=True) into the space, or write lt.optim.SGD(lr=0.1).",
             )
+
+
+class Gradients(dict[str, Tensor]):
+    """Gradients by name of members of which some do not reach every parameter.
+
+    Attributes:
+        reached: For such a parameter, the members that do reach it, (members,) bool.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached: Tensors = {}
+
+
+def _real(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def _is_number(value: Any) -> bool:

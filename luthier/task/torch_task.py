@@ -148,12 +148,10 @@ class TorchTask:
     def program(self, config: Config) -> Program:
         """The step for the static values of ``config``, made once for each set of them."""
         from luthier.task.program import Program  # a program reads its task
-        from luthier.task.whole import WholeProgram
 
         key = self.static(config)
         if key not in self._programs:
-            whole = self.whole or not self.sources(config).pairs
-            self._programs[key] = (WholeProgram if whole else Program)(self, config)
+            self._programs[key] = Program(self, config)
         return self._programs[key]
 
     def on(self, device: str | None) -> TorchTask:

@@ -105,7 +105,7 @@ def test_only_the_chosen_option_is_trained(both):
 
 def test_members_with_other_decisions_run_in_turn(both):
     shared = both.sharing().program(CONFIGS[0])
-    assert shared._train.form == "rewritten" and not shared._train.fallbacks
+    assert shared.execution.form == "rules"
     full = {**{"activation": "relu", "dropout": 0.1}, **CONFIGS[0]}
     states = [shared.init({**full, **config}, key) for key, config in enumerate(CONFIGS[:4])]
     stack = torch.utils._pytree.tree_map(lambda *tensors: torch.cat(tensors), *states)
@@ -169,7 +169,7 @@ def test_a_forward_that_branches_on_values_shares_weights_too():
     space = lt.Space(depth=lt.Choice([1, 2]), lr=lt.Float(0.01, 0.1))
     shared = task(space=space, model=lambda config: Branching()).sharing()
     program = shared.program({"depth": 1, "lr": 0.05})
-    assert program._train.form == "loop"
+    assert program.execution.form == "loop"
     batch = tuple(tensor[:16] for tensor in shared.tensors("train"))
     for depth, count in ((1, 2), (2, 4)):
         state = program.init({"depth": depth, "lr": 0.05}, 0)
@@ -228,7 +228,7 @@ def test_shapes_that_do_not_fit_are_named_with_their_layer():
         return nn.Sequential(lt.nn.Choose("depth", layers), nn.Sequential(nn.ReLU(), nn.Linear(8, 3)))
 
     error = refused(model=model, space=lt.Space(depth=lt.Choice([1, 2]), lr=lt.Float(0.01, 0.1)))
-    assert "1.1 (Linear)" in error.what and "(2, 9)" in error.what
+    assert "1.1 (Linear)" in error.what and "(16, 9)" in error.what
 
 
 @pytest.mark.parametrize(

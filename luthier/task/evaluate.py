@@ -1,0 +1,104 @@
+"""Loss and metrics of a stack on a whole split, on gathered outputs unless they are means over rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from luthier.errors import TaskError
+from luthier.optim.common import Tensors
+from luthier.task.member import LOSS, parts
+
+if TYPE_CHECKING:
+    from luthier.task.program import Program
+
+GATHERED = 1 << 30  # bytes of the outputs of a stack that are held at once
+
+
+def evaluate(program: Program, params: Tensors, buffers: Tensors, hyper: Tensors, split: str) -> Tensors:
+    """Loss and metrics by name, (members,) float64.
+
+    Args:
+        program: Gives network, measures and data.
+        params: (members, …) by name.
+        buffers: (members, …) by name.
+        hyper: (members, …) by name.
+        split: Of the data.
+
+    Raises:
+        TaskError: If outputs cannot be joined, or not be held.
+    """
+    measures = program.measures
+    by_rows = {name: measure for name, measure in measures.items() if measure.by_rows}
+    sums: dict[str, Any] = dict.fromkeys(by_rows, 0.0)
+    weights = dict.fromkeys(by_rows, 0.0)
+    outputs: list[Any] = []
+    targets: list[Any] = []
+    counts: list[int] = []
+    held = 0
+    for batch in program.sources[split].in_order(program.batch_size):
+        target = parts(batch)[1]
+        output = program.network.outputs(params, buffers, hyper, batch)
+        rows = next(len(leaf) for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor))
+        for name, measure in by_rows.items():
+            weight = measure.weight(target, rows)
+            if weight:
+                sums[name] = sums[name] + measure.rows(output, target, hyper).double() * weight
+                weights[name] += weight
+        if len(by_rows) == len(measures):
+            continue
+        outputs.append(output)
+        targets.append(target)
+        counts.append(rows)
+        held += sum(leaf.nbytes for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor))
+        if held > GATHERED:
+            raise TaskError(
+                f"the outputs on the split {split!r} are larger than {GATHERED >> 20} MiB",
+                where=f"TorchTask(loss=…, metrics=…), {', '.join(sorted(measures.keys() - by_rows.keys()))}",
+                remedy="Wrap what is a mean over rows as lt.losses.Mean(function): it needs a batch at a time.",
+            )
+    found = {name: total / max(weights[name], 1.0) for name, total in sums.items()}
+    if outputs:
+        output, target = joined(outputs, counts, 1), joined(targets, counts, 0)
+        for name in measures.keys() - by_rows.keys():
+            own = {n.removeprefix(LOSS): t for n, t in {**params, **buffers}.items() if n.startswith(LOSS)}
+            found[name] = measures[name].rows(output, target, hyper, own if name == "loss" else None).double()
+    return {name: found[name] for name in measures}
+
+
+def joined(nests: list[Any], counts: list[int], first: int) -> Any:
+    """Nests of several batches as one: tensors joined along their rows, numbers averaged over them.
+
+    Args:
+        nests: One a batch, all of one structure.
+        counts: Rows of each batch.
+        first: The first axis that may be that of the rows.
+
+    Raises:
+        TaskError: If a tensor has neither rows nor the same values in all batches.
+    """
+    if len(nests) == 1:
+        return nests[0]
+
+    def join(*leaves: Any) -> Any:
+        one = leaves[0]
+        if not isinstance(one, Tensor):
+            return one
+        for axis in range(first, one.ndim):
+            if all(leaf.shape[axis] == count for leaf, count in zip(leaves, counts, strict=True)):
+                return torch.cat(leaves, axis)
+        if one.ndim == first and one.is_floating_point():
+            return sum(leaf * count for leaf, count in zip(leaves, counts, strict=True)) / sum(counts)
+        if all(torch.equal(one, leaf) for leaf in leaves):
+            return one
+        raise TaskError(
+            f"a tensor of shape {tuple(one.shape[first:])} has no axis of the {counts[0]} rows of its batch",
+            where="model, forward",
+            remedy="Return tensors with the rows on an axis, or let loss and metrics be means over rows: "
+            "lt.losses.Mean(function).",
+        )
+
+    return pytree.tree_map(join, *nests)

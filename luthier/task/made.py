@@ -1,0 +1,60 @@
+"""A user's module made ready for a stack: its type and device, lazy parts, compiled parts, sparse gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from luthier.task.member import Member
+
+
+def converted(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The module on the device, its numbers in the type of the task, complex ones in that of twice its size."""
+    wide = torch.complex128 if dtype == torch.float64 else torch.complex64
+
+    def convert(tensor: Tensor) -> Tensor:
+        if tensor.is_complex():
+            return tensor.to(device, wide)
+        return tensor.to(device, dtype if tensor.is_floating_point() else None)
+
+    return model._apply(convert)
+
+
+def prepared(member: Member, device: torch.device, dtype: torch.dtype) -> Member:
+    """The member with its loss module converted as well, and without gradients that name rows.
+
+    A sparse gradient holds the same numbers as a dense one, in a form that a stack does not have.
+    """
+    if member.loss is not None:
+        converted(member.loss, device, dtype)
+    for part in member.modules():
+        if isinstance(part, nn.Embedding | nn.EmbeddingBag):
+            part.sparse = False
+    return member
+
+
+def as_eager(model: nn.Module) -> nn.Module:
+    """The module with what ``torch.compile`` wraps in place of its wrappers: a stack compiles its whole step."""
+    if hasattr(model, "_orig_mod"):
+        return as_eager(model._orig_mod)  # type: ignore[arg-type]
+    for part in model.modules():
+        for name, child in list(part._modules.items()):
+            if child is not None and hasattr(child, "_orig_mod"):
+                part._modules[name] = child._orig_mod  # type: ignore[assignment]
+    return model
+
+
+def materialise(model: nn.Module, run: Callable[[], Any]) -> None:
+    """Let lazy modules make their parameters, in one forward pass that changes no buffer."""
+    if not any(is_lazy(tensor) for tensor in [*model.parameters(), *model.buffers()]):
+        return
+    training = {part: part.training for part in model.modules()}
+    model.eval()
+    with torch.no_grad():
+        run()
+    for part, mode in training.items():
+        part.training = mode
