@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -86,7 +87,7 @@ def record(history: History, number: int, test: Any = None, seed: int | None = N
     return Best(
         number=number,
         value=result.metrics.get(next(iter(history.objectives)), math.nan),
-        config=dict(history.jobs[number].config),
+        config=deepcopy(history.jobs[number].config),
         metrics=dict(result.metrics),
         final=history.final(number),
         result=result,
@@ -204,7 +205,7 @@ def _trial(history: History, first: int, chain: list[Job]) -> TrialRecord:
     return TrialRecord(
         number=first,
         jobs=tuple(job.number for job in chain),
-        config=dict(chain[-1].config),
+        config=deepcopy(chain[-1].config),
         status="running" if last is None else last.status,
         metrics=dict(ended[-1].metrics) if ended else {},
         steps=int(history.age[chain[-1].number]),

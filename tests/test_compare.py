@@ -165,7 +165,7 @@ def test_what_a_method_moves_counts_as_tuned() -> None:
         ({"seeds": [1, 1]}, StudyError, "[1, 1]"),
         ({"seeds": 1.5}, StudyError, "1.5"),
         ({"metric": ["loss", "size"], "mode": "min"}, StudyError, "one objective"),
-        ({"trials": 0}, StudyError, "trials=0"),
+        ({"trials": 0}, StudyError, "trials must be an integer ≥ 1 or None, got 0"),
     ],
 )
 def test_what_cannot_be_compared_is_named(given: dict, error: type[LuthierError], says: str) -> None:

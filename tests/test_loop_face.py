@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -205,6 +205,26 @@ def test_the_names_of_other_tools_are_answered_by_ours(given: dict[str, Any], ou
     with pytest.raises(ArgumentError, match=ours):
         lt.tune(value, **given)
     assert issubclass(ArgumentError, TypeError)
+
+
+def test_the_names_for_type_checkers_are_those_of_the_table() -> None:
+    from luthier.study.methods import MethodName
+
+    assert get_args(MethodName) == tuple(lt.METHODS)
+    assert {"Random", "GaussianProcess", "Proposer"} <= set(dir(lt.propose))
+    study = tune()
+    assert all("\n" not in repr(one) and len(repr(one)) < 300 for one in (study, study.best, study.trials[0]))
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    three: Any = np.int64(3)
+    study = tune(trials=three, seed=three, epochs=np.float32(2), max_failures=three, store=tmp_path / "s.db")
+    assert len(study.trials) == 3 and study.settings["budget"]["trials"] == 3
+    asked = lt.Study("s", SPACE, trials=three, seed=three)
+    jobs = asked.ask(three)
+    asked.tell(np.int64(jobs[1].number), 1.0)  # type: ignore[arg-type]
+    jobs[0].config["x"] = 7.0
+    assert asked.history.jobs[0].config["x"] != 7.0 and asked.history.results[1] is not None
 
 
 def test_every_function_of_the_front_answers() -> None:

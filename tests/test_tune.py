@@ -322,7 +322,7 @@ def test_what_cannot_work_is_refused_before_anything_is_trained() -> None:
     for arguments, error, words in [
         ({"space": SPACE}, MethodError, ["trials", "seconds"]),
         ({"space": SPACE, "trials": 3, "method": Relay()}, MethodError, ["continues trainings", "Trainable"]),
-        ({"space": SPACE, "trials": 3, "max_failures": 0}, StudyError, ["max_failures=0"]),
+        ({"space": SPACE, "trials": 3, "max_failures": 0}, StudyError, ["max_failures must be an integer ≥ 1, got 0"]),
         ({"trials": 3}, TaskError, ["space"]),
     ]:
         with pytest.raises(error) as caught:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -98,7 +98,7 @@ def tune(
             file,
             resolve(method or "random", settings, 1 if isinstance(goals, str | None) else len(goals))
             if settings
-            else method,
+            else cast("Any", method),
             schedule=schedule,
             trials=trials,
             epochs=epochs,
@@ -164,7 +164,7 @@ def compare(
 
         found = run(
             file,
-            [part.strip() for part in methods.split(",") if part.strip()],
+            cast("Any", [part.strip() for part in methods.split(",") if part.strip()]),
             trials=trials,
             epochs=epochs,
             steps=steps,

@@ -57,6 +57,10 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(f"{__name__}.{_FILES[name]}"), name)
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 class Proposer(Protocol):
     """What every proposer is: a frozen dataclass of settings with two methods.
 

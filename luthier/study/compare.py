@@ -19,10 +19,10 @@ from luthier.study import settings
 from luthier.study.arguments import answered
 from luthier.study.first import check_first
 from luthier.study.fit import check_fit
-from luthier.study.methods import Resolved, for_task, resolve
+from luthier.study.methods import AnyMethod, Resolved, for_task, resolve
 from luthier.study.study import Study
 from luthier.study.tuning import label_of, task_name, tune
-from luthier.task import Task, as_task, epoch_steps, level, load_task
+from luthier.task import AnyTask, Task, as_task, epoch_steps, level, load_task
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class Comparison:
 
 @answered
 def compare(
-    task: Any,
-    methods: Sequence[Any] | Mapping[str, Any],
+    task: AnyTask,
+    methods: Sequence[AnyMethod] | Mapping[str, AnyMethod],
     *,
     space: Space | None = None,
     trials: int = 20,
@@ -136,7 +136,8 @@ def compare(
         >>> [row.label for row in found.table()], found.total
         (['genetic', 'random'], 60)
     """
-    settings.check_budget(trials, epochs, steps, None, 0)
+    given_limits = settings.limits(trials, epochs, steps, None, 0, where="compare")
+    trials, epochs, steps = given_limits.trials or 1, given_limits.epochs, given_limits.steps
     goals = settings.objectives(metric, mode)
     if len(goals) != 1:
         raise StudyError(f"metric={metric!r} names several", where="compare", remedy="Compare by one objective.")

@@ -11,20 +11,6 @@ from luthier.study.methods import Resolved
 from luthier.task import Task, is_torch, level, require_level
 
 
-def check_limit(max_failures: int) -> None:
-    """Refuse a limit of failures in a row that is none.
-
-    Raises:
-        StudyError: If it is not a positive whole number.
-    """
-    if isinstance(max_failures, bool) or not isinstance(max_failures, int) or max_failures < 1:
-        raise StudyError(
-            f"max_failures={max_failures!r} is not a positive whole number",
-            where="max_failures",
-            remedy="Give the failures in a row after which to stop, such as 20.",
-        )
-
-
 def check_fit(
     task: Task,
     method: Resolved,

@@ -7,11 +7,52 @@ import difflib
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from luthier.errors import MethodError
 from luthier.propose.inner import PLACES
 from luthier.task import Task, level
+
+if TYPE_CHECKING:
+    from luthier.jobs import Budget, History, Job
+    from luthier.seeds import Seeds
+
+
+MethodName = Literal[
+    "random",
+    "grid",
+    "gp",
+    "gflownet",
+    "tpe",
+    "cmaes",
+    "nsga2",
+    "genetic",
+    "pbt",
+    "pb2",
+    "hyperband",
+    "asha",
+    "median",
+    "hypergradient",
+    "hypernet",
+    "bilevel",
+    "enas",
+]
+"""The names of the table, for type checkers; a test holds the two against each other."""
+
+
+class Between(Protocol):
+    """A proposer as ``tune`` takes it; see :class:`luthier.propose.Proposer`."""
+
+    def bind(self, budget: Budget, /) -> Any: ...
+    def propose(self, history: History, count: int, seeds: Seeds, /) -> list[Job]: ...
+
+
+class During(Protocol):
+    """An adapter as ``tune`` takes it; see :class:`luthier.adapt.Adapter`."""
+
+    @property
+    def window(self) -> int: ...
+    def step(self, task: Any, state: Any, batches: Any, valid: Any, /) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -218,6 +259,9 @@ class Resolved(NamedTuple):
     proposer: Any
     adapter: Any
     alone: bool = False
+
+
+AnyMethod: TypeAlias = MethodName | Between | During | Resolved | tuple[MethodName | Between, MethodName | During]
 
 
 def resolve(method: Any = "random", options: Mapping[str, Any] | None = None, objectives: int = 1) -> Resolved:

@@ -7,8 +7,9 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from luthier.checks import checked, maybe, real, whole
 from luthier.errors import StudyError
 from luthier.jobs import Budget
 from luthier.space import Space
@@ -64,32 +65,36 @@ def _check_direction(names: Sequence[str]) -> None:
             )
 
 
-def check_budget(trials: Any, epochs: Any, steps: Any, seconds: Any, seed: Any, total_steps: Any = None) -> None:
-    """Refuse a budget or a seed that cannot be meant.
+class Limits(NamedTuple):
+    """A budget and a seed in Python's own numbers."""
+
+    trials: int | None
+    epochs: float | None
+    steps: int | None
+    seconds: float | None
+    seed: int
+    total_steps: int | None
+
+
+def limits(
+    trials: Any, epochs: Any, steps: Any, seconds: Any, seed: Any, total_steps: Any = None, where: str = "tune"
+) -> Limits:
+    """A budget and a seed, checked; NumPy's numbers are taken.
 
     Raises:
         StudyError: If one of them is of the wrong type or sign, or epochs and steps are both given.
     """
-    for name, value, kinds in (
-        ("trials", trials, (int,)),
-        ("steps", steps, (int,)),
-        ("total_steps", total_steps, (int,)),
-        ("epochs", epochs, (int, float)),
-        ("seconds", seconds, (int, float)),
-    ):
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, kinds) or not value > 0 or not math.isfinite(value):
-            whole = "a positive whole number" if kinds == (int,) else "a positive number"
-            raise StudyError(f"{name}={value!r} is not {whole}", where=name, remedy=f"Give {whole}, or leave it out.")
+    count, length = maybe(whole(1)), maybe(real(above=0))
+    rules = {"trials": count, "epochs": length, "steps": count, "seconds": length, "seed": whole()}
+    given = {"trials": trials, "epochs": epochs, "steps": steps, "seconds": seconds, "seed": seed}
+    found = {name: checked(name, value, rules[name], where=where, error=StudyError) for name, value in given.items()}
     if epochs is not None and steps is not None:
         raise StudyError(
             f"epochs={epochs!r} and steps={steps!r} were both given",
             where="epochs, steps",
             remedy="Say how long a trial trains once: in epochs or in steps.",
         )
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise StudyError(f"seed={seed!r} is not a whole number", where="seed", remedy="Give an int such as seed=0.")
+    return Limits(**found, total_steps=checked("total_steps", total_steps, count, where=where, error=StudyError))
 
 
 def build(

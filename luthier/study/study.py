@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, final, overload
+from typing import TYPE_CHECKING, Any, Self, final, overload
 
+from luthier.checks import checked, whole
 from luthier.errors import MethodError, StudyError
 from luthier.jobs import Budget, History, Job, Report, Result, Status
 from luthier.seeds import Seeds
@@ -17,12 +20,17 @@ from luthier.study import export, settings
 from luthier.study.arguments import answered
 from luthier.study.diverse import By, diverse
 from luthier.study.ledger import MEMORY, Ledger, open_ledger
-from luthier.study.methods import resolve
+from luthier.study.methods import Between, MethodName, resolve
 from luthier.study.starting import enqueue_new, refuse_fixed
 from luthier.study.telling import held, told
 from luthier.task.call import as_metrics, as_step
 from luthier.text import public_url
 from luthier.trials import Best, TrialRecord, best_jobs, front, record, trials_of
+
+if TYPE_CHECKING:
+    from torch import nn  # imported where there is a network
+
+    from luthier.adapt import BestResponse
 
 
 @final
@@ -66,7 +74,7 @@ class Study:
         name: str | None = None,
         space: Space | None = None,
         *,
-        method: Any = "random",
+        method: MethodName | Between = "random",
         metric: str | Sequence[str] | None = None,
         mode: str | Sequence[str] | None = None,
         store: str | Path | Store | None = None,
@@ -82,7 +90,8 @@ class Study:
                 where=f"Study({name!r})",
                 remedy='Write Study("name", lt.Space(lr=lt.Float(1e-4, 1.0, log=True), …)).',
             )
-        settings.check_budget(trials, epochs, steps, seconds, seed)
+        limits = settings.limits(trials, epochs, steps, seconds, seed, where=f"Study({name!r})")
+        trials, epochs, steps, seconds, seed, _ = limits
         goals = settings.objectives(metric, mode)
         resolved = resolve(method, objectives=len(goals))
         if resolved.adapter is not None:
@@ -151,14 +160,13 @@ class Study:
             At most ``count`` jobs. None: wait for what is running, or the study is :attr:`over`.
         """
         self._check_writable("ask")
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise StudyError(f"count={count!r} is not a positive whole number", where="ask", remedy="Write ask(8).")
+        count = checked("count", count, whole(1), where="ask", error=StudyError)
         if self._deadline is not None and time.monotonic() >= self._deadline:
             return []
         while True:
             jobs = self._ledger.take(count)
             if jobs or not self._ledger.busy:
-                return jobs
+                return [replace(job, config=deepcopy(job.config)) for job in jobs]  # the user may change them
             time.sleep(0.02)  # another process is proposing
 
     def tell(
@@ -372,7 +380,7 @@ class Study:
         """The configurations that were started, each with all the jobs that continued it."""
         return trials_of(self.history)
 
-    def model(self, number: int | None = None) -> Any:
+    def model(self, number: int | None = None) -> nn.Module:
         """The network of a job with its trained weights, in evaluation mode; of the best one by default.
 
         Raises:
@@ -384,7 +392,7 @@ class Study:
 
         return load_model(self._work, job, result)
 
-    def response(self, number: int | None = None) -> Any:
+    def response(self, number: int | None = None) -> BestResponse:
         """What a job of :class:`luthier.adapt.Hypernet` has learnt, of the best one by default: the network at any
         value of its hyperparameters, without training, as a :class:`luthier.adapt.BestResponse`.
 

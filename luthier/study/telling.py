@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from luthier.errors import StudyError
 from luthier.jobs import STATUS_CODES, Job, Result, Status
 from luthier.study.ledger import Ledger
@@ -18,7 +20,7 @@ def held(ledger: Ledger, job: Job | int, verb: str) -> int:
     Raises:
         StudyError: If there is no such job, it has ended, or another process holds it.
     """
-    number = job.number if isinstance(job, Job) else job
+    number = job.number if isinstance(job, Job) else int(job) if isinstance(job, np.integer) else job
     if isinstance(number, int) and not isinstance(number, bool) and number in ledger.mine:
         return number
     ledger.sync()  # another process may have asked for it

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from luthier.checks import checked, whole
 from luthier.errors import MethodError, StudyError
 from luthier.execute import Executor, Local
 from luthier.jobs import Budget
@@ -17,21 +18,21 @@ from luthier.store import Store
 from luthier.study import settings
 from luthier.study.arguments import answered
 from luthier.study.first import check_first
-from luthier.study.fit import check_device, check_fit, check_limit, check_success
+from luthier.study.fit import check_device, check_fit, check_success
 from luthier.study.following import Followers, Unjudged, check_callbacks
 from luthier.study.ledger import open_ledger
 from luthier.study.loop import Loop
-from luthier.study.methods import Resolved, for_task, resolve
+from luthier.study.methods import AnyMethod, Resolved, for_task, resolve
 from luthier.study.starting import check_start, enqueue_new
 from luthier.study.study import Study
-from luthier.task import as_task, epoch_steps, is_torch, load_task
+from luthier.task import AnyTask, as_task, epoch_steps, is_torch, load_task
 from luthier.train import Work
 
 
 @answered
 def tune(
-    task: Any,
-    method: Any = None,
+    task: AnyTask,
+    method: AnyMethod | None = None,
     *,
     schedule: Any = None,
     space: Space | None = None,
@@ -47,7 +48,7 @@ def tune(
     seed: int | None = None,
     start: str | Mapping[str, Any] | Sequence[Mapping[str, Any] | str] = (),
     stop: Callable[[Study], bool] | Sequence[Callable[[Study], bool]] = (),
-    callbacks: Any = (),
+    callbacks: Any = (),  # objects with some of a follower's methods
     workers: int | None = None,
     executor: Executor | None = None,
     progress: bool | None = None,
@@ -107,8 +108,10 @@ def tune(
         >>> len(study.trials), study.best.metrics["loss"] < 0.05
         (50, True)
     """
-    settings.check_budget(trials, epochs, steps, seconds, 0 if seed is None else seed, total_steps)
-    check_limit(max_failures)
+    limits = settings.limits(trials, epochs, steps, seconds, 0 if seed is None else seed, total_steps)
+    trials, epochs, steps, seconds, _, total_steps = limits
+    seed = None if seed is None else limits.seed
+    max_failures = checked("max_failures", max_failures, whole(1), where="tune", error=StudyError)
     goals = settings.objectives(metric, mode)
     given = load_task(task) if isinstance(task, str | Path) else as_task(task, space)
     if schedule is not None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from luthier.task.torch_task import TorchTask  # imports torch, which functions do without
 
 __all__ = [
+    "AnyTask",
     "FunctionTask",
     "Level",
     "Pruned",
@@ -133,6 +134,8 @@ class TrainableTask:
 
 
 Task: TypeAlias = "FunctionTask | TrainableTask | TorchTask"
+AnyTask: TypeAlias = "Task | Trainable | Callable[..., Any] | str | Path"
+"""What a user may give: also a Trainable, a function, or the path of a file that defines a task."""
 
 _LOADED: dict[tuple[str, str], Task] = {}  # (file, name) -> the task loaded from it in this process
 
