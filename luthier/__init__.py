@@ -12,13 +12,14 @@ Example:
 
 from __future__ import annotations
 
-import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
 # Without STRICT, MKL picks its code by the shape of a product, and on processors with AVX-512 a network alone and the
 # same network in a stack differ in their last bits. MKL reads this at its first product; worker processes inherit it.
 os.environ.setdefault("MKL_CBWR", "AVX2,STRICT")
+
+from luthier.lazy import lazy
 
 if TYPE_CHECKING:
     from luthier import (
@@ -143,15 +144,7 @@ _PLACES = {
     "tune": "study.tuning",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"luthier.{name}")
-    if name in _PLACES:
-        value = getattr(importlib.import_module(f"luthier.{_PLACES[name]}"), name)
-        globals()[name] = value  # the next use finds it without this function
-        return value
-    raise AttributeError(f"module 'luthier' has no attribute {name!r}")
+__getattr__ = lazy(__name__, _PLACES | dict.fromkeys(_MODULES, ""))
 
 
 def __dir__() -> list[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from luthier.lazy import lazy
 
 if TYPE_CHECKING:  # these import torch, which the contract itself does without
     from torch import Tensor
@@ -26,17 +27,10 @@ _PLACES = {  # the file of each method
     "Enas": "enas",
     "Hypergradient": "hypergradient",
     "Hypernet": "hypernet",
+    "structures": "",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name in _PLACES:
-        value = getattr(importlib.import_module(f"luthier.adapt.{_PLACES[name]}"), name)
-        globals()[name] = value  # the next use finds it without this function
-        return value
-    if name == "structures":
-        return importlib.import_module("luthier.adapt.structures")
-    raise AttributeError(f"module 'luthier.adapt' has no attribute {name!r}")
+__getattr__ = lazy(__name__, _PLACES)
 
 
 def __dir__() -> list[str]:
@@ -58,7 +52,7 @@ class Adapter(Protocol):
     - ``shares_weights = True``: it trains all options of the model's choices in one network, a program of
       ``TorchTask.sharing()``; what is measured then is called ``shared_loss`` and so on.
     - ``phase(tag) -> Adapter``: what trains a job, by the tag that the proposer gave it.
-    - ``proposer``: ``"module:class"`` of the proposer that it comes with where it is given alone.
+    - ``proposer``: the proposer that it comes with where it is given alone, by a method's name or ``"module:class"``.
     """
 
     @property

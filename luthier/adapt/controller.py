@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,21 +20,18 @@ from luthier.stack import Noise
 from luthier.task.program import Batch, Program, State
 from luthier.task.reading import rows_of_tree
 
-if TYPE_CHECKING:
-    from luthier.adapt.enas import Enas
-
 SITE = 1 << 21  # of the controller's noise: far from the sites of a model's layers
 SHOWN = 32  # samples from which the probabilities are estimated that are reported
 
 
-def policy_of(settings: Enas, task: Program) -> Policy:
+def policy_of(kind: str, decide: Sequence[str] | None, task: Program) -> Policy:
     """The controller of a task.
 
     Raises:
         MethodError: If a name cannot be decided during a training, or there is none.
     """
     space, static = task.task.space, dict(task.static)
-    names = tuple(settings.decide) if settings.decide is not None else tuple(n for n in space if n not in static)
+    names = tuple(decide) if decide is not None else tuple(n for n in space if n not in static)
     for name in names:
         if name in static:
             raise MethodError(
@@ -47,12 +45,19 @@ def policy_of(settings: Enas, task: Program) -> Policy:
             where="Enas",
             remedy="Put lt.nn.Choose layers into the model, or leave lr to the optimizer, which reads it by its name.",
         )
-    return _policy(settings.policy, space, names)
+    return _policy(kind, space, names)
 
 
 @lru_cache(maxsize=32)
 def _policy(kind: str, space: Space, names: tuple[str, ...]) -> Policy:
     return (LSTM if kind == "lstm" else Factorised)(space, list(names))
+
+
+def decided(state: State) -> dict[str, Any]:
+    """Return the decisions in force, (members,) each; of a choice of modules or optimizers its position, int64."""
+    labels = {name.removeprefix("start ") for name in state["own"]["enas"]["params"]}
+    names = {label.partition("[")[0] for label in labels}
+    return {name: value for name, value in state["hyper"].items() if name in names}
 
 
 def hyper_of(task: Program, policy: Policy, state: State, config: Config) -> Tensors:

@@ -4,35 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from luthier.adapt.children import part_of, put_back
-from luthier.adapt.controller import SITE, policy_of, row, sample
+from luthier.adapt.controller import SITE, decided, policy_of, row, sample
 from luthier.space import Config
 from luthier.stack import Noise
 from luthier.task.program import Batch, Program, State
-
-if TYPE_CHECKING:
-    from luthier.adapt.enas import Enas
 
 
 @dataclass(frozen=True)
 class Draw:
     """One child that the controller of an ended search draws, judged as its reward was.
 
-    Under ``response="none"`` it has the shared weights as they are: the minibatches of the job only give its
+    Where children did not train, it has the shared weights as they are: the minibatches of the job only give its
     normalisation the statistics of this child alone, where it has any. Otherwise it trains its part of them for these
     minibatches under its own optimizer, so that what it has decided about that is judged too.
 
     Args:
-        search: The search that has ended.
+        policy: The controller of the search: ``"lstm"`` or ``"factorised"``.
+        decide: The names that it decides; None is all that can be.
+        trains: Whether children of the search trained.
     """
 
-    search: Enas
+    policy: str
+    decide: Sequence[str] | None
+    trains: bool
 
     window: ClassVar[int] = 1
     needs_valid: ClassVar[bool] = False
@@ -45,11 +46,11 @@ class Draw:
         """The shared weights with the decisions of a child, drawn by the job's own key."""
         assert parent is not None, "a child is drawn from a search"
         state = {**parent, "key": torch.tensor([key], device=task.device)}
-        policy = policy_of(self.search, task)
+        policy = policy_of(self.policy, self.decide, task)
         params = {name: tensor[0] for name, tensor in state["own"]["enas"]["params"].items()}
         noise = Noise(state["key"], torch.zeros_like(state["t"]), SITE)
-        (decided,) = policy.configs(sample(policy, params, noise, 1))
-        return {**state, "hyper": {**state["hyper"], **task.hyper(decided)}}
+        (child,) = policy.configs(sample(policy, params, noise, 1))
+        return {**state, "hyper": {**state["hyper"], **task.hyper(child)}}
 
     def step(
         self, task: Program, state: State, batches: Sequence[Batch], valid: Batch | None
@@ -63,11 +64,11 @@ class Draw:
         return state, {"train_loss": losses}
 
     def _one(self, task: Program, state: State, batch: Batch) -> tuple[State, Tensor]:
-        policy = policy_of(self.search, task)
+        policy = policy_of(self.policy, self.decide, task)
         active = policy.space.active({n: task.values(n, state["hyper"][n])[0] for n in policy.space})
         hyper = {name: value for name, value in state["hyper"].items() if name not in policy.space or name in active}
         part = part_of(task, state, hyper)
-        if self.search.response != "none":
+        if self.trains:
             losses, gradients, buffers = task.gradient(part, hyper, batch)
             return put_back(state, task.apply(part, hyper, gradients, buffers)), losses
         with torch.no_grad():
@@ -77,4 +78,4 @@ class Draw:
 
     def hyperparameters(self, state: State) -> dict[str, Any]:
         """What was drawn, (members,) each."""
-        return self.search.hyperparameters(state)
+        return decided(state)

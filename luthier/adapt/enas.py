@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from luthier.adapt.children import Problem, Response, Verdict, judge, part_of, put_back, ruined
-from luthier.adapt.controller import SITE, defaults, finite, hyper_of, norm_of, policy_of, row, sample, shown
+from luthier.adapt.controller import SITE, decided, defaults, finite, hyper_of, norm_of, policy_of, row, sample, shown
 from luthier.adapt.draw import Draw
 from luthier.adapt.plain import Plain
 from luthier.checks import one_of, real, require, whole
@@ -96,7 +96,7 @@ class Enas:
     needs_valid: ClassVar[bool] = True
     traceable: ClassVar[bool] = False  # it runs the modules that were decided for, and no others
     shares_weights: ClassVar[bool] = True
-    proposer: ClassVar[str] = "luthier.propose.derive:Derive"
+    proposer: ClassVar[str] = "derive"
 
     def __post_init__(self) -> None:
         if self.decide is not None:
@@ -112,7 +112,7 @@ class Enas:
 
     def phase(self, tag: Mapping[str, Any]) -> Any:
         """What trains a job: the search, a child that is drawn from it, or plain training from scratch."""
-        phases = {"search": self, "draw": Draw(self), "train": Plain()}
+        phases = {"search": self, "draw": Draw(self.policy, self.decide, self._pathwise), "train": Plain()}
         return phases[tag.get("phase", "search")]
 
     def init(
@@ -123,7 +123,7 @@ class Enas:
         Raises:
             MethodError: If a name cannot be decided during a training, or there is none.
         """
-        policy = policy_of(self, task)
+        policy = policy_of(self.policy, self.decide, task)
         full = {**defaults(task.task.space), **config}
         state = task.init(full, key, parent, overwrite)
         if "enas" not in state["own"]:
@@ -152,13 +152,11 @@ class Enas:
 
     def hyperparameters(self, state: State) -> dict[str, Any]:
         """The most probable decisions, (members,) each; of a choice of modules or optimizers its position, int64."""
-        labels = {name.removeprefix("start ") for name in state["own"]["enas"]["params"]}
-        names = {label.partition("[")[0] for label in labels}
-        return {name: value for name, value in state["hyper"].items() if name in names}
+        return decided(state)
 
     def _one(self, task: Program, state: State, batches: list[Batch], valid: Batch) -> tuple[State, dict[str, Tensor]]:
         """The step of a stack of one."""
-        policy = policy_of(self, task)
+        policy = policy_of(self.policy, self.decide, task)
         learner = pytree.tree_map(lambda tensor: tensor[0], state["own"]["enas"])
         noise = Noise(state["key"], state["t"], SITE)
         decisions = sample(policy, learner["params"], noise, self.samples)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from luthier.execute.local import Local
+from luthier.lazy import lazy
 
 if TYPE_CHECKING:
     from luthier.execute.group import Group
@@ -15,17 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Executor", "Group", "Local", "Ray"]
 
-
-def __getattr__(name: str) -> Any:
-    if name == "Ray":  # an optional package that takes half a second to import
-        from luthier.execute.ray import Ray
-
-        return Ray
-    if name == "Group":
-        from luthier.execute.group import Group
-
-        return Group
-    raise AttributeError(f"module 'luthier.execute' has no attribute {name!r}")
+# an optional package that takes half a second to import, among others
+__getattr__ = lazy(__name__, {"Ray": "ray", "Group": "group"})
 
 
 @runtime_checkable

@@ -6,16 +6,13 @@ Each needs a package that is not installed with luthier, and is imported when it
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from luthier.lazy import lazy
 
 if TYPE_CHECKING:
     from luthier.interop import botorch, cmaes, optuna
 
 __all__ = ["botorch", "cmaes", "optuna"]
 
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return importlib.import_module(f"luthier.interop.{name}")
-    raise AttributeError(f"module 'luthier.interop' has no attribute {name!r}")
+__getattr__ = lazy(__name__, dict.fromkeys(__all__, ""))

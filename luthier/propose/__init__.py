@@ -8,10 +8,10 @@ read the history, and propose. To write one, see :class:`Proposer`; to test it, 
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from luthier.jobs import Budget, History, Job
+from luthier.lazy import lazy
 from luthier.seeds import Seeds
 
 if TYPE_CHECKING:
@@ -50,11 +50,7 @@ __all__ = [
 
 _FILES = {name: name.lower() for name in __all__ if name != "Proposer"} | {"GaussianProcess": "gp"}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _FILES:  # imported at first use: some need SciPy
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_FILES[name]}"), name)
+__getattr__ = lazy(__name__, _FILES)
 
 
 def __dir__() -> list[str]:

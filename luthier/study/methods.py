@@ -309,8 +309,13 @@ def for_task(method: Resolved, task: Task) -> Resolved:
 
 
 def _starter(adapter: Any) -> Any:
-    """The proposer of an adapter that was given alone: its own, ``"module:class"``, or random search."""
-    module, _, name = getattr(adapter, "proposer", METHODS["random"].path).partition(":")
+    """Return the proposer of an adapter that was given alone: the one that it names, or random search.
+
+    It may name ``"derive"``, a method of the table, or its own as ``"module:class"``.
+    """
+    named = getattr(adapter, "proposer", "random")
+    path = "luthier.propose.derive:Derive" if named == "derive" else METHODS[named].path if named in METHODS else named
+    module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)()
 
 

@@ -393,7 +393,7 @@ def test_what_it_cannot_decide_is_refused():
     ):
         config = made.space.sample(np.random.default_rng(0))
         with pytest.raises(MethodError, match=words):
-            policy_of(Enas(decide=decide), made.sharing().program(config))
+            policy_of("lstm", decide, made.sharing().program(config))
     with pytest.raises(MethodError, match="trials=1"):
         lt.tune(task(), method="enas", epochs=1, progress=False)
 

@@ -24,9 +24,9 @@ Everything but ``learn`` needs NumPy alone.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
+from luthier.lazy import lazy
 from luthier.propose.flow.exact import Exact, distance, exact, terminating
 from luthier.propose.flow.reward import LogReward, log_rewards
 from luthier.propose.flow.sampler import Sampler
@@ -53,8 +53,4 @@ __all__ = [
 
 _FILES = {"learn": "training", "Learnt": "training", "Settings": "settings"}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _FILES:  # imported at first use: it needs torch
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_FILES[name]}"), name)
+__getattr__ = lazy(__name__, _FILES)
