@@ -12,9 +12,10 @@ import numpy as np
 from luthier.checks import maybe, require, whole
 from luthier.errors import MethodError
 from luthier.jobs import Budget, Event, History, Job, Result
+from luthier.propose.door import REPLACED
 from luthier.propose.gaussian_process.sequential import upcoming
 from luthier.seeds import Seeds
-from luthier.space import Space
+from luthier.space import Config, Space
 
 try:
     from cmaes import CMA
@@ -27,6 +28,7 @@ except ImportError as error:
 
 START = 1 / 6  # of the unit cube: the deviation at first, so that three of them reach its faces
 TAG = "cmaes"
+TRIES = 30  # draws of which the first that the constraint allows is taken
 
 
 @dataclass
@@ -115,7 +117,8 @@ class CMAES:
 
         def update(memory: _Memory, event: Event) -> _Memory:
             if isinstance(event, Job):
-                point = _read(event.tag.get(TAG), len(memory.optimizer.mean))
+                tag = None if REPLACED in event.tag else event.tag.get(TAG)
+                point = _read(tag, len(memory.optimizer.mean))
                 if point is not None:
                     memory.drawn[event.number] = point
             elif isinstance(event, Result) and event.number in memory.drawn:
@@ -132,13 +135,22 @@ class CMAES:
 
     def _job(self, memory: _Memory, space: Space, columns: np.ndarray, number: int, seeds: Seeds) -> Job:
         rng = seeds.rng(number, "propose")
-        memory.optimizer.reseed_rng(int(rng.integers(2**31)))
-        point = memory.optimizer.ask()
-        codes = rng.random(len(space.columns))  # options that have no order are drawn at random
-        codes[columns] = point[: len(columns)]
-        [config] = space.decode(codes[None])
+        config, point = _draw(memory, space, columns, rng)
+        for _ in range(TRIES):
+            if space.feasible(config):
+                break
+            config, point = _draw(memory, space, columns, rng)
         tag = {TAG: {"generation": memory.generation, "point": point.tolist()}}
         return Job(number, config, (self.budget or Budget()).steps_for(config), tag=tag)
+
+
+def _draw(memory: _Memory, space: Space, columns: np.ndarray, rng: np.random.Generator) -> tuple[Config, np.ndarray]:
+    """Return a configuration, and the point at which the distribution was drawn for it."""
+    memory.optimizer.reseed_rng(int(rng.integers(2**31)))
+    point = memory.optimizer.ask()
+    codes = rng.random(len(space.columns))  # options that have no order are drawn at random
+    codes[columns] = point[: len(columns)]
+    return space.decode(codes[None])[0], point
 
 
 def _numbers(space: Space) -> np.ndarray:

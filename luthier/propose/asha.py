@@ -7,7 +7,7 @@ from heapq import heappop, heappush, nsmallest
 from typing import Any, ClassVar
 
 from luthier.jobs import OK, Budget, Event, History, Job, Report
-from luthier.propose.inner import bind_inner, first_results, inner_tag
+from luthier.propose.inner import bind_inner, first_results, inner_tag, new_configurations
 from luthier.propose.lineages import check_rungs, end_of, progress, steps_to, usable
 from luthier.propose.stopping import Stopping
 from luthier.seeds import Seeds
@@ -143,7 +143,7 @@ class ASHA:
         ]
         jobs = [self._continue(history, first + i, *one) for i, one in enumerate(due[:count])]
         seen = first_results(history, WHERE)
-        new = self.chooser.propose(seen, self._left(state, count - len(jobs)), seeds) if len(jobs) < count else []
+        new = new_configurations(self.chooser, seen, self._left(state, count - len(jobs)), seeds)
         for job in new:
             steps = self._steps(0, job.config, 0.0)
             jobs.append(Job(first + len(jobs), job.config, steps, None, {"rung": 0} | inner_tag(job)))

@@ -50,6 +50,7 @@ class Derive:
     rank: str | None = None
     budget: Budget | None = field(default=None, repr=False)
     extendable: ClassVar[bool] = False
+    repeats: ClassVar[str] = "always"
 
     def __post_init__(self) -> None:
         require(self, "Derive", search=real(above=0, below=1), draws=whole(1), draw_steps=whole(1))
@@ -140,6 +141,6 @@ class Derive:
         chosen: list[tuple[Config, int]] = []
         for _, number in sorted(ranked):
             config = dict(history.results[number].final)  # type: ignore[union-attr]
-            if all(config != other for other, _ in chosen):
+            if history.space.feasible(config) and all(config != other for other, _ in chosen):
                 chosen.append((config, number))
         return chosen[: self.children]

@@ -25,6 +25,7 @@ SHARPEST = 1e4  # the largest beta that is tried
 DRAWS = 2_000  # from which the entropy of a learnt sampler is estimated
 STAGES = 8  # of a first training, in which beta doubles
 BRIEF = 4  # so many times fewer evaluations has each of them than the training that follows
+VAIN = 100  # draws in a row that the constraint refuses whole, after which there is an end
 POOL = 4_096  # samples among which top() chooses
 EVERY = 5.0  # seconds after which a training says again how far it is
 
@@ -61,7 +62,16 @@ class Generator:
         """
         count = checked("count", count, whole(0), where="GFlowNet")
         rng = Seeds(seed).rng(0, "gflownet sample")
-        return self.sampler.tree.configs(self.sampler.sample(count, rng=rng, temperature=temperature))
+        tree, found, vain = self.sampler.tree, list[Config](), 0
+        while len(found) < count:
+            drawn = tree.configs(self.sampler.sample(count, rng=rng, temperature=temperature))
+            allowed = [config for config in drawn if tree.space.feasible(config)]
+            vain = 0 if allowed else vain + 1
+            if vain > VAIN:
+                what = f"the constraint refuses all of {VAIN * count:,} samples"
+                raise MethodError(what, where="Generator.sample", remedy="Fit it to a study under this constraint.")
+            found += allowed
+        return found[:count]
 
     def log_prob(self, configs: Sequence[Config], temperature: float = 1.0) -> np.ndarray:
         """Log density of configurations, (n,): a density in the codes of Floats, a probability in all other values.
@@ -97,6 +107,8 @@ class Generator:
         leaves = self.sampler.sample(POOL, rng=Seeds(seed).rng(0, "gflownet top"))
         mean, _ = self.surrogate.predict(leaves.codes, leaves.mask)
         best = leaves.take(np.argsort(mean, kind="stable"))
+        if tree.space.constraint is not None:
+            best = best.take(np.array([tree.space.feasible(config) for config in tree.configs(best)], dtype=bool))
         return tree.configs(best.take(np.array(first_apart(tree.space, best.codes, best.mask, apart, count))))
 
     def _checked(self, configs: Sequence[Config]) -> list[Config]:

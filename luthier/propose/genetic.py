@@ -190,11 +190,12 @@ class Genetic:
             near, far = (a, b) if side else (b, a)
             if not drawn and (name in near or name in far):
                 genes[name] = near[name] if name in near else far[name]
-        child = space.complete(genes, rng)
+        complete = space.fill if static else space.complete  # weights go on under what is static: it stays as it is
+        child = complete(genes, rng)
         to_nudge = [name for name, both in zip(names, mutated & nudged, strict=True) if both and name in child]
         if to_nudge:
             moved = space.perturb(child, rng)
-            child = space.complete({**child, **{n: moved[n] for n in to_nudge if n in moved}}, rng)
+            child = complete({**child, **{n: moved[n] for n in to_nudge if n in moved}}, rng)
         return child
 
     def _pool(self, history: History, memory: _Memory, generation: int) -> list[int]:

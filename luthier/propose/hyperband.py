@@ -12,7 +12,7 @@ from math import ceil
 from typing import Any, ClassVar
 
 from luthier.jobs import OK, Budget, Event, History, Job, Report
-from luthier.propose.inner import bind_inner, first_results, inner_tag
+from luthier.propose.inner import bind_inner, first_results, inner_tag, new_configurations
 from luthier.propose.lineages import check_number, check_rungs, end_of, progress, steps_to, usable
 from luthier.propose.stopping import Stopping
 from luthier.seeds import Seeds
@@ -117,7 +117,7 @@ class Hyperband:
         rung, left = stage
         if rung == 0 and left:
             seen = first_results(history, WHERE)
-            new = self.chooser.propose(seen, min(count, left), seeds)
+            new = new_configurations(self.chooser, seen, min(count, left), seeds)
             if new or seen.pending:
                 return [self._begin(brackets.open, first + i, job) for i, job in enumerate(new)]
             closed = self._stage(brackets, brackets.open, closed=True)  # it has no more configurations

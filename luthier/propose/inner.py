@@ -9,6 +9,7 @@ from typing import Any
 
 from luthier.errors import MethodError
 from luthier.jobs import Budget, Event, History, Job, Report
+from luthier.propose import door
 from luthier.seeds import Seeds
 
 PLACES = {
@@ -74,8 +75,8 @@ def first_results(history: History, key: Hashable) -> History:
 
 
 def new_configurations(inner: Any, seen: History, count: int, seeds: Seeds) -> list[Job]:
-    """Up to ``count`` jobs of the inner proposer, numbered as it counts."""
-    return inner.propose(seen, count, seeds) if count > 0 else []
+    """Up to ``count`` jobs of the inner proposer, numbered as it counts; none once a finite space was visited whole."""
+    return door.propose(inner, seen, count, seeds) if count > 0 else []
 
 
 def inner_tag(job: Job) -> dict[str, Any]:

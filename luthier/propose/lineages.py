@@ -39,9 +39,13 @@ def steps_to(target: float, done: float, config: Config, budget: Budget) -> int:
 
 
 def end_of(history: History, number: int) -> Config:
-    """Hyperparameters at the end of a job, inside the space (an adapter may have moved them out of it)."""
+    """Hyperparameters at the end of a job, inside the space (an adapter may have moved them out of it).
+
+    Where the constraint refuses those, the ones that it began with.
+    """
     final, config = history.final(number), history.jobs[number].config
-    return history.space.clip({name: final[name] for name in config})
+    end = history.space.clip({name: final[name] for name in config})
+    return end if history.space.feasible(end) else dict(config)
 
 
 def usable(history: History, number: int) -> bool:

@@ -84,6 +84,7 @@ class PB2:
     asynchronous: bool = False
     budget: Budget | None = field(default=None, repr=False)
     extendable: ClassVar[bool] = False
+    repeats: ClassVar[str] = "late"  # a population may be larger than the space
 
     def bind(self, budget: Budget) -> PB2:
         """The same method for ``budget.trials`` members that train for ``budget.epochs`` or ``budget.steps``.

@@ -76,6 +76,7 @@ class PBT:
     asynchronous: bool = False
     budget: Budget | None = field(default=None, repr=False)
     extendable: ClassVar[bool] = False
+    repeats: ClassVar[str] = "late"  # a population may be larger than the space
 
     def bind(self, budget: Budget) -> PBT:
         """The same method for ``budget.trials`` members that train for ``budget.epochs`` or ``budget.steps``.
@@ -135,9 +136,9 @@ def explore(
         resample: Probability of drawing a value anew.
     """
     moved = space.perturb(config, rng, factors=factors)
-    drawn = space.complete({name: value for name, value in config.items() if name not in names}, rng)
+    drawn = space.fill({name: value for name, value in config.items() if name not in names}, rng)
     new = dict(config)
     for name, chance in zip(names, rng.random(len(names)).tolist(), strict=True):
         if name in config:
             new[name] = (drawn if chance < resample else moved).get(name, config[name])
-    return space.complete(new, rng)
+    return space.fill(new, rng)

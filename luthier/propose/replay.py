@@ -43,6 +43,7 @@ class Replay:
     schedule: Schedule
     budget: Budget | None = field(default=None, repr=False)
     extendable: ClassVar[bool] = False
+    repeats: ClassVar[str] = "always"
 
     @property
     def steps(self) -> int:

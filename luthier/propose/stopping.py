@@ -12,7 +12,7 @@ from math import ceil, inf, isfinite
 from typing import Any, ClassVar
 
 from luthier.jobs import Budget, Event, History, Job, Report, Result
-from luthier.propose.inner import bind_inner, inner_tag
+from luthier.propose.inner import bind_inner, inner_tag, new_configurations
 from luthier.propose.lineages import check_number, check_rungs
 from luthier.seeds import Seeds
 
@@ -95,7 +95,7 @@ class Stopping:
         """New configurations; none once the budget's trials have been started."""
         budget, first = self.budget or Budget(), len(history)
         left = count if budget.trials is None else min(count, budget.trials - first)
-        chosen = self.chooser.propose(self._state(history).seen, left, seeds) if left > 0 else []
+        chosen = new_configurations(self.chooser, self._state(history).seen, left, seeds)
         jobs = []
         for number, job in enumerate(chosen, first):
             tag = {"bracket": self._bracket(number)} | inner_tag(job)

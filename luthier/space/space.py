@@ -344,17 +344,19 @@ class Space:
         Where the constraint refuses what comes of it, again and again, more and more of the given values are drawn too.
         """
         self._check_names(config)
-        whole = self._completed(config, rng)
+        whole = self.fill(config, rng)
         if not self._judges or self.feasible(whole):
             return whole
         for attempt in range(TRIES):
             kept = config if attempt < TRIES // 4 else _some(config, rng, 1.0 - attempt / TRIES)
-            whole = self._completed(kept, rng)
+            whole = self.fill(kept, rng)
             if self.feasible(whole):
                 return whole
         return self.sample(rng)
 
-    def _completed(self, config: Mapping[str, Any], rng: np.random.Generator) -> Config:
+    def fill(self, config: Mapping[str, Any], rng: np.random.Generator) -> Config:
+        """:meth:`complete` without the constraint: no given value of an active name is changed."""
+        self._check_names(config)
         whole: Config = {}
         for name, slot in self._slots.items():
             if holds(slot.conditions, whole):
@@ -393,7 +395,7 @@ class Space:
             probability: Of moving each value.
         """
         for attempt in range(TRIES if self._judges else 1):
-            near = self._completed(self._moved(config, rng, scale / (1 + attempt / 10), factors, probability), rng)
+            near = self.fill(self._moved(config, rng, scale / (1 + attempt / 10), factors, probability), rng)
             if self.feasible(near):
                 return near
         return self.complete(config, rng)
@@ -433,7 +435,7 @@ class Space:
                 ]
             else:
                 moved = moves.neighbours(slot.domain, value, rng, scale, count)
-            near += [self._completed({**config, name: new}, rng) for new in moved]
+            near += [self.fill({**config, name: new}, rng) for new in moved]
         return [one for one in near if self.feasible(one)]
 
     def to_json(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from luthier.errors import StudyError
 from luthier.jobs import ENQUEUED, Budget, History, Job, Note, Report, Result
+from luthier.propose import door
 from luthier.seeds import Seeds
 from luthier.space import Config, Space
 from luthier.store import Store, StudyStore, open_store
@@ -387,7 +388,7 @@ class Ledger:
 
     def _proposed(self, count: int) -> list[Job]:
         """What the method proposes, up to the first job that the steps of the study are not enough for."""
-        jobs = self.proposer.propose(self.history, count, self.seeds)
+        jobs = door.propose(self.proposer, self.history, count, self.seeds)
         if self.history.enqueued:
             jobs = self._with_enqueued(jobs)
         if self.budget.total is None:

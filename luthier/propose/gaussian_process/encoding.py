@@ -145,6 +145,12 @@ class Encoding:
         assert finite is not None and listed is not None, "there are few"
         return self.points([finite[i] for i in listed])
 
+    def allowed(self, points: Points) -> np.ndarray:
+        """Which points the constraint allows, (points,) bool."""
+        if self.space.constraint is None:
+            return np.ones(len(points.codes), dtype=bool)
+        return np.array([self.space.feasible(config) for config in self.space.decode(points.codes)], dtype=bool)
+
     def points(self, configs: list[Config]) -> Points:
         """Configurations as points."""
         return Points(*self.space.encode(configs))

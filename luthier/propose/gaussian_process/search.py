@@ -42,15 +42,15 @@ def maximise(
         (columns,), or None where every candidate was seen.
     """
     if encoding.space.size is not None and encoding.space.size <= SMALL:
-        pool = _unseen(hold(encoding.all_points), seen)
+        pool = _unseen(encoding, hold(encoding.all_points), seen)
         values = acquisition(pool) if len(pool.codes) else np.empty(0)
     else:
-        pool = _unseen(hold(around(encoding, best, UNIFORM, NEAR, rng)), seen)
+        pool = _unseen(encoding, hold(around(encoding, best, UNIFORM, NEAR, rng)), seen)
         values = acquisition(pool) if len(pool.codes) else np.empty(0)
         for scale in CLOSER if len(values) else ():
             leaders = pool.take(np.argsort(-values, kind="stable")[:LEADERS])
             near = perturb(encoding, leaders, CHILDREN, scale, rng, spread=0.7)
-            fresh = _unseen(hold(join(near, neighbours(encoding, leaders.take([0]), rng))), seen)
+            fresh = _unseen(encoding, hold(join(near, neighbours(encoding, leaders.take([0]), rng))), seen)
             pool, values = join(pool, fresh), np.concatenate([values, acquisition(fresh)])
     if not len(values):
         return None
@@ -58,7 +58,8 @@ def maximise(
     return pool.codes[int(np.argmax(values))]
 
 
-def _unseen(points: Points, seen: set[bytes]) -> Points:
+def _unseen(encoding: Encoding, points: Points, seen: set[bytes]) -> Points:
+    points = points.take(np.flatnonzero(encoding.allowed(points)))
     fresh: dict[bytes, int] = {}
     for row, key in enumerate(keys(points.codes)):
         if key not in seen and key not in fresh:

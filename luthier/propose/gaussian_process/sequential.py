@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from luthier.jobs import Budget, History, Job
+from luthier.propose.gaussian_process.design import sobol
 from luthier.propose.gaussian_process.encoding import Points, encoding_of, join, keys
-from luthier.propose.gaussian_process.settle import settle
 from luthier.seeds import Seeds
 
 Choose = Callable[[int, set[bytes], Points, np.random.Generator], np.ndarray | None]
@@ -35,15 +35,15 @@ def one_by_one(
 ) -> list[Job]:
     """The jobs of these numbers, each chosen with those before it added to ``near``, what has no known result.
 
-    Where ``choose`` has none, the Sobol design gives it. It ends early where a finite space has been visited whole.
+    Where ``choose`` has none, the Sobol design gives it.
     """
     encoding, budget = encoding_of(history.space), budget or Budget()
     seen = set(keys(history.codes))
     jobs = []
     for number in numbers:
-        config = settle(choose(number, seen, near, seeds.rng(number, "propose")), encoding, number, seen, seeds)
-        if config is None:
-            break
+        code = choose(number, seen, near, seeds.rng(number, "propose"))
+        code = sobol(encoding.width, number, seeds) if code is None else code
+        [config] = history.space.decode(code[None])
         jobs.append(Job(number, config, budget.steps_for(config)))
         point = encoding.points([config])
         seen.update(keys(point.codes))
