@@ -1,7 +1,7 @@
-"""Other tuning libraries: their methods used here, ours used there, and studies carried over.
+"""Other libraries: methods of tuners used here and ours used there, and callbacks for training frameworks.
 
 Each needs a package that is not installed with luthier, and is imported when it is first used:
-``luthier.interop.optuna`` needs ``pip install 'luthier[optuna]'``; so do ``botorch`` and ``cmaes`` need theirs.
+``luthier.interop.optuna`` needs ``pip install 'luthier[optuna]'``, and so on by name.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from luthier.lazy import lazy
 
 if TYPE_CHECKING:
-    from luthier.interop import botorch, cmaes, optuna
+    from luthier.interop import botorch, cmaes, lightning, optuna, transformers
 
-__all__ = ["botorch", "cmaes", "optuna"]
+__all__ = ["botorch", "cmaes", "lightning", "optuna", "transformers"]
 
 __getattr__ = lazy(__name__, dict.fromkeys(__all__, ""))

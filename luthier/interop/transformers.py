@@ -1,0 +1,52 @@
+"""Hugging Face transformers: a callback that tells a trial what the Trainer has evaluated."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, final
+
+from luthier.errors import TaskError
+from luthier.interop.reporting import reported
+from luthier.task import Trial
+
+try:
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+except ImportError as error:
+    raise TaskError(
+        f"transformers cannot be imported ({error})",
+        where="luthier.interop.transformers",
+        remedy="Install it: pip install 'luthier[transformers]'.",
+    ) from error
+
+__all__ = ["Report"]
+
+
+@final
+class Report(TrainerCallback):
+    """Report every evaluation of a Trainer to a trial, and end the training where the study asks for it.
+
+    The Trainer ends by itself, so that trackers and checkpoints are closed; nothing is raised. Inside
+    ``lt.execute.Group`` all processes end together.
+
+    Args:
+        trial: What ``f(config, trial)`` was given.
+        monitor: The metric that must be among the evaluated ones; make it the study's ``metric=``.
+        unit: What a step is: a step of the optimizer, or an epoch.
+
+    Raises:
+        TaskError: At the first evaluation, if ``monitor`` is not among its metrics.
+
+    Example:
+        >>> def train(config, trial):
+        ...     trainer = Trainer(model_init=…, args=arguments(config), callbacks=[Report(trial)], …)
+        ...     trainer.train()
+        ...     return {"eval_loss": trainer.evaluate()["eval_loss"]}
+    """
+
+    def __init__(self, trial: Trial, monitor: str = "eval_loss", unit: Literal["step", "epoch"] = "step") -> None:
+        self.trial, self.monitor, self.unit = trial, monitor, unit
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
+        """Report the metrics of an evaluation."""
+        step = state.global_step if self.unit == "step" else round(state.epoch or 0)
+        if reported(self.trial, step, given["metrics"], self.monitor):
+            control.should_training_stop = True
