@@ -35,7 +35,7 @@ from luthier.train import stack
 
 torch.set_num_threads(1)
 stack.PARTIAL_SECONDS = 0.0  # save at each measurement, as one that takes half a minute would
-stack.measured_width = lambda program, adapter, state, data, members: members
+stack.stack_width = lambda program, adapter, state, members: members
 method = (lt.propose.Random(), eval(sys.argv[2]))
 lt.tune(digits_task(evaluate_every=0.3), method, trials=2, epochs=6, store=sys.argv[1], name="killed", seed=3)
 """

@@ -27,7 +27,7 @@ EPOCH = 33  # steps of one epoch: 1,077 rows of the digits in batches of 32
 @pytest.fixture(autouse=True)
 def one_stack(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train all jobs of a group as one stack, whatever a measurement on a busy machine would say."""
-    monkeypatch.setattr(train_stack, "measured_width", lambda program, adapter, state, data, members: members)
+    monkeypatch.setattr(train_stack, "stack_width", lambda program, adapter, state, members: members)
 
 
 def go_on(reports: list[Report]) -> set[int]:

@@ -92,6 +92,7 @@ def show(
                 (plain(study.name), "bold"),
                 plain(f": {method_name(study.settings)}, {objectives}, "),
                 plain(f"seed {study.settings['seed']}, {budget or 'no limit'}\n"),
+                plain(f"{study.execution}\n" if study.execution else ""),
                 f"{len(records)} trials: {counts or 'none'}",
             )
         )

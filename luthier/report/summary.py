@@ -15,7 +15,7 @@ from luthier.report.info import StudyInfo
 from luthier.report.table import metric_list
 from luthier.report.text import describe, duration, escape, moment, number, plural, setting
 
-HEADER = ("method", "seed", "budget")
+HEADER = ("method", "seed", "budget", "execution")
 
 
 def header(known: Facts, info: StudyInfo) -> str:

@@ -1,20 +1,19 @@
-"""How wide a stack runs best here, and whether its step is worth a trace: both decided by measuring."""
+"""How wide a stack is, and whether its step is traced: both follow from sizes, never from a clock."""
 
 from __future__ import annotations
 
-import time
 from typing import Any, Protocol
 
-import torch
 from torch.utils import _pytree as pytree
 
 from luthier.stack.trace import Eager, Traced, trace
 
-TRACE_SECONDS = 1.0  # what a first trace costs at most for networks of a few layers
-TRACE_GAIN = 0.3  # the part of the eager step's time that a trace saves, at least
-FEW_STEPS = 20  # not even worth the measuring
+TRACED_STEPS = 1000  # of stacks of one shape, from which on a trace repays its making
+PARAMETERS = 8 << 20  # bytes of the parameters of a stack: wider ones leave the caches of a core between two operators
+ELEMENTS = 16 << 20  # numbers that a forward pass of a stack makes
 LARGEST_STACK = 1 << 30  # bytes of one stack's state
-WIDTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+WIDEST = 256
+TOGETHER = 8  # members in turn that share one pass of a data pipeline
 
 
 class Data(Protocol):
@@ -26,35 +25,34 @@ class Data(Protocol):
 
 
 def make_runner(program: Any, adapter: Any, state: Any, data: Data, position: int, ahead: int) -> Eager | Traced:
-    """Something that advances ``state``: traced once stacks of its shape repay the tracing, else eager.
+    """Something that advances ``state``: traced once the steps of stacks of its shape repay the tracing, else eager.
 
-    Both give the same numbers, so the choice is free to depend on the clock. An adapter whose step branches on values
-    says ``traceable = False``.
+    Both give the same numbers. An adapter whose step branches on values says ``traceable = False``.
     """
 
     def step(state: Any, batches: Any, valid: Any) -> Any:
         return adapter.step(program, state, batches, valid)
 
-    if not getattr(adapter, "traceable", True) or (ahead < FEW_STEPS and not program.task.compile):
+    if not _can_be_traced(program, adapter):
         return Eager(step, state)
     if state["opt"] == {} and getattr(program.optimizer, "starts_empty", False):
         return Starting(Eager(step, state), lambda s: make_runner(program, adapter, s, data, position + 1, ahead - 1))  # type: ignore[return-value]
     batches, valid = data.at(position)
     key = (adapter, tuple(tuple(leaf.shape) for leaf in pytree.tree_leaves((state, batches, valid or ()))))
     if key not in program.traces:
-        eager = _fastest(Eager(step, state), batches, valid)
-        compiled = program.task.compile
-        spent = ("eager seconds", key)  # of all stacks of this shape, this one included
-        program.traces[spent] = program.traces.get(spent, 0.0) + eager * ahead
-        if not compiled and program.traces[spent] * TRACE_GAIN < TRACE_SECONDS:
+        planned = ("steps", key)  # of all stacks of this shape, this one included
+        program.traces[planned] = program.traces.get(planned, 0) + ahead
+        if not program.task.compile and program.traces[planned] < TRACED_STEPS:
             return Eager(step, state)
         window = getattr(adapter, "window", 1)
         others = [data.at(position + window * i) for i in (1, 2)]
-        graph = trace(step, state, batches, valid, compiled=compiled, others=others)
-        worth = graph is not None and _fastest(Traced(graph, state), batches, valid) < eager
-        program.traces[key] = graph if worth else None
+        program.traces[key] = trace(step, state, batches, valid, compiled=program.task.compile, others=others)
     graph = program.traces[key]
     return Eager(step, state) if graph is None else Traced(graph, state)
+
+
+def _can_be_traced(program: Any, adapter: Any) -> bool:
+    return getattr(adapter, "traceable", True) and (not program.in_turn or program.task.compile)
 
 
 class Starting:
@@ -75,54 +73,45 @@ class Starting:
         return self._runner.state
 
 
-def _fastest(runner: Eager | Traced, batches: list[Any], valid: Any) -> float:
-    """Seconds of the fastest of a few steps, after one to warm up.
+def stack_width(program: Any, adapter: Any, state: Any, members: int) -> int:
+    """Members that a stack has at most, a power of two unless it holds them all.
 
-    On a CPU they are those of this thread, so that other processes' work does not count.
-    """
-    times = []
-    for _ in range(4):
-        cpu, wall = time.thread_time(), time.perf_counter()
-        metrics = runner(batches, valid)
-        if next(iter(metrics.values())).is_cuda:
-            torch.cuda.synchronize()
-            times.append(time.perf_counter() - wall)
-        else:
-            times.append(time.thread_time() - cpu)
-    return min(times[1:])
-
-
-def measured_width(program: Any, adapter: Any, state: Any, data: Data, members: int) -> int:
-    """Members that a stack should have at most: the least width with, nearly, the least time a member and step.
-
-    Measured once for a program and adapter with a few eager steps of ``state``, a stack of one, repeated.
+    Args:
+        program: The step.
+        adapter: What moves hyperparameters.
+        state: A stack of one.
+        members: How many there are to train.
     """
     if members == 1 or not getattr(adapter, "traceable", True):  # such members run in turn, in a stack too
         return 1
-    key = ("width", adapter)
-    known: dict[int, float] = program.traces.setdefault(key, {})
-    batches, valid = data.at(0)
-    size = sum(leaf.numel() * leaf.element_size() for leaf in pytree.tree_leaves(state))
-    for width in WIDTHS:
-        best = min(known.values(), default=float("inf"))
-        slower = known and known[max(known)] > 1.2 * best
-        if width > members or slower or width * size > LARGEST_STACK:
-            break
-        if width not in known:
-            known[width] = _seconds(program, adapter, state, batches, valid, width) / width
-    usable = {width: seconds for width, seconds in known.items() if width <= members}
-    enough = 1.05 * min(usable.values(), default=0.0)  # no wider than it pays: results come sooner, in less memory
-    return next((width for width, seconds in usable.items() if seconds <= enough), 1)
+    if program.in_turn:
+        return min(members, 1 if program.in_memory else TOGETHER)
+    bytes_of = lambda tree: sum(leaf.numel() * leaf.element_size() for leaf in pytree.tree_leaves(tree))  # noqa: E731
+    most = min(
+        WIDEST,
+        PARAMETERS // max(1, bytes_of(state["params"])),
+        ELEMENTS // max(1, program.elements),
+        LARGEST_STACK // max(1, bytes_of(state)),
+    )
+    return members if members <= most else 1 << max(0, int(most).bit_length() - 1)
 
 
-def _seconds(program: Any, adapter: Any, state: Any, batches: Any, valid: Any, width: int) -> float:
-    stacked = pytree.tree_map(lambda tensor: tensor.expand(width, *tensor.shape[1:]).clone(), state)
-    if program.task.own_batches:
-        batches, valid = pytree.tree_map_only(
-            torch.Tensor, lambda tensor: tensor[:1].expand(width, *tensor.shape[1:]), (batches, valid)
-        )
+def planned(program: Any, adapter: Any, state: Any, members: int, steps: int | None) -> str:
+    """How a study's trainings run, as one line: form, width, traced or not, and what kept them from a faster form.
 
-    def step(state: Any, batches: Any, valid: Any) -> Any:
-        return adapter.step(program, state, batches, valid)
-
-    return _fastest(Eager(step, stacked), batches, valid)
+    Args:
+        program: The step.
+        adapter: What moves hyperparameters.
+        state: A stack of one.
+        members: Trainings of one kind at once.
+        steps: Of each training, None where that is not known.
+    """
+    width = stack_width(program, adapter, state, members)
+    stacks = -(-members // width)
+    traced = _can_be_traced(program, adapter) and (
+        program.task.compile or (steps or 0) // getattr(adapter, "window", 1) * stacks >= TRACED_STEPS
+    )
+    how = "compiled" if traced and program.task.compile else "traced" if traced else "eager"
+    form, why = program.execution.form, program.execution.why
+    text = {"rules": "rewritten for a stack", "vmap": "a stack by vmap", "loop": "in a loop, members in turn"}[form]
+    return f"{text}, at most {width} wide, {how}" + (f" ({why})" if why else "")

@@ -164,12 +164,13 @@ class Work(TorchDispatchMode):
     Attributes:
         seconds: By the rates above, not by a clock: the same on every machine.
         calls: Operators that compute something.
+        elements: Numbers that they returned.
         smallest: Numbers of the smallest tensor that one of them returned.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.seconds, self.calls, self.smallest = 0.0, 0, LANES
+        self.seconds, self.calls, self.elements, self.smallest = 0.0, 0, 0, LANES
 
     @property
     def mean(self) -> float:
@@ -181,13 +182,14 @@ class Work(TorchDispatchMode):
         if func.is_view or func.namespace not in ("aten", "mkldnn"):
             return result
         flops = flop_registry.get(func.overloadpacket)
+        outputs = [leaf.numel() for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
         self.calls += 1
+        self.elements += sum(outputs)
         if flops is not None:
             self.seconds += flops(*args, **(kwargs or {}), out_val=result) / FLOPS_A_SECOND
             return result
         sizes = [leaf.numel() for leaf in pytree.tree_leaves((result, args)) if isinstance(leaf, Tensor)]
         self.seconds += max(sizes, default=0) / ELEMENTS_A_SECOND
-        outputs = [leaf.numel() for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
         self.smallest = min([self.smallest, *(size for size in outputs if size > 1)])
         return result
 

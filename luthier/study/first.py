@@ -17,7 +17,7 @@ TRIES = 4  # configurations that must fail before the task is blamed and not a c
 LOOKS = 16  # configurations among which a reader of a name is looked for
 
 
-def check_first(task: Task, adapter: Any, executor: Any, seed: int = 0, start: Sequence[Config] = ()) -> None:
+def check_first(task: Task, adapter: Any, executor: Any, seed: int = 0, start: Sequence[Config] = ()) -> Config | None:
     """Build a first training: of a Trainable its ``init``, of a TorchTask one step on the real data.
 
     A function is never called for it. Where training goes on elsewhere, as on a cluster, only a method's refusal
@@ -30,12 +30,15 @@ def check_first(task: Task, adapter: Any, executor: Any, seed: int = 0, start: S
         seed: The study's.
         start: The user's own first configurations.
 
+    Returns:
+        The configuration that was built, if one was.
+
     Raises:
         TaskError: If the first few configurations all fail, with the first failure; if nothing reads a name.
         MethodError: If the adapter cannot tune the task.
     """
     if isinstance(task, FunctionTask):
-        return
+        return None
     here = isinstance(executor, Local)
     task = task if isinstance(task, TrainableTask) or not here else task.on(executor.device)
     configs = [*start, *task.space.sample(Seeds(seed).rng(0, "propose"), LOOKS)]
@@ -50,9 +53,31 @@ def check_first(task: Task, adapter: Any, executor: Any, seed: int = 0, start: S
             continue
         if unread:
             _check_readers(task, adapter, config, unread, configs[place + 1 :])
-        return
+        return config
     if here and first is not None:
         _refuse(first, task)
+    return None
+
+
+def how_it_runs(task: Task, adapter: Any, executor: Any, config: Config, members: int | None, steps: int | None) -> str:
+    """How the trainings of a TorchTask run, as one line; "" for other tasks.
+
+    Args:
+        task: What is tuned.
+        adapter: What moves hyperparameters during a training, or None.
+        executor: Where the trainings run.
+        config: The first configuration, which has been built.
+        members: Trainings, or None.
+        steps: Of each, or None.
+    """
+    if isinstance(task, FunctionTask | TrainableTask):
+        return ""
+    from luthier.train.check import planned_run  # imports torch
+
+    task = task.on(getattr(executor, "device", None))
+    width = getattr(executor, "width", None)
+    members = members or 1
+    return planned_run(task, adapter, config, min(members, width) if isinstance(width, int) else members, steps)
 
 
 def _build(task: Any, adapter: Any, config: Config) -> Sequence[str]:

@@ -304,6 +304,11 @@ class Study:
         return self._ledger.settings
 
     @property
+    def execution(self) -> str:
+        """How the trainings of a TorchTask run: form, width, traced or not, and what kept them from a faster form."""
+        return self.settings.get("execution", "")
+
+    @property
     def history(self) -> History:
         """All jobs, reports and results, up to date with the store."""
         self._ledger.sync()

@@ -17,7 +17,7 @@ from luthier.stop import check_conditions, met
 from luthier.store import Store
 from luthier.study import settings
 from luthier.study.arguments import answered
-from luthier.study.first import check_first
+from luthier.study.first import check_first, how_it_runs
 from luthier.study.fit import check_device, check_fit, check_success
 from luthier.study.following import Followers, Unjudged, check_callbacks
 from luthier.study.ledger import open_ledger
@@ -128,17 +128,26 @@ def tune(
     budget = Budget(trials, steps, epochs, seconds, lambda config: epoch_steps(given, config), total_steps)
     name = name if name is not None else f"{task_name(task)}-{label_of(method, resolved)}"
     first = check_start(start, given.space, resolved.proposer, trials, seed)
-    check_first(given, resolved.adapter, executor, seed, first)
+    built = check_first(given, resolved.adapter, executor, seed, first)
     ledger = open_ledger(name, given.space, goals, resolved, budget, seed, store, task_name(task))
     save = checkpoints if checkpoints is not None else is_torch(given) or hasattr(ledger.proposer, "parents")
     keep = ledger.checkpoints if save or is_torch(given) else None
     work = Work(given, ledger.seeds, resolved.adapter, keep, goals, save)
     study = Study.of(ledger, work)
     enqueue_new(ledger, first)
+    execution = ""
+    if built is not None:
+        each = steps if steps is not None or epochs is None else round(epochs * epoch_steps(given, built))
+        execution = how_it_runs(given, resolved.adapter, executor, built, trials, each)
+        if execution and execution != ledger.settings.get("execution"):
+            ledger.update_settings(execution=execution)
     told = Followers([Unjudged(ledger.proposer), *followers], ledger.history)
     told.started(study)
     try:
-        Loop(ledger, work, executor, budget, max_failures, progress, told, lambda: met(conditions, study)).run()
+        loop = Loop(ledger, work, executor, budget, max_failures, progress, told, lambda: met(conditions, study))
+        if execution:
+            loop.shown.say(execution)
+        loop.run()
         check_success(study)
     except StudyError as error:
         error.study = study

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -20,11 +21,13 @@ from luthier.optim.stock import Stock, checked
 from luthier.optim.switch import Switch, alone
 from luthier.space import Choice, Int
 from luthier.stack import Noise, unstack_into
+from luthier.stack.settle import Work
 from luthier.task.choices import arrange, check_choices, owners, settle
 from luthier.task.evaluate import evaluate
 from luthier.task.made import as_eager, converted, materialise, prepared
 from luthier.task.member import LOSS, Member, call_model, own_name, parts
 from luthier.task.network import Whole, make_network
+from luthier.task.reading import InMemory
 
 if TYPE_CHECKING:
     from luthier.space import Config
@@ -59,6 +62,7 @@ class Program:
     def __init__(self, task: TorchTask, config: Config) -> None:
         self.task = task
         self.static = task.static(config)
+        self._config = dict(config)
         self.device = torch.device(task.device or "cpu")
         self.sources = task.sources(config)
         self.sources.check()
@@ -88,6 +92,25 @@ class Program:
     def execution(self) -> Execution:
         """How a stack of it runs."""
         return self.network.execution
+
+    @property
+    def in_turn(self) -> bool:
+        """Members run one after the other."""
+        return isinstance(self.network, Whole) and self.network.in_turn
+
+    @property
+    def in_memory(self) -> bool:
+        """The training data are tensors in memory: a pass of them costs nothing."""
+        return isinstance(self.sources["train"], InMemory)
+
+    @functools.cached_property
+    def elements(self) -> int:
+        """Numbers that a forward pass of one member makes."""
+        state = self.init(self._config, 0)
+        with torch.no_grad(), Work() as work:
+            noise = Noise(state["key"], state["t"])
+            self.network.losses(self._as_made(state["params"]), state["buffers"], state["hyper"], self._batch, noise)
+        return work.elements
 
     def init(
         self, config: Config, key: int, parent: State | None = None, overwrite: Mapping[str, Any] | None = None
@@ -168,7 +191,7 @@ class Program:
         Members never mix, so the gradient of the summed loss is every member's gradient. A parameter that the loss
         does not reach is not among the gradients.
         """
-        if isinstance(self.network, Whole) and self.network.in_turn and len(state["t"]) > 1:
+        if self.in_turn and len(state["t"]) > 1:
             return self._gradient_in_turn(state, hyper, batch)
         params = {name: param.detach().requires_grad_() for name, param in state["params"].items()}
         micro = [batch] if self.task.accumulate == 1 else batch

@@ -111,7 +111,7 @@ class AdapterContract:
     def _one_stack(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         """Train all members as one stack, whatever a measurement on a busy machine would say."""
         torch.set_num_threads(1)
-        monkeypatch.setattr(train_stack, "measured_width", lambda program, adapter, state, data, members: members)
+        monkeypatch.setattr(train_stack, "stack_width", lambda program, adapter, state, members: members)
         yield
 
     def configs(self, task: TorchTask, count: int = MEMBERS) -> list[Config]:

@@ -9,6 +9,7 @@ import torch
 
 from luthier.adapt.plain import Plain
 from luthier.space import Config
+from luthier.stack.run import planned
 
 
 def try_step(task: Any, config: Config) -> Sequence[str]:
@@ -33,3 +34,13 @@ def try_step(task: Any, config: Config) -> Sequence[str]:
         return program.unread
     finally:
         torch.set_num_threads(threads)
+
+
+def planned_run(task: Any, adapter: Any, config: Config, members: int, steps: int | None) -> str:
+    """How so many trainings run, as one line; see :func:`luthier.stack.run.planned`."""
+    adapter = adapter or Plain()
+    if hasattr(adapter, "phase"):
+        adapter = adapter.phase({})
+    task = task.sharing() if getattr(adapter, "shares_weights", False) else task
+    program = task.program(config)
+    return planned(program, adapter, program.init(config, 0), members, steps)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from luthier.adapt.plain import Plain
 from luthier.jobs import Job, Report, Result, Status
-from luthier.stack.run import make_runner, measured_width
+from luthier.stack.run import make_runner, stack_width
 from luthier.task.batches import Batches
 from luthier.task.torch_task import TorchTask
 from luthier.train.members import rows_of, stacked
@@ -72,9 +72,8 @@ def _run(
     for job in jobs:
         ages.setdefault(saved.age(job), []).append(job)
     for group in ages.values():
-        first = [begin(work, program, adapter, group[0], saved)]
-        data = _Data(work, program, adapter, first)
-        width = measured_width(program, adapter, first[0].state, data, len(group))
+        first = begin(work, program, adapter, group[0], saved)
+        width = stack_width(program, adapter, first.state, len(group))
         for i in range(0, len(group), width):
             stop = on_reports([])  # the time may be up before these have begun
             yield from (Result(job.number, "pruned") for job in group[i : i + width] if job.number in stop)

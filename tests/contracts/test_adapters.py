@@ -297,7 +297,7 @@ def test_broken_adapters_are_found(adapter: Any, test: str, tmp_path: Path, monk
         def refused(self) -> Mapping[str, lt.TorchTask]:
             return {"anything": digits_task()}
 
-    monkeypatch.setattr(train_stack, "measured_width", lambda program, adapter, state, data, members: members)
+    monkeypatch.setattr(train_stack, "stack_width", lambda program, adapter, state, members: members)
     arguments = (
         {} if any(word in test for word in ("traced", "every", "diverged", "refuses")) else {"tmp_path": tmp_path}
     )

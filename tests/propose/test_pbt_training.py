@@ -26,7 +26,7 @@ EPOCH = 33  # steps of one epoch of the digits
 
 @pytest.fixture
 def one_stack(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_stack, "measured_width", lambda program, adapter, state, data, members: members)
+    monkeypatch.setattr(train_stack, "stack_width", lambda program, adapter, state, members: members)
 
 
 def trained(task: lt.TorchTask, method: PBT, budget: Budget, folder: Path) -> tuple[Work, History]:
