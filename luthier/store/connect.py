@@ -26,7 +26,7 @@ from luthier.text import without_secrets
 
 Value = TypeVar("Value")
 
-LONGEST_PAUSE = 1.0  # seconds between two tries while the database is away
+PAUSES = (0.02, 1.0)  # seconds between two tries while the database is away, the first and the longest
 _chance = random.SystemRandom()  # spreads tries of many drivers; no result depends on it
 
 # What a driver's message means: pattern, fact, remedy. The first that matches is told.
@@ -203,7 +203,7 @@ class Database:
         Raises:
             StoreError: If the database is away for longer, or at once where the trouble cannot pass.
         """
-        pause, begun, tries = 0.02, None, 0
+        pause, begun, tries = PAUSES[0], None, 0
         while True:
             try:
                 value = action(tries)
@@ -217,7 +217,7 @@ class Database:
                 self._say(f"{error.where}: {error.what}")
                 tries += 1
                 time.sleep(min(left, pause * _chance.uniform(0.5, 1.5)))
-                pause = min(2 * pause, LONGEST_PAUSE)
+                pause = min(2 * pause, PAUSES[1])
             else:
                 if tries:
                     self._say(None)

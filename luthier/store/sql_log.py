@@ -154,8 +154,10 @@ class Log:
                 with self.database.read() as session:
                     return recover(session)
             except Nothing as nothing:
-                # an earlier try may have been committed before this one found nothing to do: its number is taken then
-                self.batch = self._last_batch() if tries else self.batch - 1
+                if tries and self._last_batch() == self.batch:  # an earlier try is in: that is why there is nothing to do
+                    with self.database.read() as session:
+                        return recover(session)
+                self.batch -= 1
                 return nothing.value
             except _NoOwner:  # forgotten after a day of silence
                 self.enter()

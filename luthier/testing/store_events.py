@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from luthier.errors import StoreError, StudyError
-from luthier.jobs import Event, History, Job, Report, Result
+from luthier.jobs import Event, History, Job, Note, Report, Result
 from luthier.space import Float, Space
 from luthier.store import Store, StudyStore
 
@@ -74,7 +74,7 @@ def ok(number: int, loss: float = 0.5) -> Result:
     return Result(number, "ok", {"loss": loss}, number + 1)
 
 
-def assert_same(found: Sequence[Event], expected: Sequence[Event]) -> None:
+def assert_same(found: Sequence[Event | Note], expected: Sequence[Event | Note]) -> None:
     """Equal in every value and its type, NaN and the sign of zero included."""
     assert list(map(repr, found)) == list(map(repr, expected))
 

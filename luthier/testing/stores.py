@@ -12,13 +12,14 @@ import pytest
 from luthier.errors import StoreError, StudyError
 from luthier.jobs import Foreign, History, Job, Note, Report, Result
 from luthier.seeds import Seeds
-from luthier.testing.store_events import Connect, StoredEvents, assert_same, fresh, jobs, new_study, ok, synced
+from luthier.testing.store_events import Connect, assert_same, fresh, jobs, new_study, ok, synced
+from luthier.testing.store_faults import StoredThroughFaults
 from luthier.trials import front
 
 NAN, INF = math.nan, math.inf
 
 
-class StoreContract(StoredEvents):
+class StoreContract(StoredThroughFaults):
     """Tests of a :class:`luthier.store.Store`.
 
     A subclass has a fixture ``connect``: a callable that takes ``lease`` (seconds) and returns the store, open; all its
