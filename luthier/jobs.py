@@ -230,13 +230,16 @@ class History:
         elif event.number in self.reopened and not isinstance(event, Job):
             self._add_again(event, at)
         else:
-            if isinstance(event, Job):
+            if isinstance(event, Report):
+                if event.number not in self.pending:
+                    self._check_running(event.number, "report")  # raises
+                curve = self.reports.setdefault(event.number, [])
+                if not curve or event.step > curve[-1].step:  # a job that was taken over repeats what it has said
+                    curve.append(event)
+            elif isinstance(event, Job):
                 self._add_job(event, at)
-            elif isinstance(event, Result):
-                self._add_result(event, at)
             else:
-                self._check_running(event.number, "report")
-                add_point(self.reports.setdefault(event.number, []), event)
+                self._add_result(event, at)
             self.events.append(event)
         self.log.append(event)
         self.times.append(at)
@@ -397,7 +400,8 @@ class History:
         """Keep reports of a job that is tried again aside; its result takes the place of the old one."""
         n = event.number
         if isinstance(event, Report):
-            add_point(self.reopened[n], event)
+            if not self.reopened[n] or event.step > self.reopened[n][-1].step:
+                self.reopened[n].append(event)
             return
         reports = self.reopened.pop(n)
         events: list[Event] = []
@@ -452,9 +456,3 @@ class History:
     def configs(self, start: int = 0) -> Sequence[Config]:
         """The configurations of the jobs from ``start`` on."""
         return [job.config for job in self.jobs[start:]]
-
-
-def add_point(curve: list[Report], report: Report) -> None:
-    """Add a report to a job's curve, unless it repeats what the job said before it was taken over."""
-    if not curve or report.step > curve[-1].step:
-        curve.append(report)

@@ -38,11 +38,13 @@ class Exchanged(NamedTuple):
         accepted: The numbers of the results that count.
         jobs: Jobs for this owner, which it now holds.
         busy: Whether others were proposing, so that more jobs may come.
+        synced: Whether the history that was given is up to date.
     """
 
     accepted: list[int]
     jobs: list[Job]
     busy: bool = False
+    synced: bool = False
 
 
 @dataclass(frozen=True)

@@ -210,19 +210,19 @@ class _MemoryStudy:
             if history is not None:
                 self.sync(history)
             if not room or propose is None:
-                return Exchanged(accepted, [])
+                return Exchanged(accepted, [], False, history is not None)
             if any(entry.owner is None for entry in study.queue.values()):
-                return Exchanged(accepted, self.claim(room))
+                return Exchanged(accepted, self.claim(room), False, history is not None)
             owner, until = study.turn
             if owner not in (None, self) and until >= time.monotonic():
-                return Exchanged(accepted, [], True)
+                return Exchanged(accepted, [], True, history is not None)
             made = [codec.normal(job) for job in propose(len(study.jobs), room)]
             check_jobs(made, len(study.jobs))
             self._insert(made)
             self._wrote()
             if history is not None:
                 self.sync(history)
-            return Exchanged(accepted, made)
+            return Exchanged(accepted, made, False, history is not None)
 
     def claim(self, count: int) -> list[Job]:
         with self._lock:

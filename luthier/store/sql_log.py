@@ -154,7 +154,9 @@ class Log:
                 with self.database.read() as session:
                     return recover(session)
             except Nothing as nothing:
-                if tries and self._last_batch() == self.batch:  # an earlier try is in: that is why there is nothing to do
+                if (
+                    tries and self._last_batch() == self.batch
+                ):  # an earlier try is in: that is why there is nothing to do
                     with self.database.read() as session:
                         return recover(session)
                 self.batch -= 1
@@ -331,10 +333,15 @@ class Log:
 
     def add_events(self, history: History, read: Read) -> list[Event | Note]:
         """Add the events of a row to a history, without those that came too late; what was added."""
-        added = [event for event in read.events if not isinstance(event, Report) or not _late(history, event)]
+        added: list[Event | Note] = []
+        pending, reopened, jobs = history.pending, history.reopened, len(history)
         try:
-            for event in added:
+            for event in read.events:
+                if isinstance(event, Report) and event.number not in pending and event.number not in reopened:
+                    if 0 <= event.number < jobs:  # it comes after its job's result, from one who did not know
+                        continue
                 history.add(event, read.at)
+                added.append(event)
         except StudyError as error:
             remedy = "Rows were changed by hand or by another program: restore a backup, or delete the study."
             raise StoreError(str(error), where=self.where(), remedy=remedy) from error
@@ -353,9 +360,3 @@ class Log:
     def gone(self) -> StoreError:
         """The error for a study that was deleted."""
         return StoreError("the study was deleted", where=self.where(), remedy="Create it again to go on.")
-
-
-def _late(history: History, report: Report) -> bool:
-    """Whether a report came after its job's result, from an owner who did not know."""
-    ended = 0 <= report.number < len(history) and report.number not in history.pending
-    return ended and report.number not in history.reopened

@@ -125,10 +125,12 @@ class SQLStudy:
                 if found := [] if self._database.sqlite else self._adopt(tx.session, known):
                     raise Nothing(Exchanged([], found))
             jobs, busy = self._serve(tx, counts, room, propose, history)
-            if not tx.gated:
-                raise Nothing(Exchanged([], [], busy))
+            done = Exchanged(accepted, jobs, busy, history is not None)
+            if not tx.gated and not counts.changed:
+                raise Nothing(done)  # a history that was only read forward stays as it is
+            self._gate(tx)
             self._close(tx, counts)
-            return Exchanged(accepted, jobs, busy)
+            return done
 
         def recover(session: Session) -> Exchanged:
             mine = session.all(sql.my_results, self._log.owner | self._numbers(new_results)) if new_results else []
@@ -141,7 +143,7 @@ class SQLStudy:
         if self._refused is not None:  # the method failed: what was to be recorded is, all the same
             error, self._refused = self._refused, None
             raise error
-        return Exchanged(done.accepted, aside + done.jobs, done.busy)
+        return done._replace(jobs=aside + done.jobs)
 
     @_alone
     def note(self, notes: Sequence[Note]) -> None:
@@ -347,16 +349,15 @@ class SQLStudy:
     ) -> tuple[list[Job], bool]:
         """Under the study's row: bring a history up to date, propose for this owner and for those who wait."""
         others_turn = counts.turn_owner not in (None, self._log.id) and not self._may_turn(tx.session)
-        asks = room > 0 and not others_turn and propose is not None
-        free = room > 0 and tx.session.first(sql.any_free, self._study) is not None
-        if asks or free:
-            self._gate(tx)
-        if history is not None and tx.gated:
+        if history is not None:
             self._log.stamp(tx.session, counts)
             self._log.advance(history, self._log.fresh(tx.session, counts, history), counts.events)
-        if free:
+        if not room:
+            return [], others_turn
+        if tx.session.first(sql.any_free, self._study) is not None:
+            self._gate(tx)
             return self._taken(tx.session, tx.session.all(sql.claim_jobs, self._log.owner | {"b_count": room})), False
-        if not asks or propose is None:
+        if others_turn or propose is None:
             return [], others_turn
         demand = [] if self._database.sqlite else tx.session.all(sql.waiting_owners, self._log.owner)
         try:
@@ -365,13 +366,15 @@ class SQLStudy:
         except Exception as error:
             self._refused = error
             return [], False
+        if not made:
+            return [], False
+        self._gate(tx)
         owners = [self._log.id] * room + [row.id for row in demand for _ in range(row.wants)]
         self._insert(tx, counts, made, owners)
         for owner in sorted(set(owners[room : len(made)])):
             tx.session.run(sql.serve_owner, {"b_served": owner})
         if history is not None:
             self._log.advance(history, self._log.fresh(tx.session, counts, history), counts.events)
-            return history.jobs[len(history) - len(made) :][:room], False
         return made[:room], False
 
     def _insert(self, tx: Transaction, counts: Counts, jobs: Sequence[Job], owners: Sequence[int]) -> None:

@@ -167,7 +167,6 @@ class Ledger:
             self._heartbeat = Heartbeat(self._study, BEAT)
         jobs, self._ready = self._ready[:count], self._ready[count:]
         if len(jobs) < count:
-            self.sync()
             jobs += self._claim(count - len(jobs))
         if len(jobs) < count:
             jobs += self._propose(count - len(jobs))
@@ -227,7 +226,8 @@ class Ledger:
                 RuntimeWarning,
                 stacklevel=3,
             )
-        self.sync()
+        if not done.synced:
+            self.sync()
         return done.accepted
 
     @_alone
@@ -361,7 +361,8 @@ class Ledger:
             first = len(self.history)
             done = self._study.exchange(room=count, propose=self._made, history=self.history)
             self.busy = done.busy
-            self.sync()
+            if not done.synced:
+                self.sync()
             return self._hold(done.jobs, first)
         while True:
             if not self._study.turn(max(5.0, 5 * self._slow)):

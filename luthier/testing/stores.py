@@ -184,7 +184,7 @@ class StoreContract(StoredThroughFaults):
             seen.append((len(history), len(history.arrival)))
             return jobs(first, min(6, first + count))
 
-        assert study.exchange(room=2, propose=propose, history=history) == ([], jobs(0, 2), False)
+        assert study.exchange(room=2, propose=propose, history=history)[:3] == ([], jobs(0, 2), False)
         other.append(jobs(2, 3), synced(other))
         reports = [Report(0, 1, {"loss": 2.0})]
         assert study.exchange([ok(0)], reports, room=1, propose=propose, history=history).jobs == jobs(3, 4)
@@ -194,12 +194,12 @@ class StoreContract(StoredThroughFaults):
             "what is free first"
         )
         assert study.exchange(room=9, propose=propose, history=history).jobs == jobs(4, 6)
-        assert study.exchange(room=9, propose=propose, history=history) == ([], [], False)
+        assert study.exchange(room=9, propose=propose, history=history)[:3] == ([], [], False)
         assert sorted(study.attempts) == [1, 2, 4, 5] and set(study.attempts.values()) == {1}
         study.sync(history)
         assert_same(history.events, synced(other).events)
         assert other.turn(60)
-        assert study.exchange([ok(1)], room=1, propose=propose, history=history) == ([1], [], True)
+        assert study.exchange([ok(1)], room=1, propose=propose, history=history)[:3] == ([1], [], True)
         other.end_turn()
 
         def broken(first: int, count: int) -> list[Job]:
