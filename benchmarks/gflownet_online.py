@@ -44,7 +44,7 @@ import luthier as lt  # noqa: E402
 
 first_apart = importlib.import_module("luthier.space.distance").first_apart
 perturb = importlib.import_module("luthier.propose.gaussian_process.candidates").perturb
-encodings = importlib.import_module("luthier.propose.gaussian_process.encoding")
+encodings = importlib.import_module("luthier.space.encoder")
 OUT = {
     "dev": ROOT / "benchmarks" / "results" / "gflownet_online.json",
     "dev_extra": ROOT / "benchmarks" / "results" / "gflownet_online_extra.json",

@@ -18,12 +18,12 @@ from luthier.checks import require, whole
 from luthier.errors import MethodError
 from luthier.jobs import OK, PRUNED, Budget, Event, History, Job, Result
 from luthier.pareto import best_first, non_dominated
-from luthier.propose.gaussian_process.encoding import Encoding, Points, encoding_of
 from luthier.propose.gaussian_process.search import maximise
 from luthier.propose.gaussian_process.sequential import one_by_one, running, upcoming
 from luthier.propose.gaussian_process.transform import transform
 from luthier.propose.threads import one_thread, one_torch_thread
 from luthier.seeds import Seeds
+from luthier.space.encoder import Encoding, Points, encoding_of
 
 try:
     with warnings.catch_warnings():

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from luthier.errors import MethodError
 from luthier.space import Choice, Domain, Space
+from luthier.space.encoder import levels_of
 
 OPTIONS = 32  # an Int of more levels is a Gaussian, rounded, unless other names depend on it
 MOST_LEVELS = 4096  # of an Int that other names depend on: each level is an option of its own
@@ -80,8 +81,9 @@ def heads_of(space: Space) -> tuple[Head, ...]:
             _check_parent(name, domain)
         label = f"{name}[{column.index}]" if domain.width > 1 or getattr(domain, "shape", ()) else name
         codes: tuple[float, ...] = ()
-        if isinstance(domain, Choice) or (domain.levels is not None and (domain.levels <= OPTIONS or name in parents)):
-            codes = _codes(domain)
+        levels = levels_of(domain)
+        if levels is not None and (isinstance(domain, Choice) or levels.count <= OPTIONS or name in parents):
+            codes = tuple(levels.code(np.arange(levels.count)).tolist())
         made.append(Head(place, label, codes, domain.continuous, conditions))
     return tuple(made)
 
@@ -164,12 +166,6 @@ def _discrete(head: Head, raw: Tensor, index: Tensor) -> Decided:
     entropy = -(log_probs.exp() * log_probs).sum(-1)
     table = torch.as_tensor(head.codes, dtype=raw.dtype, device=raw.device)
     return Decided(index.to(raw.dtype), table[index], log_prob, entropy)
-
-
-def _codes(domain: Domain) -> tuple[float, ...]:
-    assert domain.axis is not None, "the domain is finite"
-    start, length = domain.stretch
-    return tuple((number - start) / length for number in domain.numbers(list(domain.axis)))
 
 
 def _position(domain: Domain, value: object) -> int:

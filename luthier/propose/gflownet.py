@@ -15,7 +15,6 @@ from luthier.checks import maybe, one_of, real, require, whole
 from luthier.errors import MethodError
 from luthier.jobs import OK, PRUNED, Budget, History, Job
 from luthier.propose.flow import Leaves, LogReward, Settings, log_rewards
-from luthier.propose.gaussian_process.encoding import Points
 from luthier.propose.gaussian_process.memory import Data, observed
 from luthier.propose.gaussian_process.sequential import one_by_one, upcoming
 from luthier.propose.gaussian_process.transform import LARGEST
@@ -26,6 +25,7 @@ from luthier.propose.surrogate import Ensemble, Surrogate
 from luthier.propose.threads import one_thread
 from luthier.seeds import Seeds
 from luthier.space import Space
+from luthier.space.encoder import Points
 
 MOST = 1_000  # results that the surrogate takes at most in a proposer
 LEAVES, FEWEST = 2**15, 2  # of a proposer's tree: the search after it makes up for few bins

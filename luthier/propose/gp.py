@@ -14,13 +14,13 @@ from luthier.checks import require, whole
 from luthier.errors import MethodError
 from luthier.jobs import OK, Budget, History, Job
 from luthier.propose.gaussian_process.acquisition import improvement_beside
-from luthier.propose.gaussian_process.encoding import Encoding, Points, encoding_of
 from luthier.propose.gaussian_process.memory import Model, model
 from luthier.propose.gaussian_process.search import maximise
 from luthier.propose.gaussian_process.sequential import one_by_one, running, upcoming
 from luthier.propose.threads import one_thread
 from luthier.seeds import Seeds
 from luthier.space import Config
+from luthier.space.encoder import Encoding, Points, encoding_of
 
 WIDEST = 128  # columns of a space
 LEADING = 5  # results around which the search for the next configuration begins

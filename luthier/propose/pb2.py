@@ -15,7 +15,6 @@ from luthier.checks import real, require, whole
 from luthier.errors import MethodError
 from luthier.jobs import Budget, Event, History, Job, Report
 from luthier.propose.gaussian_process.drift import Drifting
-from luthier.propose.gaussian_process.encoding import Encoding, Points, encoding_of, join
 from luthier.propose.gaussian_process.fit import fit, start
 from luthier.propose.gaussian_process.kernel import Kernel
 from luthier.propose.gaussian_process.posterior import Posterior, posterior
@@ -26,6 +25,7 @@ from luthier.propose.population import Population
 from luthier.propose.threads import one_thread
 from luthier.seeds import Seeds
 from luthier.space import Config, Space
+from luthier.space.encoder import Encoding, Points, encoding_of, join
 
 WHERE = "method pb2"
 FEWEST = 4  # changes of different size before there is a model

@@ -10,11 +10,11 @@ import numpy as np
 
 from luthier.propose.flow import Leaves
 from luthier.propose.gaussian_process.acquisition import improvement_beside
-from luthier.propose.gaussian_process.encoding import Points, encoding_of
 from luthier.propose.gaussian_process.fit import fit, start
 from luthier.propose.gaussian_process.kernel import Kernel
 from luthier.propose.gaussian_process.posterior import Posterior, posterior
 from luthier.space import Space
+from luthier.space.encoder import Points, encoding_of
 
 CHUNK = 16_384  # rows predicted at once
 

@@ -15,13 +15,13 @@ from scipy.special import log_ndtr
 
 from luthier.propose.flow import Leaves, Sampler, Settings, Tree
 from luthier.propose.gaussian_process.acquisition import log_expected_improvement
-from luthier.propose.gaussian_process.encoding import Points, encoding_of, join
 from luthier.propose.gaussian_process.search import maximise
 from luthier.propose.generator import build, sharpness
 from luthier.propose.process import Process, Reward, Where
 from luthier.propose.surrogate import Ensemble
 from luthier.space import Space
 from luthier.space.distance import distances
+from luthier.space.encoder import Points, encoding_of, join
 
 PLACES = 8_192  # samples of a learnt sampler, among which each job draws again
 BEGUN = 20  # samples at which a search begins

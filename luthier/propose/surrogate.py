@@ -14,10 +14,10 @@ import numpy as np
 
 from luthier.checks import real, require, whole
 from luthier.errors import MethodError
-from luthier.propose.gaussian_process.encoding import Points, encoding_of
 from luthier.propose.networks import Networks, outputs, train
 from luthier.seeds import Seeds
 from luthier.space import Space
+from luthier.space.encoder import Points, encoding_of
 
 if TYPE_CHECKING:
     from luthier.jobs import History

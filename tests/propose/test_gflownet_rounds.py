@@ -8,7 +8,6 @@ import pytest
 from luthier.jobs import Budget, History, Job, Result
 from luthier.propose import GaussianProcess, GFlowNet, Random
 from luthier.propose.flow import Settings, Tree
-from luthier.propose.gaussian_process.encoding import Points, encoding_of, join, keys
 from luthier.propose.gaussian_process.memory import observed
 from luthier.propose.gflownet import _improving, good_until
 from luthier.propose.process import Where, process_of
@@ -16,6 +15,7 @@ from luthier.propose.rounds import WORTH, Known, Making, Round, apart_from, near
 from luthier.propose.surrogate import Surrogate
 from luthier.space import Choice, Config, Float, Space
 from luthier.space.distance import distances, first_apart
+from luthier.space.encoder import Points, encoding_of, join, keys
 from luthier.testing import simulate
 
 SQUARE = Space(x=Float(-5.0, 5.0), y=Float(-5.0, 5.0))

@@ -11,12 +11,12 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from luthier.propose.gaussian_process import fit as fitting
 from luthier.propose.gaussian_process.acquisition import log_expected_improvement, log_h
-from luthier.propose.gaussian_process.encoding import Encoding
 from luthier.propose.gaussian_process.kernel import Kernel
 from luthier.propose.gaussian_process.linear import JITTER
 from luthier.propose.gaussian_process.posterior import posterior
 from luthier.propose.gaussian_process.transform import transform
 from luthier.space import Choice, Float, Int, Space
+from luthier.space.encoder import Encoding
 
 RNG = np.random.default_rng(0)
 

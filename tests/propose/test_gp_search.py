@@ -7,10 +7,10 @@ import pytest
 
 from luthier.propose.gaussian_process.candidates import around, neighbours, perturb
 from luthier.propose.gaussian_process.design import sobol
-from luthier.propose.gaussian_process.encoding import Encoding, Points, encoding_of, keys
 from luthier.propose.gaussian_process.search import APART, maximise
 from luthier.seeds import Seeds
 from luthier.space import Choice, Config, Float, Int, Space
+from luthier.space.encoder import Encoding, Points, encoding_of, keys
 from luthier.testing import SPACES
 
 SPACE = Space(

@@ -14,13 +14,13 @@ from luthier.propose import PB2, PBT, Replay
 from luthier.propose.gaussian_process import fit as fitting
 from luthier.propose.gaussian_process.candidates import around, perturb
 from luthier.propose.gaussian_process.drift import Drifting
-from luthier.propose.gaussian_process.encoding import Encoding, encoding_of, join
 from luthier.propose.gaussian_process.kernel import Kernel
 from luthier.propose.gaussian_process.linear import JITTER
 from luthier.propose.gaussian_process.posterior import posterior
 from luthier.propose.pb2 import Bound, Hold, beta, changes, features_of, imagined, kernel_of, landed, standing
 from luthier.seeds import Seeds
 from luthier.space import Choice, Config, Float, Int, Space
+from luthier.space.encoder import Encoding, encoding_of, join
 from luthier.testing import simulate
 from luthier.testing.problems import decay
 from luthier.trials import schedule

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from luthier.space import Choice, Domain, Int
+from luthier.space.encoder import Levels, levels_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,7 @@ class Bins:
         """(bins + 1,) codes at which the bins begin and end."""
         if self.domain.continuous:
             return np.arange(self.count + 1) / self.count
-        inner = self._codes(self.firsts[1:] - 0.5)
+        inner = self.levels.code(self.firsts[1:] - 0.5)
         return np.concatenate([[0.0], inner, [1.0]])
 
     @cached_property
@@ -45,7 +46,7 @@ class Bins:
         middles = (self.edges[1:] + self.edges[:-1]) / 2
         if self.domain.continuous:
             return middles
-        return np.where(self._several, self._snap(middles, np.arange(self.count)), self._codes(self.firsts))
+        return np.where(self._several, self._snap(middles, np.arange(self.count)), self.levels.code(self.firsts))
 
     def at(self, codes: np.ndarray) -> np.ndarray:
         """The bin in which each code lies."""
@@ -66,8 +67,7 @@ class Bins:
         if not self._several.any():
             return np.zeros(len(bins))
         values = self._values(codes, bins)
-        lower = np.maximum(self._codes(values - 0.5), 0.0)
-        upper = np.minimum(self._codes(values + 0.5), 1.0)
+        lower, upper = self.levels.code(values - 0.5).clip(0.0), self.levels.code(values + 0.5).clip(max=1.0)
         return np.where(self._several[bins], np.log((upper - lower) / widths[bins]), 0.0)
 
     @cached_property
@@ -76,29 +76,19 @@ class Bins:
         return np.diff(np.append(self.firsts, self.domain.levels or self.count)) > 1
 
     @property
-    def _low(self) -> int:
-        return getattr(self.domain, "origin", 0)
-
-    @property
-    def _log(self) -> bool:
-        return isinstance(self.domain, Int) and self.domain.log
-
-    def _codes(self, values: np.ndarray) -> np.ndarray:
-        """Codes of values, counted from the lowest; halves are the places between two values."""
-        start, length = self.domain.stretch
-        places = self._low + values
-        return ((np.log10(places) if self._log else places) - start) / length
+    def levels(self) -> Levels:
+        """The values of a finite domain."""
+        levels = levels_of(self.domain)
+        assert levels is not None, "the domain is finite"
+        return levels
 
     def _values(self, codes: np.ndarray, bins: np.ndarray) -> np.ndarray:
         """The value at each code, kept inside its bin."""
-        start, length = self.domain.stretch
-        places = start + length * codes
-        values = np.floor((10.0**places if self._log else places) + 0.5).astype(np.int64) - self._low
-        lasts = np.append(self.firsts[1:], self.domain.levels or 0) - 1
-        return np.clip(values, self.firsts[bins], lasts[bins])
+        lasts = np.append(self.firsts[1:], self.levels.count) - 1
+        return np.clip(self.levels.at(codes), self.firsts[bins], lasts[bins])
 
     def _snap(self, codes: np.ndarray, bins: np.ndarray) -> np.ndarray:
-        return self._codes(self._values(codes, bins))
+        return self.levels.code(self._values(codes, bins))
 
 
 def cut(domain: Domain, bins: int, conditions: Sequence[Sequence[int]]) -> Bins:
@@ -110,15 +100,13 @@ def cut(domain: Domain, bins: int, conditions: Sequence[Sequence[int]]) -> Bins:
         conditions: The sets of values (counted from the lowest) that other names' conditions ask for: no bin holds both
             a value of such a set and one that is not in it, so that an action settles which names are active.
     """
-    if domain.levels is None:
+    levels = levels_of(domain)
+    if levels is None:
         return Bins(domain, np.arange(bins))
-    if domain.levels <= bins or (isinstance(domain, Choice) and not domain.ordered):
-        return Bins(domain, np.arange(domain.levels))
-    start, length = domain.stretch
-    places = start + length * np.arange(1, bins) / bins
-    low = domain.origin if isinstance(domain, Int) else 0
-    places = 10.0**places if isinstance(domain, Int) and domain.log else places
-    between = np.rint(places + 0.5).astype(np.int64) - low
+    if levels.count <= bins or (isinstance(domain, Choice) and not domain.ordered):
+        return Bins(domain, np.arange(levels.count))
+    low = domain.origin if isinstance(domain, Int) else 0  # an end in the middle of a value goes to the even one
+    between = np.rint(levels.places(np.arange(1, bins) / bins) + low + 0.5).astype(np.int64) - low
     asked = [v for values in conditions for one in values for v in (one, one + 1) if (v in values) != (v - 1 in values)]
     firsts = np.unique(np.concatenate([[0], between, np.array(asked, dtype=np.int64)]))
-    return Bins(domain, firsts[(firsts >= 0) & (firsts < domain.levels)])
+    return Bins(domain, firsts[(firsts >= 0) & (firsts < levels.count)])

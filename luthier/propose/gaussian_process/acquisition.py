@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy.special import erfcx, logsumexp, ndtr
 
-from luthier.propose.gaussian_process.encoding import Encoding, Points
 from luthier.propose.gaussian_process.posterior import Posterior
+from luthier.space.encoder import Encoding, Points
 
 HALF_LOG_2PI = 0.5 * np.log(2.0 * np.pi)
 WORLDS = 8  # fantasies of the results of running jobs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from luthier.propose.gaussian_process.encoding import Encoding, Points, join
+from luthier.space.encoder import Encoding, Points, join
 
 FEW = 20  # integers with at most so many values are moved by whole steps and listed as neighbours
 MOST_NEIGHBOURS = 50  # of one column
@@ -41,7 +41,7 @@ def perturb(
     for i, (kind, levels) in enumerate(zip(encoding.kinds, encoding.levels, strict=True)):
         if levels is None or levels.count == 1:
             continue
-        old = levels.to_index(codes[:, i])
+        old = levels.at(codes[:, i])
         if kind == "categorical":
             new = np.floor(lots[:, i] * (levels.count - 1)).astype(np.int64)
             new += new >= old
@@ -49,8 +49,8 @@ def perturb(
             steps = np.maximum(1, np.rint(np.abs(noise[:, i]) * levels.count)).astype(np.int64)
             new = np.clip(old + np.where(noise[:, i] < 0, -steps, steps), 0, levels.count - 1)
         else:
-            new = levels.to_index(target[:, i])
-        target[:, i] = levels.to_code(new)
+            new = levels.at(target[:, i])
+        target[:, i] = levels.code(new)
     return encoding.complete(np.where(moved, target, codes), mask, rng.random(shape))
 
 
@@ -68,7 +68,7 @@ def neighbours(encoding: Encoding, points: Points, rng: np.random.Generator) -> 
             options = rng.choice(levels.count, MOST_NEIGHBOURS, replace=False)
         rows = np.flatnonzero(points.mask[:, i])
         near = np.repeat(points.codes[rows], len(options), axis=0)
-        near[:, i] = levels.to_code(np.tile(options, len(rows)))
+        near[:, i] = levels.code(np.tile(options, len(rows)))
         changed = near[:, i] != np.repeat(points.codes[rows, i], len(options))
         codes.append(near[changed])
         masks.append(np.repeat(points.mask[rows], len(options), axis=0)[changed])

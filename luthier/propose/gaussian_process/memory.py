@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from luthier.jobs import OK, PRUNED, Event, History, Job, Result
-from luthier.propose.gaussian_process.encoding import Points, encoding_of
 from luthier.propose.gaussian_process.fit import fit, start
 from luthier.propose.gaussian_process.kernel import Kernel
 from luthier.propose.gaussian_process.posterior import Posterior, posterior
 from luthier.propose.gaussian_process.transform import transform
+from luthier.space.encoder import Points, encoding_of
 
 FEWEST = 2  # finite results before there is a model
 PATIENCE = 50  # a fit stays good until the results have grown by 1 / PATIENCE

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from luthier.propose.gaussian_process.candidates import around, neighbours, perturb
-from luthier.propose.gaussian_process.encoding import Encoding, Points, join, keys
+from luthier.space.encoder import Encoding, Points, join, keys
 
 UNIFORM, NEAR = 600, 400
 CLOSER = (0.08, 0.03, 0.01)  # the noise of each round

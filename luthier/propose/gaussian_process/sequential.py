@@ -8,8 +8,8 @@ import numpy as np
 
 from luthier.jobs import Budget, History, Job
 from luthier.propose.gaussian_process.design import sobol
-from luthier.propose.gaussian_process.encoding import Points, encoding_of, join, keys
 from luthier.seeds import Seeds
+from luthier.space.encoder import Points, encoding_of, join, keys
 
 Choose = Callable[[int, set[bytes], Points, np.random.Generator], np.ndarray | None]
 """(job's number, keys of what was seen, what has no known result, randomness) -> the code to try, or None."""

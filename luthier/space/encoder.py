@@ -1,4 +1,4 @@
-"""A search space as the Gaussian process sees it: snapped codes, active columns, and features with their lengthscales.
+"""A search space as every model sees it: codes of values, active columns, and features with their lengthscales.
 
 A *code* is a row of :meth:`luthier.Space.encode`. Integers and options are always at the code of a value ("snapped"),
 so that two candidates which are one configuration are one point for the model too; inactive columns are at 0.5.
@@ -6,14 +6,15 @@ so that two candidates which are one configuration are one point for the model t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple, final
 
 import numpy as np
 
-from luthier.space import Config, Int, Space
+from luthier.space.codec import Config
+from luthier.space.domains import Domain, Int
+from luthier.space.space import Space
 
 SAME = 1e-7  # codes nearer than this in every column count as one configuration
 
@@ -45,12 +46,46 @@ def keys(codes: np.ndarray) -> list[bytes]:
 
 
 @dataclass(frozen=True)
-class _Levels:
-    """A column with finitely many values: from codes to the numbers of the values, and back."""
+class Levels:
+    """The values of a finite domain, counted from its lowest, and their codes.
 
+    Args:
+        domain: The domain.
+        count: How many there are.
+    """
+
+    domain: Domain
     count: int
-    to_index: Callable[[np.ndarray], np.ndarray]
-    to_code: Callable[[np.ndarray], np.ndarray]
+
+    @property
+    def log(self) -> bool:
+        """Equal codes are equal ratios; only of an Int."""
+        return isinstance(self.domain, Int) and self.domain.log
+
+    def at(self, codes: np.ndarray) -> np.ndarray:
+        """Return the value that each code stands for, int64."""
+        if not self.log:
+            return np.minimum((codes * self.count).astype(np.int64), self.count - 1)
+        return np.clip(np.floor(self.places(codes) + 0.5), 0, self.count - 1).astype(np.int64)
+
+    def places(self, codes: np.ndarray) -> np.ndarray:
+        """Return where codes lie among the values: whole at a value, a half between two."""
+        if not self.log:
+            return codes * self.count - 0.5
+        start, length = self.domain.stretch
+        return 10.0 ** (start + length * codes) - self.domain.low  # type: ignore[union-attr]
+
+    def code(self, places: np.ndarray) -> np.ndarray:
+        """Return the code of each value; of a half, that between two values."""
+        if not self.log:
+            return (places + 0.5) / self.count
+        start, length = self.domain.stretch
+        return (np.log10(self.domain.low + places) - start) / length  # type: ignore[union-attr]
+
+
+def levels_of(domain: Domain) -> Levels | None:
+    """Return the values of a domain; None where there are infinitely many."""
+    return None if domain.levels is None else Levels(domain, domain.levels)
 
 
 @final
@@ -69,7 +104,7 @@ class Encoding:
         self.space = space
         self.width = len(space.columns)
         self.kinds = [column.kind for column in space.columns]
-        self.levels = [_levels(space, column.name) for column in space.columns]
+        self.levels = [levels_of(space[column.name]) for column in space.columns]
         self._conditional = _conditional(space)
         # groups: the lengthscale of each feature; warped: the features that have an input warp
         groups, self._sources = [], []
@@ -96,7 +131,7 @@ class Encoding:
         snapped = codes.copy()
         for i, levels in enumerate(self.levels):
             if levels is not None:
-                snapped[:, i] = levels.to_code(levels.to_index(codes[:, i]))
+                snapped[:, i] = levels.code(levels.at(codes[:, i]))
         return snapped
 
     def complete(self, codes: np.ndarray, before: np.ndarray | None = None, drawn: np.ndarray | None = None) -> Points:
@@ -133,7 +168,7 @@ class Encoding:
                 parts.append(codes[:, None])
                 continue
             hot = np.zeros((len(codes), count))
-            hot[np.arange(len(codes)), levels.to_index(codes)] = 1.0
+            hot[np.arange(len(codes)), levels.at(codes)] = 1.0
             hot[~points.mask[:, i]] = 1.0 / count
             parts.append(hot * 0.5**0.5)
         return np.concatenate(parts, axis=1)
@@ -160,25 +195,6 @@ class Encoding:
 def encoding_of(space: Space) -> Encoding:
     """The encoding of a space, made once."""
     return Encoding(space)
-
-
-def _levels(space: Space, name: str) -> _Levels | None:
-    domain = space[name]
-    count = domain.levels
-    if count is None:
-        return None
-    if not isinstance(domain, Int) or not domain.log:
-        return _Levels(
-            count,
-            lambda codes: np.minimum((codes * count).astype(np.int64), count - 1),
-            lambda index: (index + 0.5) / count,
-        )
-    low, (start, length) = domain.low, domain.stretch
-    return _Levels(
-        count,
-        lambda codes: np.clip(np.floor(10.0 ** (start + length * codes) + 0.5) - low, 0, count - 1).astype(np.int64),
-        lambda index: (np.log10(low + index) - start) / length,
-    )
 
 
 def _conditional(space: Space) -> list[tuple[np.ndarray, list[tuple[int, np.ndarray]]]]:
