@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
+from typing import Any
 
 from luthier.jobs import History
 from luthier.report.curves import best_so_far, learning_curves
 from luthier.report.decisions import decisions
 from luthier.report.facts import facts
 from luthier.report.figures import Figure, Html, Section
-from luthier.report.importance import importance
+from luthier.report.importance import Importance, importance
 from luthier.report.influence import importance_section, parallel, slices
 from luthier.report.info import StudyInfo
 from luthier.report.lineage import lineage_section
@@ -25,10 +26,18 @@ from luthier.report.tradeoff import trade_off
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
 
-def sections(history: History, info: StudyInfo) -> list[Section]:
-    """The sections that have something to show, in reading order."""
-    known = facts(history)
-    found = importance(history)
+def sections(
+    history: History, info: StudyInfo, judge: Callable[[History], Importance | None] = importance
+) -> list[Section]:
+    """The sections that have something to show, in reading order.
+
+    Args:
+        history: The study's history.
+        info: What it does not hold.
+        judge: What finds the importance of hyperparameters, by far the dearest part of a page: a live page does it
+            more rarely than the rest.
+    """
+    known, found = facts(history), judge(history)
     order = found.names if found else history.space.names
     candidates = [
         best_section(known, info),
@@ -66,11 +75,10 @@ def document(title: str, top: str, parts: Sequence[Section], footer: str) -> str
     """
     from plotly.offline import get_plotlyjs
 
-    drawn: list[Figure] = []
-    main = "".join(_section(section, drawn) for section in parts)
+    made = [rendered(section) for section in parts]
+    main, figures = "".join(text for text, _ in made), [figure for _, drawn in made for figure in drawn]
     links = "".join(f'<a href="#{section.anchor}">{escape(section.title)}</a>' for section in parts)
-    figures = [{"kind": figure.kind, "spec": figure.spec} for figure in drawn]
-    plotly = f"<script>{get_plotlyjs()}</script>" if any(figure.kind == "plotly" for figure in drawn) else ""
+    plotly = f"<script>{get_plotlyjs()}</script>" if any(figure["kind"] == "plotly" for figure in figures) else ""
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -96,34 +104,38 @@ def document(title: str, top: str, parts: Sequence[Section], footer: str) -> str
 {plotly}
 <script>
 {_asset("parallel.js")}
-{_asset("report.js")}</script>
+{_asset("report.js")}
+luthier.draw(JSON.parse(document.getElementById("figures").textContent));
+luthier.table();</script>
 </body>
 </html>
 """
 
 
-def _section(section: Section, drawn: list[Figure]) -> str:
-    body = "".join(_block(block, drawn) for block in section.blocks)
-    return f'<section id="{section.anchor}"><h2>{escape(section.title)}</h2>{body}</section>\n'
+def rendered(section: Section) -> tuple[str, list[dict[str, Any]]]:
+    """A section as HTML, and its figures: each with the id of its box, what draws it, and what is drawn."""
+    drawn: list[dict[str, Any]] = []
+    body = "".join(_block(block, section.anchor, drawn) for block in section.blocks)
+    return f'<section id="{section.anchor}"><h2>{escape(section.title)}</h2>{body}</section>\n', drawn
 
 
-def _block(block: object, drawn: list[Figure]) -> str:
+def _block(block: object, place: str, drawn: list[dict[str, Any]]) -> str:
     """HTML as it is, text as an escaped caption, a figure, or a grid of figures."""
     if isinstance(block, Figure):
-        return _figure(block, drawn)
+        return _figure(block, place, drawn)
     if isinstance(block, str):
         return f'<p class="caption">{escape(block)}</p>'
     if isinstance(block, Html):
         return block.text
     assert isinstance(block, list)
     columns = "wide" if len(block) <= 2 else "narrow"
-    return f'<div class="grid {columns}">{"".join(_figure(figure, drawn) for figure in block)}</div>'
+    return f'<div class="grid {columns}">{"".join(_figure(figure, place, drawn) for figure in block)}</div>'
 
 
-def _figure(figure: Figure, drawn: list[Figure]) -> str:
+def _figure(figure: Figure, place: str, drawn: list[dict[str, Any]]) -> str:
     caption = f"<figcaption>{escape(figure.caption)}</figcaption>" if figure.caption else ""
-    anchor = f"figure-{len(drawn)}"
-    drawn.append(figure)
+    anchor = f"figure-{place}-{len(drawn)}"
+    drawn.append({"id": anchor, "kind": figure.kind, "spec": figure.spec})
     told = f'role="img" aria-label="{escape(figure.alt)}"'
     box = f'<div class="plot" id="{anchor}" {told} style="height:{figure.height}px"></div>'
     return f"<figure>{box}{caption}</figure>"

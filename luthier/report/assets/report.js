@@ -1,9 +1,11 @@
-// Draws the figures in the colours of the style sheet, and makes the table of trials sortable.
-(() => {
+// Draws the figures in the colours of the style sheet, and makes the table of trials sortable. The page of a report
+// calls luthier.draw and luthier.table once, a live page whenever a part of it is new.
+window.luthier = (() => {
   "use strict";
-  const figures = JSON.parse(document.getElementById("figures").textContent);
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const BUTTONS = [["toImage", "zoom2d", "pan2d", "resetScale2d"]];
+  const shown = new Map(); // id of a box: the figure in it
+  const view = { column: -1, up: true, off: new Set(), words: "" }; // how the user looks at the table
   let colour = () => "";
 
   // Figures name their colours ("@best"); only keys that hold colours are looked at, so no user's text can be one.
@@ -24,53 +26,83 @@
     return value;
   }
 
-  function draw() {
+  function draw(figures) {
     const style = getComputedStyle(document.documentElement);
     colour = (name) => style.getPropertyValue("--" + name).trim();
-    figures.forEach((figure, i) => {
-      const box = document.getElementById("figure-" + i);
+    for (const figure of figures) {
+      const box = document.getElementById(figure.id);
+      if (!box) {
+        shown.delete(figure.id);
+        continue;
+      }
+      shown.set(figure.id, figure);
       if (figure.kind === "parallel") {
         drawParallel(box, figure.spec, colour);
-        return;
+        continue;
       }
       const { data, layout } = resolve(figure.spec, "");
       const options = { responsive: true, displayModeBar: "hover", displaylogo: false, modeBarButtons: BUTTONS };
       Plotly.react(box, data, { ...layout, height: box.clientHeight, autosize: true }, options);
-    });
-    document.documentElement.dataset.drawn = figures.length;
+    }
+    document.documentElement.dataset.drawn = shown.size;
   }
-  draw();
-  dark.addEventListener("change", draw);
+  dark.addEventListener("change", () => draw([...shown.values()]));
 
-  const table = document.getElementById("trials");
-  if (!table) return;
-  const body = table.tBodies[0];
-  const heads = [...table.tHead.rows[0].cells];
-  const key = (row, column) => {
-    const cell = row.cells[column];
-    return cell.dataset.v === undefined ? cell.textContent.trim() : Number(cell.dataset.v);
-  };
-  // Numbers before words before nothing, whichever way the column is sorted.
-  const rank = (value) => (typeof value === "number" ? 0 : value === "" || value === "·" ? 2 : 1);
-  function sort(column) {
-    const up = heads[column].getAttribute("aria-sort") !== "ascending";
-    heads.forEach((head, i) => head.setAttribute("aria-sort", i === column ? (up ? "ascending" : "descending") : "none"));
-    const rows = [...body.rows].map((row) => [key(row, column), row]);
-    rows.sort(([a], [b]) => {
-      if (rank(a) !== rank(b)) return rank(a) - rank(b);
-      const order = typeof a === "number" ? a - b : a.localeCompare(b);
-      return up ? order : -order;
-    });
-    body.append(...rows.map(([, row]) => row));
-  }
-  heads.forEach((head, i) => head.firstElementChild.addEventListener("click", () => sort(i)));
-  for (const chip of document.querySelectorAll(".chip")) {
-    chip.addEventListener("click", () => {
-      const shown = chip.getAttribute("aria-pressed") !== "true";
-      chip.setAttribute("aria-pressed", shown);
+  function table() {
+    const table = document.getElementById("trials");
+    if (!table) return;
+    const body = table.tBodies[0];
+    const heads = [...table.tHead.rows[0].cells];
+    const key = (row, column) => {
+      const cell = row.cells[column];
+      return cell.dataset.v === undefined ? cell.textContent.trim() : Number(cell.dataset.v);
+    };
+    // Numbers before words before nothing, whichever way the column is sorted.
+    const rank = (value) => (typeof value === "number" ? 0 : value === "" || value === "·" ? 2 : 1);
+    function sort() {
+      const { column, up } = view;
+      if (column < 0 || column >= heads.length) return;
+      heads.forEach((head, i) => head.setAttribute("aria-sort", i === column ? (up ? "ascending" : "descending") : "none"));
+      const rows = [...body.rows].map((row) => [key(row, column), row]);
+      rows.sort(([a], [b]) => {
+        if (rank(a) !== rank(b)) return rank(a) - rank(b);
+        const order = typeof a === "number" ? a - b : a.localeCompare(b);
+        return up ? order : -order;
+      });
+      body.append(...rows.map(([, row]) => row));
+    }
+    function filter() {
       for (const row of body.rows) {
-        if (row.dataset.status === chip.dataset.status) row.hidden = !shown;
+        const found = view.words.split(" ").every((word) => row.textContent.toLowerCase().includes(word));
+        row.hidden = view.off.has(row.dataset.status) || !found;
       }
-    });
+    }
+    heads.forEach((head, i) =>
+      head.firstElementChild.addEventListener("click", () => {
+        view.up = view.column !== i || !view.up;
+        view.column = i;
+        sort();
+      }),
+    );
+    for (const chip of document.querySelectorAll(".chip")) {
+      const status = chip.dataset.status;
+      chip.setAttribute("aria-pressed", !view.off.has(status));
+      chip.addEventListener("click", () => {
+        if (!view.off.delete(status)) view.off.add(status);
+        chip.setAttribute("aria-pressed", !view.off.has(status));
+        filter();
+      });
+    }
+    const words = document.getElementById("filter");
+    if (words) {
+      words.value = view.words;
+      words.addEventListener("input", () => {
+        view.words = words.value.trim().toLowerCase();
+        filter();
+      });
+    }
+    sort();
+    filter();
   }
+  return { draw, table };
 })();
