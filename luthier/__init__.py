@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         propose,
         report,
         response,
+        serve,
         stop,
         store,
         testing,
@@ -101,6 +102,7 @@ __all__ = [
     "propose",
     "report",
     "response",
+    "serve",
     "stop",
     "store",
     "testing",
@@ -110,7 +112,7 @@ __all__ = [
 _MODULES = frozenset(
     (
         *("adapt", "data", "errors", "execute", "follow", "interop", "losses", "metrics", "nn", "optim"),
-        *("pareto", "propose", "report", "response", "stop", "store", "testing"),
+        *("pareto", "propose", "report", "response", "serve", "stop", "store", "testing"),
     )
 )
 _PLACES = {

@@ -43,6 +43,7 @@ LAYERS = {
     "report": {"report"},
     "follow": {"follow"},
     "study": {"study"},
+    "serve": {"serve"},
     "public": {""},  # luthier/__init__.py
     "interop": {"interop"},
     "cli": {"cli", "tables", "__main__"},
@@ -70,7 +71,8 @@ BELOW = {
     "report": {"store"},
     "follow": {"jobs"},
     "study": {"machine", "propose", "execute", "report", "follow"},
-    "public": {"study"},
+    "serve": {"study"},
+    "public": {"study", "serve"},
     "interop": {"public"},
     "cli": {"public"},
     "testing": {"public"},

@@ -43,6 +43,7 @@ for command in (
     reading.report,
     reading.export,
     reading.follow,
+    reading.serve,
 ):
     app.command()(command)
 

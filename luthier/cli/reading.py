@@ -203,3 +203,34 @@ def follow(
         follower = getattr(trackers, kinds[to])(*([] if place is None else [place]))
         count = trackers.replay(study, follower, every if watch else None)
         typer.echo(plain(f"{name}: {count:,} events in {follower!r}"))
+
+
+def serve(
+    store: Annotated[
+        str, typer.Argument(envvar="LUTHIER_STORE", help="SQLite file or postgresql:// URL.")
+    ] = DEFAULT_STORE,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; any but this machine's own needs a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="Port; 0 takes a free one.")] = 8080,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="LUTHIER_TOKEN", help="What a browser must bring. \\[default: made where needed]"),
+    ] = None,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at a study.")] = 1.0,
+) -> None:
+    """Show a store in the browser, live: its studies, what runs now, a page for each trial. Nothing is written.
+
+    [bold]Examples[/bold]
+
+    luthier serve fashion.db
+
+    luthier serve postgresql://me@host/studies --host 0.0.0.0 --port 9000
+    """
+    import threading
+
+    from luthier.serve import Server
+
+    with told(), Server(store, host, port, token, every) as server:
+        typer.echo(f"{server.url}\nCtrl-C ends it.")
+        threading.Event().wait()

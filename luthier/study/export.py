@@ -17,6 +17,7 @@ from luthier.text import cell, public_url
 from luthier.trials import on_test, trials_of
 
 if TYPE_CHECKING:
+    from luthier.report import StudyInfo
     from luthier.study.ledger import Ledger
 
 
@@ -119,18 +120,30 @@ def to_html(ledger: Ledger, path: str | Path) -> Path:
         StudyError: If the file cannot be written.
     """
     from luthier import report  # here, for it loads Plotly and scikit-learn
-    from luthier.study.sampling import samples
 
     ledger.sync()
-    history, settings, name = ledger.history, ledger.settings, ledger.name
+    return report.write(ledger.history, page_info(ledger, ledger.settings), path)
+
+
+def page_info(ledger: Ledger, settings: dict[str, Any], fitted: bool = True) -> StudyInfo:
+    """The facts that a page tells beside the history.
+
+    Args:
+        ledger: The study, up to date.
+        settings: Its settings as they are stored now.
+        fitted: Fit the sampler of a generative method to all results, which takes long, and tell what it draws.
+    """
+    from luthier.report import StudyInfo
+    from luthier.study.sampling import samples
+
+    history, name = ledger.history, ledger.name
     shown = {key: value for key, value in settings.items() if key not in ("test", "wall_seconds", "method_seconds")}
-    info = report.StudyInfo(
+    return StudyInfo(
         name,
         {**shown, "method": method_name(settings)},
         created={study.name: study.created for study in ledger.store.studies()}.get(name),
         wall_seconds=settings.get("wall_seconds"),
         test_metrics=None if history.best is None else on_test(settings.get("test"), history.best) or None,
         export=f"luthier export {shlex.quote(name)} --store {shlex.quote(public_url(ledger.store.url))}",
-        samples=samples(history, settings),
+        samples=samples(history, settings) if fitted else None,
     )
-    return report.write(history, info, path)

@@ -42,7 +42,7 @@ window.luthier = (() => {
       }
       const { data, layout } = resolve(figure.spec, "");
       const options = { responsive: true, displayModeBar: "hover", displaylogo: false, modeBarButtons: BUTTONS };
-      Plotly.react(box, data, { ...layout, height: box.clientHeight, autosize: true }, options);
+      Plotly.react(box, data, { ...layout, height: box.clientHeight, autosize: true, uirevision: "kept" }, options);
     }
     document.documentElement.dataset.drawn = shown.size;
   }

@@ -1,0 +1,29 @@
+"""A store in the browser, live and only to be read: the studies, a page for each, and a page for each trial.
+
+Pages are shells; what they show comes as server-sent events: the parts of the report that have changed. The standard
+library serves them. The pages are shown to this machine alone; at any other address they need a token.
+
+:class:`Server`     an address that shows a store, until it is closed
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from luthier.serve.server import Server
+
+__all__ = ["Server"]
+
+
+def __getattr__(name: str) -> Any:
+    """The server, which loads the report's packages, only where it is asked for."""
+    if name != "Server":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from luthier.serve.server import Server
+
+    return Server
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
