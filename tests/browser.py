@@ -77,13 +77,13 @@ class Browser:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    def wait(self, script: str, seconds: float = 60.0) -> Any:
-        """The value of an expression, once it is true."""
+    def wait(self, script: str, seconds: float = 60.0) -> None:
+        """Wait until an expression is true."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             with contextlib.suppress(AssertionError):  # while a page is loaded
-                if value := self.run(script):
-                    return value
+                if self.run(f"Boolean({script})"):
+                    return
             time.sleep(0.1)
         raise AssertionError(f"{script} is not true after {seconds} s: {self.run('document.body.innerText')[:2000]}")
 

@@ -153,11 +153,11 @@ def test_a_log_is_taken_over_where_it_stands_and_nothing_is_in_it_twice(tmp_path
 
     class Part:  # the history as it was after so many events
         def __init__(self, count: int) -> None:
-            self.events, self.objectives = history.events[:count], history.objectives
+            self.log, self.times = history.log[:count], history.times[:count]
 
     for follower in (first, second, third):
         follower.started(study)
-    middle = len(history.events) // 2
+    middle = len(history.log) // 2
     first.events(Part(middle), ())
     second.events(Part(middle), ())  # another driver has the lock
     assert second._lock is None

@@ -23,7 +23,7 @@ from urllib.parse import quote
 from luthier.errors import StudyError
 from luthier.files import write_whole
 from luthier.follow import Follower
-from luthier.jobs import Event, History, Job, Report, Result
+from luthier.jobs import Event, History, Job, Note, Report, Result
 from luthier.space import Space
 
 PAUSE = 1.0  # seconds between two notes of how far the log is
@@ -65,7 +65,7 @@ class Log(Follower):
         self._lock: IO[str] | None = None
         self._count = 0  # events that the log holds
         self._noted = 0.0
-        self._last: tuple[Sequence[Event], Sequence[float] | None, int] | None = None
+        self._last: tuple[Sequence[Event | Note], Sequence[float], int] | None = None
         self._follow = _Chains()
         self.study, self.space, self.goals = "", Space(), {}
 
@@ -97,10 +97,9 @@ class Log(Follower):
 
     def started(self, study: Any) -> None:
         self.study, self.space, self.goals = study.name, study.history.space, study.history.objectives
-        self._uid = str(getattr(study, "uid", "") or study.settings.get("uid", ""))
 
     def events(self, history: History, new: Sequence[Event]) -> None:
-        self._last = history.events, getattr(history, "times", None), len(history.events)
+        self._last = history.log, history.times, len(history.log)
         if self._locked():
             self._go_on()
 
@@ -120,8 +119,9 @@ class Log(Follower):
         assert self._last is not None
         events, times, end = self._last
         while self._count < end:
-            at = times[self._count] if times is not None and self._count < len(times) else math.nan
-            self._feed(events[self._count], at if math.isfinite(at) else time.time())
+            event, at = events[self._count], times[self._count]
+            if not isinstance(event, Note):
+                self._feed(event, at if math.isfinite(at) else time.time())
             self._count += 1
         if time.monotonic() - self._noted > PAUSE:
             self._note()
@@ -166,12 +166,13 @@ class Log(Follower):
             )
         self._count, self._follow = kept["events"], _Chains()
         for event in events[: self._count]:
-            self._follow.see(event)
+            if not isinstance(event, Note):
+                self._follow.see(event)
         self.open(kept["state"])
 
-    def _identity(self, events: Sequence[Event]) -> str:
-        first = events[0] if events and isinstance(events[0], Job) else None
-        text = json.dumps([self.study, self._uid, first and [dict(first.config), first.steps]], default=str)
+    def _identity(self, events: Sequence[Event | Note]) -> str:
+        first = next((event for event in events if isinstance(event, Job)), None)
+        text = json.dumps([self.study, first and [dict(first.config), first.steps]], default=str)
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
     def _note(self) -> None:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from luthier.jobs import Note
+
 
 def replay(study: Any, callbacks: Any, every: float | None = None) -> int:
     """Tell followers of a stored study, as ``tune(callbacks=…)`` would have.
@@ -33,8 +35,8 @@ def replay(study: Any, callbacks: Any, every: float | None = None) -> int:
     try:
         while True:
             history = study.history
-            new = history.events[told:]
-            told = len(history.events)
+            new = [event for event in history.log[told:] if not isinstance(event, Note)]
+            told = len(history.log)
             for one in followers if new else ():
                 one.events(history, new)
             if every is None:

@@ -53,8 +53,9 @@ def _head(study: Any, trial: TrialRecord, best: TrialRecord | None) -> str:
         for name, value, kind in tiles
     )
     measured = metric_list(trial.metrics.items()) if trial.metrics else ""
+    link = f'<a href="../../{escape(quote(study.name, safe=""))}">{escape(study.name)}</a>'
     return (
-        f'<header><p class="over">luthier · <a href="../../{escape(quote(study.name, safe=""))}">{escape(study.name)}</a></p>'
+        f'<header><p class="over">luthier · {link}</p>'
         f'<h1>Trial {trial.number}{mark}</h1><div class="tiles">{shown}</div>{measured}</header>'
     )
 
