@@ -167,7 +167,8 @@ class Bilevel:
             raise MethodError(
                 "steps of torch.optim cannot be gone back through", where="Bilevel(unrolled)", remedy=remedy
             )
-        optimizer = {"weight_decay"} if coupled_decay(task, state["hyper"]) is not None else set()
+        coupled = coupled_decay(task.optimizer, state["params"], state["hyper"])
+        optimizer = set() if coupled is None else {"weight_decay"}
         if unrolled:
             optimizer = {*task.optimizer.reads, *(name for schedule in task.schedules for name in schedule.reads)}
         domains = unconstrained.tunable(task, state, self.names, f"Bilevel({self.response})", optimizer)

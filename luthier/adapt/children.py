@@ -198,7 +198,8 @@ def _implicit(problem: Problem, settings: Mapping[str, Any]) -> tuple[Tensors, T
     task, state = copy.copy(problem.task), problem.state
     task.optimizer = family_of(problem)
     inner = InnerTraining(task, state, "loss")
-    reads = set(task.optimizer.reads) - ({"weight_decay"} if coupled_decay(task, state["hyper"]) is not None else set())
+    coupled = coupled_decay(task.optimizer, state["params"], state["hyper"])
+    reads = set(task.optimizer.reads) - (set() if coupled is None else {"weight_decay"})
     floats = {name: value for name, value in problem.floats.items() if name not in reads}
     batch = (0, problem.batches[0])
     params = {name: p.detach().requires_grad_() for name, p in state["params"].items()}

@@ -47,8 +47,8 @@ class InnerTraining:
         if number >= 0:  # not one of the steps that led to the state
             self.buffers[number + 1] = {name: buffer.detach() for name, buffer in buffers.items()}
             self.losses[number] = losses.detach()
-        decay = coupled_decay(self._task, hyper) if self._decay else None
-        return losses if decay is None else losses + decay * half_square(params)
+        decay = coupled_decay(self._task.optimizer, params, hyper) if self._decay else None
+        return losses if decay is None else losses + half_square(params, decay)
 
     def valid_loss(self, params: Tensors, moved: Tensors, batch: Any) -> Tensor:
         """The objective in evaluation mode, (members,), with the buffers after the last training step."""
@@ -76,16 +76,27 @@ class Update:
         return after["params"], {"opt": after["opt"], "t": after["t"]}
 
 
-def coupled_decay(task: Program, hyper: Mapping[str, Tensor]) -> Scale | None:
-    """The factor of the penalty ½‖w‖² whose gradient the optimizer adds to that of the loss; None without one."""
-    optimizer = task.optimizer
-    if not isinstance(optimizer, SGD | Adam | Stock) or getattr(optimizer, "decoupled", False):
+def coupled_decay(optimizer: Any, params: Tensors, hyper: Mapping[str, Tensor]) -> dict[str, Scale] | None:
+    """The factor of the penalty ½‖w‖² whose gradient the optimizer adds to that of the loss, by parameter.
+
+    None where it adds none, or none that is known: then its weight decay is no part of the objective.
+    """
+    if isinstance(optimizer, Stock):
+        return optimizer.decay(list(params), hyper)
+    if not isinstance(optimizer, SGD | Adam) or getattr(optimizer, "decoupled", False):
         return None
     if "weight_decay" not in hyper and optimizer.weight_decay == 0:
         return None
-    return read("weight_decay", optimizer.weight_decay, hyper)
+    return dict.fromkeys(params, read("weight_decay", optimizer.weight_decay, hyper))
 
 
-def half_square(params: Tensors) -> Tensor:
-    """½‖w‖² of each member, (members,), in one order of summation."""
-    return 0.5 * total([param.reshape(len(param), -1).square().sum(1) for param in params.values()])
+def half_square(params: Tensors, decay: Mapping[str, Scale]) -> Tensor:
+    """½ Σ decay ‖w‖² of each member, (members,), in one order of summation."""
+    first = next(iter(decay.values()))
+    if len(decay) == len(params) and all(each is first for each in decay.values()):
+        return first * (0.5 * total([_square(param) for param in params.values()]))
+    return total([factor * (0.5 * _square(params[name])) for name, factor in decay.items()])
+
+
+def _square(param: Tensor) -> Tensor:
+    return param.reshape(len(param), -1).square().sum(1)

@@ -105,8 +105,8 @@ def entering(task: Program, state: State) -> set[str]:
     def loss(hyper: Mapping[str, Tensor]) -> Tensor:
         source = Noise(state["key"], state["t"])
         found, _ = task.losses(state["params"], state["buffers"], dict(hyper), batch, source)
-        decay = coupled_decay(task, hyper)
-        return found if decay is None else found + decay * half_square(state["params"])
+        decay = coupled_decay(task.optimizer, state["params"], hyper)
+        return found if decay is None else found + half_square(state["params"], decay)
 
     found = set()
     for name in domains.keys() & state["hyper"].keys():

@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from luthier.adapt.differentiable import coupled_decay
 from luthier.errors import MethodError
 from luthier.optim.common import Tensors, add_scaled, clip_by_norm, norm, read, total
 from luthier.optim.rate_rules import Rule, checked_bounds, checked_hyper_lr
+from luthier.optim.stock import Stock
 from luthier.space import Config, Float
 from luthier.task.program import Batch, Program, State
 
@@ -89,7 +91,8 @@ class Hypergradient:
         direction = {name: param - after["params"][name] for name, param in state["params"].items()}
         params = {name: add_scaled(param, direction[name], lr, -1.0) for name, param in state["params"].items()}
         own = {**state["own"], "direction": direction}
-        return {**after, "params": params, "hyper": hyper, "own": own}, {"train_loss": losses, "hypergradient": h}
+        after = task.updater.averaged(state, {**after, "params": params, "hyper": hyper, "own": own})
+        return after, {"train_loss": losses, "hypergradient": h}
 
     def hyperparameters(self, state: State) -> dict[str, Any]:
         """The learning rates, (members,)."""
@@ -144,6 +147,12 @@ def movable_rate(task: Program) -> Float:
     elif "lr" in dict(task.static):
         fault = "lr is read by model(config) or optimizer(config), and so fixed for a whole training"
         remedy = "Leave it to the optimizer, which reads lr by its name: optimizer=lt.optim.SGD(momentum=0.9)."
+    elif task.task.scheduler is not None:
+        fault = "a scheduler of torch.optim sets the learning rate"
+        remedy = "Use schedule=lt.optim.Cosine(…) or StepDecay(…), which multiply the rate that is tuned."
+    elif isinstance(task.optimizer, Stock) and not task.optimizer.proportional:
+        fault = f"a step of {task.optimizer.title} is not proportional to lr, so its derivative cannot be seen in it"
+        remedy = "Use lt.optim.SGD or Adam, or torch.optim's SGD, Adam, AdamW or RMSprop, with lr from the space."
     else:
         return domain
     raise MethodError(fault, where="Hypergradient", remedy=remedy)
@@ -153,10 +162,8 @@ def objective_gradient(optimizer: Any, params: Tensors, gradients: Tensors, hype
     """The gradient of what a stacked optimizer descends: clipped, and with the penalty of a coupled weight decay."""
     if "clip_norm" in hyper or optimizer.clip_norm is not None:
         gradients = clip_by_norm(gradients, read("clip_norm", optimizer.clip_norm, hyper))
-    if ("weight_decay" in hyper or optimizer.weight_decay != 0) and not getattr(optimizer, "decoupled", False):
-        decay = read("weight_decay", optimizer.weight_decay, hyper)
-        gradients = {name: add_scaled(gradient, params[name], decay) for name, gradient in gradients.items()}
-    return gradients
+    decay = coupled_decay(optimizer, {name: params[name] for name in gradients}, hyper) or {}
+    return {n: add_scaled(g, params[n], decay[n]) if n in decay else g for n, g in gradients.items()}
 
 
 def _dot(left: Tensors, right: Tensors) -> Tensor:

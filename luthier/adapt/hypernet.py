@@ -183,16 +183,17 @@ class Hypernet:
             folding.repeated_batch(batch, many, task.task.own_batches),
             folding.repeated_noise(state, many),
         )
-        decay = coupled_decay(task, hyper)
+        decay = coupled_decay(task.optimizer, params, hyper)
         if decay is not None:  # of the network's weights, and so no longer of φ
-            losses = losses + decay * half_square(params)
+            losses = losses + half_square(params, decay)
         loss = folding.mean(losses.unflatten(0, (-1, many)))
         found = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True)
         gradients = dict(zip(leaves, found, strict=True))
 
         # φ descends as one: clipping, if any, is by the norm of all its gradients
         whole = {**state, "params": {**base, **response}, "opt": folding.joined(state["opt"], own["opt"])}
-        undecayed = {} if decay is None else {"weight_decay": torch.zeros_like(loss)}
+        name = getattr(task.optimizer, "decay_name", "weight_decay")
+        undecayed = {} if decay is None else {name: torch.zeros_like(loss)}
         after = task.apply(whole, {**state["hyper"], **undecayed}, gradients, folding.mean_buffers(buffers, many))
         base, response = folding.parted(after["params"], base)
         slots = {slot: folding.parted(tensors, base) for slot, tensors in after["opt"].items()}

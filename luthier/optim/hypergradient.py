@@ -12,18 +12,12 @@ from torch import Tensor
 from luthier.checks import checked, one_of
 from luthier.errors import MethodError
 from luthier.optim.rate_rules import Rule, checked_bounds, checked_hyper_lr, moved
+from luthier.optim.stock import PENALISED, UNEVEN
 
 Per = Literal["all", "group"]
 
 DIRECTION = "hypergradient_direction"  # in the state of a parameter: minus the derivative of its last step by the rate
 TUNED, REFERENCE = "tuned_lr", "reference_lr"  # in a parameter group
-
-# torch's optimizers whose weight decay is an L2 penalty within the gradient (unless they say that it is decoupled)
-PENALISED = tuple(
-    getattr(torch.optim, name) for name in ("SGD", "Adam", "Adagrad", "Adadelta", "Adamax", "NAdam", "RAdam", "RMSprop")
-)
-# those whose step is not proportional to the learning rate of that step, so that its derivative cannot be seen in it
-REFUSED = tuple(getattr(torch.optim, name) for name in ("LBFGS", "Rprop", "ASGD", "Adafactor"))
 
 
 class HypergradientDescent(torch.optim.Optimizer):
@@ -276,7 +270,7 @@ def _check_optimizer(optimizer: Any) -> None:
             where="HypergradientDescent",
             remedy="Give an optimizer such as torch.optim.SGD(model.parameters(), lr=0.01).",
         )
-    if isinstance(optimizer, REFUSED):
+    if isinstance(optimizer, UNEVEN):
         raise MethodError(
             f"a step of {name} is not proportional to its learning rate, so it has no hypergradient of this form",
             where="HypergradientDescent",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import torch
 from torch.utils import _pytree as pytree
 
 from luthier.stack.trace import Eager, Traced, trace
@@ -16,6 +17,19 @@ WIDEST = 256
 TOGETHER = 8  # members in turn that share one pass of a data pipeline
 
 
+class Runner(Protocol):
+    """A stack on its way."""
+
+    def __call__(self, batches: Any, valid: Any) -> dict[str, torch.Tensor]:
+        """Advance the state by one step; returns its metrics."""
+        ...
+
+    @property
+    def state(self) -> Any:
+        """The current state; the next step may write over it."""
+        ...
+
+
 class Data(Protocol):
     """Batches by step."""
 
@@ -24,7 +38,14 @@ class Data(Protocol):
         ...
 
 
-def make_runner(program: Any, adapter: Any, state: Any, data: Data, position: int, ahead: int) -> Eager | Traced:
+def make_runner(program: Any, adapter: Any, state: Any, data: Data, position: int, ahead: int) -> Runner:
+    """Something that advances ``state``; what a scheduler says for the steps ahead is asked beforehand."""
+    prepared = program.updater.prepared(state, ahead * getattr(adapter, "window", 1))
+    runner = _made(program, adapter, prepared, data, position, ahead)
+    return runner if prepared is state else Prepared(runner, program.updater.bare)
+
+
+def _made(program: Any, adapter: Any, state: Any, data: Data, position: int, ahead: int) -> Runner:
     """Something that advances ``state``: traced once the steps of stacks of its shape repay the tracing, else eager.
 
     Both give the same numbers. An adapter whose step branches on values says ``traceable = False``.
@@ -35,24 +56,64 @@ def make_runner(program: Any, adapter: Any, state: Any, data: Data, position: in
 
     if not _can_be_traced(program, adapter):
         return Eager(step, state)
-    if state["opt"] == {} and getattr(program.optimizer, "starts_empty", False):
-        return Starting(Eager(step, state), lambda s: make_runner(program, adapter, s, data, position + 1, ahead - 1))  # type: ignore[return-value]
+    window = getattr(adapter, "window", 1)
+    if getattr(program.optimizer, "starts_empty", False) and not set(state["opt"]) - {"group"}:
+        return Starting(Eager(step, state), lambda s: _made(program, adapter, s, data, position + window, ahead - 1))
     batches, valid = data.at(position)
+    if not all(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves((batches, valid or ()))):
+        return Eager(step, state)
     key = (adapter, tuple(tuple(leaf.shape) for leaf in pytree.tree_leaves((state, batches, valid or ()))))
     if key not in program.traces:
         planned = ("steps", key)  # of all stacks of this shape, this one included
         program.traces[planned] = program.traces.get(planned, 0) + ahead
         if not program.task.compile and program.traces[planned] < TRACED_STEPS:
             return Eager(step, state)
-        window = getattr(adapter, "window", 1)
         others = [data.at(position + window * i) for i in (1, 2)]
         program.traces[key] = trace(step, state, batches, valid, compiled=program.task.compile, others=others)
     graph = program.traces[key]
-    return Eager(step, state) if graph is None else Traced(graph, state)
+    return Eager(step, state) if graph is None else Fitting(graph, state, step, _shapes(batches, valid))
 
 
 def _can_be_traced(program: Any, adapter: Any) -> bool:
-    return getattr(adapter, "traceable", True) and (not program.in_turn or program.task.compile)
+    traceable = getattr(adapter, "traceable", True) and getattr(program.optimizer, "traceable", True)
+    return traceable and (not program.in_turn or program.task.compile)
+
+
+def _shapes(batches: Any, valid: Any) -> list[tuple[int, ...]]:
+    return [tuple(leaf.shape) for leaf in pytree.tree_leaves((batches, valid or ())) if isinstance(leaf, torch.Tensor)]
+
+
+class Prepared:
+    """A runner whose state is told without what was prepared for it."""
+
+    def __init__(self, runner: Runner, bare: Any) -> None:
+        self._runner, self._bare = runner, bare
+
+    def __call__(self, batches: Any, valid: Any) -> Any:
+        return self._runner(batches, valid)
+
+    @property
+    def state(self) -> Any:
+        return self._bare(self._runner.state)
+
+
+class Fitting:
+    """Runs a traced step on minibatches of its shapes, any other one, such as an epoch's last, as it is written."""
+
+    def __init__(self, graph: Any, state: Any, step: Any, shapes: Any) -> None:
+        self._graph, self._step, self._shapes = graph, step, shapes
+        self._runner: Any = Traced(graph, state)
+
+    def __call__(self, batches: Any, valid: Any) -> Any:
+        fits = _shapes(batches, valid) == self._shapes
+        if fits != isinstance(self._runner, Traced):
+            state = self._runner.state
+            self._runner = Traced(self._graph, state) if fits else Eager(self._step, state)
+        return self._runner(batches, valid)
+
+    @property
+    def state(self) -> Any:
+        return self._runner.state
 
 
 class Starting:

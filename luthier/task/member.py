@@ -13,6 +13,7 @@ from luthier.errors import TaskError
 from luthier.nn import Choose, Dropout, Values, Width, reading
 
 LOSS = "loss:"  # before the names of a loss module's own parameters and buffers, in a state
+PRECISIONS = {None: None, "bf16": torch.bfloat16}
 OUTPUT = ""  # asks for what forward returns
 
 
@@ -40,7 +41,7 @@ class Member(nn.Module):
     def __init__(self, task: Any, model: nn.Module, measures: Mapping[str, tuple[Callable[..., Any], bool]]) -> None:
         super().__init__()
         self.model = model
-        self._call, self._autocast = task.forward or call_model, task.autocast
+        self._call, self._autocast = task.forward or call_model, PRECISIONS[task.precision]
         loss, _ = measures["loss"]
         self.loss = copy.deepcopy(loss) if isinstance(loss, nn.Module) else None
         self._device = torch.device(task.device or "cpu")

@@ -281,7 +281,7 @@ def _outside_the_rules(batch: Any, measures: Measures, task: Any) -> str:
     inputs, targets = parts(batch)
     if not isinstance(inputs, Tensor) or not isinstance(targets, Tensor) or inputs is targets:
         return "its batch is not a pair of tensors"
-    if task.forward is not None or task.autocast is not None:
+    if task.forward is not None or task.precision is not None:
         return "it has a call of its own, or autocast"
     loss = measures["loss"]
     return "" if loss.covered else "its loss has parameters, or no form for several members"

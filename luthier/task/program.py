@@ -15,10 +15,9 @@ from torch.utils import _pytree as pytree
 from luthier.errors import TaskError
 from luthier.losses import stacked_loss
 from luthier.nn import Choose
-from luthier.optim import SGD, Adam
-from luthier.optim.common import Tensors, read
-from luthier.optim.stock import Stock, checked
-from luthier.optim.switch import Switch, alone
+from luthier.optim.common import Tensors
+from luthier.optim.stock import Stock
+from luthier.optim.switch import Switch
 from luthier.space import Choice, Int
 from luthier.stack import Noise, unstack_into
 from luthier.stack.settle import Work
@@ -28,6 +27,7 @@ from luthier.task.made import as_eager, converted, materialise, prepared
 from luthier.task.member import LOSS, Member, call_model, own_name, parts
 from luthier.task.network import Whole, make_network
 from luthier.task.reading import InMemory
+from luthier.task.update import Updater
 
 if TYPE_CHECKING:
     from luthier.space import Config
@@ -68,25 +68,21 @@ class Program:
         self.sources.check()
         self.batch_size = task.rows_in_batch(config)
         self.epoch_steps = task.epoch_steps(config)
-        self.optimizer = self._optimizer(config)
-        schedules = task.schedule if isinstance(task.schedule, tuple) else (task.schedule,)
-        self.schedules = schedules
         self.traces: dict[Any, Any] = {}  # filled by luthier.stack.trace, by shape
         self.measures = {"loss": stacked_loss(task.loss)} | {n: stacked_loss(m) for n, m in task.metrics.items()}
         self._batch = self.sources.example(rows=self.batch_size)
         template = self._model(config, key=0)
+        named = self._hold(template)
+        self.updater = Updater(task, config, template, named, self.epoch_steps)
+        self.optimizer, self.schedules = self.updater.optimizer, self.updater.schedules
         self.choices = self._choices(template) if task.shared else {}
         self.owners = owners(template) if task.shared else {}
         self._costs = self._measure(template)
         self._penalty = None if task.penalty is None else vmap(task.penalty)
-        self._hold(template)
         hyper = self.hyper(config)
         member = lambda: self._member(self._model(config, key=0))  # noqa: E731
         self.network = make_network(member, self._trained, self._batch, hyper, self.measures, task)
         self._check_readers(config)
-        if isinstance(self.optimizer, Stock):
-            state = self.init(config, 0)
-            self.optimizer = checked(self.optimizer, state["params"], state["hyper"])
 
     @property
     def execution(self) -> Execution:
@@ -132,7 +128,7 @@ class Program:
                 for name, value in hyper.items()
             }
             noise_key = torch.tensor([key], device=self.device) if changed else parent["key"]
-            return {**parent, "hyper": kept, "key": noise_key}
+            return self.updater.again({**parent, "hyper": kept, "key": noise_key})
         member = self._member(self._model(config, key))
         named = {own_name(name): t.detach().clone()[None] for name, t in member.named_parameters()}
         params = {name: _real(named.pop(name)) for name in self._trained}
@@ -144,7 +140,7 @@ class Program:
             "t": torch.zeros(1, dtype=torch.int64, device=self.device),
             "key": torch.tensor([key], device=self.device),
             "hyper": hyper,
-            "own": {},
+            "own": self.updater.begun(params),
         }
 
     def hyper(self, config: Mapping[str, Any]) -> Tensors:
@@ -174,13 +170,22 @@ class Program:
     def losses(
         self, params: Tensors, buffers: Tensors, hyper: Tensors, batch: Batch, noise: Noise
     ) -> tuple[Tensor, Tensors]:
-        """Training losses with penalty and augmentation, (members,), and the new buffers."""
+        """Training losses with penalty and augmentation, (members,), and the new buffers.
+
+        Of a list of minibatches, whose gradients a step accumulates, it is the mean loss.
+        """
         task = self.task
+        if isinstance(batch, list):
+            mean: Any = 0.0
+            for i, part in enumerate(batch):
+                losses, buffers = self.losses(params, buffers, hyper, part, _of_part(noise, i))
+                mean = mean + losses / len(batch)
+            return mean, buffers
         if task.augment is not None:
             inputs, targets = parts(batch)
-            if inputs.ndim == parts(self._batch)[0].ndim:
+            if not task.own_batches:
                 inputs = inputs.expand(len(noise.key), *inputs.shape)
-            batch = task.augment(inputs, hyper, Noise(noise.key, noise.step, AUGMENT_SITE)), targets
+            batch = task.augment(inputs, hyper, Noise(noise.key, noise.step, AUGMENT_SITE + noise.site)), targets
         params = self._as_made(params)
         losses, buffers = self.network.losses(params, buffers, hyper, batch, noise)
         return (losses if self._penalty is None else losses + self._penalty(params, hyper)), buffers
@@ -194,10 +199,10 @@ class Program:
         if self.in_turn and len(state["t"]) > 1:
             return self._gradient_in_turn(state, hyper, batch)
         params = {name: param.detach().requires_grad_() for name, param in state["params"].items()}
-        micro = [batch] if self.task.accumulate == 1 else batch
+        micro = batch if isinstance(batch, list) else [batch]
         buffers, mean, sums = state["buffers"], 0.0, {}
         for i, part in enumerate(micro):
-            noise = Noise(state["key"], state["t"], site=i << 16)
+            noise = _of_part(Noise(state["key"], state["t"]), i)
             losses, buffers = self.losses(params, buffers, hyper, part, noise)
             if not losses.requires_grad:
                 raise TaskError(
@@ -212,7 +217,7 @@ class Program:
             mean = mean + losses.detach() / len(micro)
             buffers = {name: buffer.detach() for name, buffer in buffers.items()}
         assert isinstance(mean, Tensor)
-        return mean, sums, buffers
+        return mean, self.updater.clipped(sums, hyper), buffers
 
     def _gradient_in_turn(self, state: State, hyper: Tensors, batch: Batch) -> tuple[Tensor, Tensors, Tensors]:
         """The gradients of each member by itself, since they may reach other parameters."""
@@ -245,6 +250,9 @@ class Program:
 
         Parameters and members that no gradient reaches keep their values and their part of the optimizer's state.
         """
+        return self.updater.averaged(state, self._applied(state, hyper, gradients, buffers))
+
+    def _applied(self, state: State, hyper: Tensors, gradients: Tensors, buffers: Tensors) -> State:
         if isinstance(self.optimizer, Stock):
             return self._update(state, hyper, gradients, buffers)
         part = state
@@ -263,12 +271,7 @@ class Program:
         return {**after, "params": {**state["params"], **after["params"]}, "opt": opt}
 
     def _update(self, state: State, hyper: Tensors, gradients: Tensors, buffers: Tensors) -> State:
-        if self.schedules:
-            epoch = state["t"].to(self.task.dtype) / self.epoch_steps
-            factors = [schedule.factor(epoch, hyper) for schedule in self.schedules]
-            hyper = {**hyper, "lr": math.prod(factors, start=read("lr", self.optimizer.lr, hyper))}  # type: ignore[dict-item]
-        params, opt = self.optimizer.update(state["params"], gradients, state["opt"], hyper, state["t"])
-        return {**state, "params": params, "opt": opt, "buffers": buffers, "t": state["t"] + 1}
+        return {**self.updater.update(state, hyper, gradients), "buffers": buffers, "t": state["t"] + 1}
 
     @torch.no_grad()
     def evaluate(self, state: State, split: str) -> dict[str, Tensor]:
@@ -277,7 +280,7 @@ class Program:
         Neither penalty nor augmentation enters: trainings that differ in them stay comparable.
         """
         members = len(state["t"])
-        params = self._as_made(state["params"])
+        params = self._as_made(self.updater.measured(state))
         found = evaluate(self, params, state["buffers"], state["hyper"], split)
         return found | {name: torch.full((members,), cost, dtype=torch.float64) for name, cost in self._costs.items()}
 
@@ -288,13 +291,13 @@ class Program:
     def module(self, config: Config, state: State) -> nn.Module:
         """The user's own module with the weights of a stack of one, in evaluation mode."""
         model = self._model(config, key=0)
-        every = {**self._as_made(state["params"]), **state["buffers"]}
+        every = {**self._as_made(self.updater.measured(state)), **state["buffers"]}
         every = {name: tensor for name, tensor in every.items() if not name.startswith(LOSS)}
         names = {name for name, _ in model.named_parameters()}
         params = {name: every.pop(name) for name in list(every) if name in names}
         return settle(unstack_into(model, params, every), config).eval()
 
-    def _hold(self, template: nn.Module) -> None:
+    def _hold(self, template: nn.Module) -> Tensors:
         """Remember which tensors are trained, and which of them are complex: the optimizer sees pairs of numbers."""
         named = {own_name(name): param for name, param in self._member(template).named_parameters()}
         self._trained = tuple(name for name, param in named.items() if param.requires_grad)
@@ -305,6 +308,7 @@ class Program:
                 where="TorchTask(model=…)",
                 remedy="Leave requires_grad on for what is to be trained.",
             )
+        return {name: named[name] for name in self._trained}
 
     def _as_made(self, params: Tensors) -> Tensors:
         """Parameters as the network has them: complex where it made them so."""
@@ -354,36 +358,6 @@ class Program:
             model = settle(model, config)
         return converted(model, self.device, self.task.dtype)
 
-    def _optimizer(self, config: Config) -> Any:
-        given = self.task.optimizer
-        if isinstance(given, type) or self.task.whole:
-            return self._stock(given)
-        if not self.task.shared:
-            return given if isinstance(given, SGD | Adam) else given(self.task.space.given(config))
-        if isinstance(given, Switch):
-            return given
-        return alone(given if isinstance(given, SGD | Adam) else given(self.task.space.given(config)))
-
-    def _stock(self, given: Any) -> Any:
-        if isinstance(given, SGD | Adam):
-            return given
-        if isinstance(given, type) and issubclass(given, torch.optim.Optimizer):
-            defaults = (
-                [n for n in given.__init__.__code__.co_varnames if n in self.task.space.domains]
-                if hasattr(given.__init__, "__code__")
-                else list(self.task.space.domains)
-            )
-            names = [
-                n for n in ("lr", "momentum", "weight_decay", "alpha", "eps", *defaults) if n in self.task.space.domains
-            ]
-            return Stock(
-                lambda params, settings: given(
-                    params, **{n: settings[n] for n in dict.fromkeys(names) if n in settings}
-                ),
-                tuple(names),
-            )
-        return Stock(given, tuple(self.task.space.domains))
-
     def _choices(self, model: nn.Module) -> dict[str, tuple[Any, ...]]:
         found = {layer.name: layer.values for layer in model.modules() if isinstance(layer, Choose)}
         if isinstance(self.optimizer, Switch) and len(self.optimizer.families) > 1:
@@ -399,9 +373,7 @@ class Program:
         return found
 
     def _check_readers(self, config: Config) -> None:
-        read = {name for name, _ in self.static} | set(self.optimizer.reads) | self.network.hyperparameters
-        for schedule in self.schedules:
-            read |= set(schedule.reads)
+        read = {name for name, _ in self.static} | self.updater.reads | self.network.hyperparameters
         open_ended = self.task.penalty or self.task.augment or self.measures["loss"].reads_hyper  # may read any name
         names = self.task.space if self.task.shared else config
         self.unread = () if open_ended else tuple(name for name in names if name not in read)
@@ -423,6 +395,11 @@ class Gradients(dict[str, Tensor]):
     def __init__(self) -> None:
         super().__init__()
         self.reached: Tensors = {}
+
+
+def _of_part(noise: Noise, i: int) -> Noise:
+    """The noise of one of several minibatches that a step accumulates."""
+    return noise if i == 0 else Noise(noise.key, noise.step, noise.site + (i << 22), noise.differentiable)
 
 
 def _real(tensor: Tensor) -> Tensor:

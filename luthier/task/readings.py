@@ -33,6 +33,10 @@ class Recorder(Mapping[str, Any]):
         self.note(name)
         return self._config[name]
 
+    def unnoted(self, name: str) -> Any:
+        """A value that is not remembered as read."""
+        return self._config[name]
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._config)
 

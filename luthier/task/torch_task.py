@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from luthier.checks import maybe, one_of, real, require, whole
 from luthier.errors import TaskError
 from luthier.optim import Adam, sgd
+from luthier.optim.scheduler import checked_scheduler
 from luthier.optim.schedules import Schedule
 from luthier.optim.sgd import SGD
-from luthier.optim.switch import Switch
 from luthier.space import Config, Space
 from luthier.split import as_splits
 from luthier.task.choices import settle
+from luthier.task.optimizer import note_reads, refuse_instance
 from luthier.task.reading import InMemory
 from luthier.task.readings import Path, Readings
 from luthier.task.sources import Sources
@@ -24,69 +26,97 @@ from luthier.task.sources import Sources
 if TYPE_CHECKING:
     from luthier.task.program import Program
 
-Optimizer = SGD | Adam
-
 
 @dataclass(frozen=True, eq=False)
 class TorchTask:
     """What is trained: the level of task that every method can tune.
 
-    Hyperparameters that ``model(config)`` or ``optimizer(config)`` read, and ``batch_size``, are *static*: trainings
-    that differ in them cannot share a stack. All others are *dynamic*: one value a member.
+    Hyperparameters that ``model(config)``, ``data(config)`` or ``optimizer(config)`` read, and ``batch_size``, are
+    *static*: trainings that differ in them cannot share a stack. All others are *dynamic*: one value a member.
 
     Args:
         space: The hyperparameters. ``lr``, ``momentum``, ``weight_decay``, … are read by the optimizer under these
             names, ``batch_size`` by the loop, the names of :class:`luthier.nn.Dropout` layers by the model.
         model: ``model(config) -> nn.Module``, unchanged user code. Called once a training, under a seed of its own.
-        data: Training, validation and test split.
+            A parameter with ``requires_grad=False`` stays as it is.
+        data: Training, validation and, where there is one, test data: :class:`luthier.Splits`, a tuple or a dict of
+            their parts (tensors, Datasets, DataLoaders), or ``data(config)`` that gives them, where the size of
+            minibatches or an augmentation is a hyperparameter.
         loss: ``loss(output, target)`` or ``loss(output, target, hyper)`` of one member: a scalar, minimised.
-        optimizer: One of ``luthier.optim``, or ``optimizer(config)`` that returns one.
-        batch_size: Rows of a minibatch, unless the space has a ``batch_size``. The last, smaller batch is dropped.
-        metrics: ``metric(output, target)`` of one member by name, measured on the validation split beside the loss.
+        optimizer: One of ``luthier.optim``; a class of ``torch.optim``, or any of that kind, whose settings are the
+            hyperparameters of their names; ``(params, config) -> optimizer`` or, for parameter groups,
+            ``(model, config) -> optimizer``; or ``optimizer(config)`` that gives one of ours or a class.
+        batch_size: Rows of a minibatch, unless the space has a ``batch_size`` or the data bring their own; None is 64.
+            A last, smaller minibatch is dropped, unless a DataLoader keeps it.
+        forward: ``forward(model, inputs) -> output``, where that is not ``model(inputs)``, ``model(*inputs)`` of a
+            tuple or ``model(**inputs)`` of a dict.
+
+        penalty: ``penalty(params, hyper)`` of one member: a scalar added to the training loss.
+        augment: ``augment(inputs, hyper, noise)`` over a stack, (members, batch, …) to the same shape, in training.
+        clip_norm: Largest norm of a member's whole gradient; or a hyperparameter of this name.
+        clip_value: Largest absolute value in a gradient; or a hyperparameter of this name.
+        accumulate: Minibatches whose mean gradient makes one step; a step counts once.
+        schedule: A factor of ``luthier.optim`` on the learning rate, or several that multiply.
+        scheduler: ``(factory, "step")`` or ``(factory, "epoch")``: ``factory(optimizer)``, or ``factory(optimizer,
+            config)``, gives a scheduler of ``torch.optim.lr_scheduler``, stepped so often. A factory alone is stepped
+            at every step.
+        average: Decay of an exponential average of the weights, such as 0.999, that is measured, and given back, in
+            place of the last weights.
+        own_batches: Give each member an order of the data of its own. By default all members see the same
+            minibatches, which costs less and compares members more sharply.
+
+        metrics: ``metric(output, target)`` of one member by name, measured on the validation split beside the loss:
+            any function of all its outputs and targets, or an object with ``update`` and ``compute``, as torchmetrics
+            has them.
         costs: ``cost(model, inputs) -> number`` by name: what a network itself costs, whatever its weights are, such as
             their number (:func:`luthier.metrics.parameters`) or the time of a forward pass on these two inputs. Found
             once for each set of static values, and there beside the metrics, for ``metric=["loss", "parameters"]``.
-        penalty: ``penalty(params, hyper)`` of one member: a scalar added to the training loss.
-        augment: ``augment(inputs, hyper, noise)`` over a stack, (members, batch, …) to the same shape, in training.
-        schedule: A factor on the learning rate, or several that multiply.
-        own_batches: Give each member an order of the data of its own. By default all members see the same
-            minibatches, which costs less and compares members more sharply.
         evaluate_every: Epochs between two measurements on the validation split.
+        patience: Epochs without a better measurement of the objective after which a training ends; None is never.
+        keep: ``"last"``, or ``"best"`` to keep the weights of the best measurement beside the last ones:
+            ``study.model()`` then gives those.
+
         dtype: Of weights and inputs.
+        precision: ``"bf16"`` computes loss and gradients under ``torch.autocast``; None in ``dtype`` throughout.
         shared: Keep all options of :class:`luthier.nn.Choose` layers, and all families of a
             :class:`luthier.optim.Switch`, in one network that is told at every step what to use. Methods that share
             weights set it; see :meth:`sharing`.
-        whole: Run a member as one function, without rules for its parts: any module, any of torch.optim, any Dataset.
-        forward: ``forward(model, inputs) -> output`` where ``model(inputs)`` is not the call; with ``whole``.
-        accumulate: Parts of a minibatch whose gradients are averaged before a step; with ``whole``.
-        autocast: The type that ``torch.autocast`` computes in; with ``whole``.
         compile: Compile the traced step with ``torch.compile``: pays from about a million member-steps on.
         device: Where to train; None is the CPU.
 
     Raises:
         TaskError: Where parts do not fit each other.
+        DataError: Where the data are none.
     """
 
     space: Space
     model: Callable[[Config], nn.Module]
     data: Any
     loss: Callable[..., Tensor]
-    optimizer: Optimizer | Callable[[Config], Optimizer] = sgd
+    optimizer: Any = sgd
     batch_size: int | None = None
-    metrics: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
-    costs: Mapping[str, Callable[[nn.Module, Tensor], float]] = field(default_factory=dict)
+    forward: Callable[[nn.Module, Any], Any] | None = None
+    # the step
     penalty: Callable[[dict[str, Tensor], dict[str, Tensor]], Tensor] | None = None
     augment: Callable[..., Tensor] | None = None
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    accumulate: int = 1
     schedule: Schedule | tuple[Schedule, ...] = ()
+    scheduler: Any = None
+    average: float | None = None
     own_batches: bool = False
+    # what is measured and kept
+    metrics: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    costs: Mapping[str, Callable[[nn.Module, Tensor], float]] = field(default_factory=dict)
     evaluate_every: float = 1.0
+    patience: float | None = None
+    keep: str = "last"
+    # how it runs
     dtype: torch.dtype = torch.float32
+    precision: str | None = None
     shared: bool = False
     compile: bool = False
-    whole: bool = False
-    forward: Callable[[nn.Module, Any], Any] | None = None
-    accumulate: int = 1
-    autocast: torch.dtype | None = None
     device: str | torch.device | None = None
     _reads: Readings = field(default_factory=Readings, init=False, repr=False)
     _loaded: Readings = field(default_factory=Readings, init=False, repr=False)
@@ -96,7 +126,7 @@ class TorchTask:
 
     def __post_init__(self) -> None:
         for name, value in (("model", self.model), ("loss", self.loss), ("optimizer", self.optimizer)):
-            if not callable(value) and not isinstance(value, SGD | Adam):
+            if not callable(value) and not isinstance(value, SGD | Adam | torch.optim.Optimizer):
                 raise TaskError(f"{value!r} cannot be called", where=f"TorchTask({name}=…)", remedy="Give a function.")
         if not isinstance(self.space, Space):
             raise TaskError(
@@ -104,15 +134,31 @@ class TorchTask:
                 where="TorchTask(space=…)",
                 remedy="Write lt.Space(lr=lt.Float(…), …).",
             )
+        require(
+            self,
+            "TorchTask",
+            TaskError,
+            clip_norm=maybe(real(above=0)),
+            clip_value=maybe(real(above=0)),
+            accumulate=whole(1),
+            average=maybe(real(0, below=1)),
+            evaluate_every=real(above=0),
+            patience=maybe(real(above=0)),
+            keep=one_of("last", "best"),
+            precision=maybe(one_of("bf16")),
+        )
+        if self.scheduler is not None:
+            checked_scheduler(self.scheduler)
+        refuse_instance(self.optimizer)
+        if self.shared and (self.scheduler is not None or self.average is not None):
+            raise TaskError(
+                "options share their weights, and there is a scheduler or an average of the weights",
+                where="TorchTask(shared=…)",
+                remedy="Leave scheduler= and average= out; schedule=lt.optim.Cosine(…) can be had.",
+            )
         if not callable(self.data):
             object.__setattr__(self, "data", as_splits(self.data, "TorchTask(data=…)"))
             self.sources({})
-        if self.evaluate_every <= 0:
-            raise TaskError(
-                f"evaluate_every={self.evaluate_every} is not positive",
-                where="TorchTask(evaluate_every=…)",
-                remedy="It counts epochs between measurements: 1.0 is once an epoch.",
-            )
         reserved = {"loss", "train_loss"} & {*self.metrics, *self.costs} or set(self.metrics) & set(self.costs)
         if reserved:
             raise TaskError(
@@ -134,12 +180,7 @@ class TorchTask:
             model = self.model(recorder)
         if isinstance(model, nn.Module) and not self.shared:
             settle(model, recorder)  # reads the names of the choices that are in the network
-        if (
-            not self.whole
-            and not isinstance(self.optimizer, SGD | Adam)
-            and not (self.shared and isinstance(self.optimizer, Switch))
-        ):
-            self.optimizer(recorder)
+        note_reads(self, model, recorder)
         if callable(self.data):
             self._loaded.of(self.data, recorder)
         if "batch_size" in list(recorder):  # not `in recorder`, which would be a reading

@@ -95,7 +95,9 @@ def begin(work: Work, program: Program, adapter: Any, job: Job, saved: Saved) ->
     else:
         before, final = parent
         if program.task.static(dict(final)) != program.static:
-            _check_fits(job, before, adapter.init(program, job.config, key))
+            fresh = adapter.init(program, job.config, key)
+            slots = before["opt"] if getattr(program.optimizer, "starts_empty", False) else fresh["opt"]
+            _check_fits(job, before, {**fresh, "opt": slots})
         overwrite = {name: value for name, value in job.config.items() if name not in final or final[name] != value}
         state = adapter.init(program, job.config, key, before, overwrite)
     start = int(state["t"][0])

@@ -32,7 +32,6 @@ def tune(width, **settings):
         data=lt.data.digits(flat=True),
         loss=F.cross_entropy,
         batch_size=50,
-        whole=True,
         **settings,
     )
     return lt.tune(task, "random", trials=4, steps=6, seed=0, progress=False, executor=lt.execute.Local(width=width))
