@@ -114,6 +114,42 @@ class Foreign:
     metrics: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class Partial:
+    """The state of a running job, saved on the way: what another attempt at it goes on from.
+
+    Args:
+        number: The job.
+        file: The checkpoint.
+        steps: Steps done by the job when it was saved.
+    """
+
+    number: int
+    file: str
+    steps: int
+
+
+Reason = Literal["asked", "machine", "storage", "process"]
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A job that an executor hands back without a result. It is not judged: it runs again, here or elsewhere.
+
+    Args:
+        number: The job.
+        why: ``"asked"``: it was to be given back, as the time is up or a signal came. ``"machine"``: the place where
+            it ran was taken away (a node announced dead, a worker told to end): it runs again at once. ``"storage"``:
+            a state could not be read or written: it runs again after a pause. None of these is counted.
+            ``"process"``: the process that trained it died. That is counted, and the third time is a failure.
+        error: What happened, as a sentence without its full stop; empty where it was asked for.
+    """
+
+    number: int
+    why: Reason
+    error: str = ""
+
+
 Event = Job | Report | Result
 
 

@@ -11,6 +11,7 @@ import pytest
 import luthier as lt
 from luthier.errors import StudyError
 from luthier.jobs import Job
+from luthier.study import loop
 
 SPACE = lt.Space(x=lt.Float(0.0, 1.0))
 pytestmark = pytest.mark.timeout(60)
@@ -43,15 +44,15 @@ def test_pruned_before_a_report_is_a_result(workers: int) -> None:
     assert status_of(study) == {"pruned": 5} and study.best is None
 
 
-@pytest.mark.parametrize("step", [-1, 2**63, 1.0, True, None])
+@pytest.mark.parametrize("step", [-1, 2**62, 1.0, True, None])
 def test_a_step_that_cannot_be_fails_its_own_trial(step: Any) -> None:
     def train(config: dict[str, Any], trial: lt.Trial) -> float:
-        trial.report(step if trial.number == 1 else 2**63 - 1, loss=config["x"])
+        trial.report(step if trial.number == 1 else 2**62 - 1, loss=config["x"])
         return config["x"]
 
     study = tune(train, "median")
     assert status_of(study) == {"ok": 4, "failed": 1}
-    assert f"step must be an integer from 0 to 2**63 - 1, got {step}" in study.trials[1].error
+    assert f"step must be an integer from 0 to 2**62, got {step}" in study.trials[1].error
 
 
 class Late(lt.execute.Local):
@@ -88,16 +89,20 @@ class Forgetful(lt.execute.Local):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_jobs_that_an_executor_lost_are_named(workers: int) -> None:
+def test_jobs_that_an_executor_lost_are_named(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "DENIED", 0.2)
     with pytest.raises(StudyError, match=r"has no job left, and jobs? 1.* have not come back"):
         tune(lambda config: config["x"], executor=Forgetful(workers=workers))
 
 
-def test_a_job_held_by_hand_is_said_to_be_waited_for(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_job_held_by_hand_is_said_to_be_waited_for(
+    tmp_path: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = tmp_path / "a.db"
     with lt.Study("s", SPACE, trials=3, store=store) as study:
         (job,) = study.ask()
+        monkeypatch.setattr(loop, "LONELY", 0.1)
         tune(lambda config: config["x"], trials=3, store=store, name="s", seconds=0.5, progress=None)
-        assert capsys.readouterr().err.count(f"waiting for job {job.number}, which others hold") == 1
+        assert capsys.readouterr().err.count(f"waiting for job {job.number}, which this process does not hold") == 1
         study.tell(job, 1.0)
     assert status_of(tune(lambda config: config["x"], trials=3, store=store, name="s")) == {"ok": 3}

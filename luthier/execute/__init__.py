@@ -1,8 +1,16 @@
-"""Executors: where jobs run. They take jobs and give results, in whatever order the jobs end."""
+"""Executors: where jobs run. They take jobs and give results, in whatever order the jobs end.
+
+An executor judges nothing. Each job that it was given comes back once, in one of two ways:
+
+- a :class:`~luthier.jobs.Result`: the training ended, in whatever way; an exception of the user's code is one too;
+- a :class:`~luthier.jobs.Lost`: it did not end, and why. A machine that went away, a disk in trouble and a process that
+  died under a job are no results. The study's loop decides what comes of the job: it runs again at once, after a pause,
+  or alone after the others; after its third process it has failed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from luthier.execute.local import Local
@@ -11,8 +19,8 @@ from luthier.lazy import lazy
 if TYPE_CHECKING:
     from luthier.execute.group import Group
     from luthier.execute.ray import Ray
-    from luthier.jobs import Job, Report, Result
-    from luthier.train import Work
+    from luthier.jobs import Job, Lost, Result
+    from luthier.train import Ask, Work
 
 __all__ = ["Executor", "Group", "Local", "Ray"]
 
@@ -26,36 +34,49 @@ class Executor(Protocol):
 
     @property
     def capacity(self) -> int:
-        """Jobs that may be running or queued at once; valid after :meth:`start`."""
+        """Jobs that may be running or queued at once; valid after :meth:`start`. It may change; 0 is "wait"."""
         ...
 
-    def start(self, work: Work, on_reports: Callable[[list[Report]], set[int]]) -> None:
+    def start(self, work: Work, on_reports: Ask) -> None:
         """Take a study's work.
 
         Args:
             work: What is trained and how.
-            on_reports: Called inside :meth:`collect` with reports as they arrive; the numbers it returns are asked
-                to stop (``"pruned"``).
+            on_reports: Called inside :meth:`collect` with reports, and states saved on the way, as they arrive; the
+                numbers it returns are asked to stop (``"pruned"``).
         """
         ...
 
-    def submit(self, jobs: list[Job], parents: Mapping[int, Result]) -> None:
-        """Queue jobs.
+    def submit(self, jobs: list[Job], parents: Mapping[int, Result], partials: Mapping[int, str] | None = None) -> None:
+        """Queue jobs. Those of one call may share a worker; those of two do not.
 
         Args:
             jobs: The jobs.
-            parents: The results of the jobs that these continue from (their checkpoints), by number.
+            parents: The results of the jobs that these continue from (their checkpoints), by number; their seconds
+                are those of the whole lineage.
+            partials: States that earlier attempts at these jobs have left, by number.
         """
         ...
 
-    def collect(self, timeout: float | None) -> list[Result]:
-        """Results that have come; blocks until there is at least one, or until the timeout.
+    def collect(self, timeout: float | None) -> list[Result | Lost]:
+        """What has come back; blocks until there is at least one, or until the timeout.
 
         Args:
             timeout: Seconds to wait; None waits without limit. Where jobs run in this process it is not looked at.
 
         Returns:
-            The results; empty after the timeout, and at once where no job is left.
+            Results and lost jobs; nothing after the timeout, and at once where no job is left.
+        """
+        ...
+
+    def give_back(self, seconds: float) -> list[Result | Lost]:
+        """Stop all that runs, at its next report or wherever it is, and hand back every job that is here.
+
+        Args:
+            seconds: How long what runs may take to save its state; then its worker is ended.
+
+        Returns:
+            What had ended by itself, and the rest as lost, ``"asked"``.
         """
         ...
 

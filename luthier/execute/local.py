@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import pickle
 import time
+import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from multiprocessing import connection
 from typing import Literal, final
 
+from luthier.checks import checked, whole
 from luthier.errors import ExecutionError, MethodError
 from luthier.execute import worker as messages
 from luthier.execute.process import Process
-from luthier.jobs import Job, Report, Result
+from luthier.jobs import Job, Lost, Partial, Report, Result
 from luthier.task import is_torch
-from luthier.train import MOST_STACKED, Work, chunks, run
+from luthier.train import MOST_STACKED, Ask, Work, chunks, run
+from luthier.train.alone import over_time
+from luthier.train.halt import guard
 
 _BURST = 0.01  # seconds for which collect() gathers results after the first: members of a stack mostly end together
+_HANGS = 6.0  # seconds beyond its limit after which a worker is killed: it did not answer the interruptions
 _PATIENCE = 0.5  # seconds between looks at workers whose end closed no connection; also what close() waits, twice
 
 
@@ -25,14 +30,18 @@ _PATIENCE = 0.5  # seconds between looks at workers whose end closed no connecti
 class Local:
     """Trains on this machine.
 
-    One worker trains inside :meth:`collect`, in this process. More are processes of their own, which live until
-    :meth:`close`; one that dies is replaced.
+    One worker trains inside :meth:`collect`, in this process, and one thread of it: what a function prints, changes and
+    keeps is the program's own. A time limit interrupts it at its next report or wherever it is
+    (:mod:`luthier.train.halt`), but not where compiled code holds the interpreter's lock. More workers are processes of
+    their own, which live until :meth:`close`; one that dies is replaced, and one that hangs beyond a limit is killed.
 
     Args:
         workers: Processes that train at once.
         width: Jobs of a TorchTask that may be trained as one stack, or ``"auto"``, which leaves it to a measurement.
         device: Where a TorchTask is trained: ``"cpu"``, ``"cuda:1"``; None leaves it to the task.
-        retries: How often a job is run again whose worker died under it.
+        devices: Instead of ``device``: several, over which the workers are spread in turn. Functions and Trainables
+            find the GPU of their worker by the name ``"cuda"``.
+        threads: Threads of torch's that each worker may use.
 
     Raises:
         MethodError: If an argument is out of range.
@@ -49,39 +58,52 @@ class Local:
     """
 
     def __init__(
-        self, workers: int = 1, width: int | Literal["auto"] = "auto", device: str | None = None, retries: int = 0
+        self,
+        workers: int = 1,
+        width: int | Literal["auto"] = "auto",
+        device: str | None = None,
+        retries: int | None = None,
+        *,
+        devices: Sequence[str] | None = None,
+        threads: int = 1,
     ) -> None:
-        for name, value, least in (("workers", workers, 1), ("width", width, 1), ("retries", retries, 0)):
-            allowed = name == "width" and value == "auto"
-            if not allowed and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise MethodError(
-                    f"{name}={value!r}",
-                    where="Local",
-                    remedy=f"Give an integer, {least} or more{', or auto' if name == 'width' else ''}.",
-                )
-        self.workers, self.width, self.device, self.retries = workers, width, device, retries
+        where = "Local"
+        self.workers = checked("workers", workers, whole(1), where=where)
+        self.width: int | Literal["auto"] = (
+            "auto" if width == "auto" else checked("width", width, whole(1), where=where)
+        )
+        self.threads, self.device = checked("threads", threads, whole(1), where=where), device
+        self.devices = _checked_devices(devices, device, self.workers)
+        self.deaths = _deaths(retries)
         self._work: Work | None = None
         self._reset()
 
     def __repr__(self) -> str:
-        return f"Local(workers={self.workers}, width={self.width!r}, device={self.device!r}, retries={self.retries})"
+        where = f"device={self.device!r}" if self.devices is None else f"devices={list(self.devices)!r}"
+        return f"Local(workers={self.workers}, width={self.width!r}, {where}, threads={self.threads})"
 
     def _reset(self) -> None:
-        self._load = b""
-        self._on_reports: Callable[[list[Report]], set[int]] = lambda reports: set()
+        self._loads: dict[str | None, bytes] = {}
+        self._on_reports: Ask = lambda reports: set()
         self._queue: deque[messages.Train] = deque()
-        self._running: Iterator[Result] = iter(())  # the chunk in hand, where this process trains
-        self._done: list[Result] = []  # results that no collect() has returned yet
+        self._running: Iterator[Result | Lost] = iter(())  # the chunk in hand, where this process trains
+        self._here: dict[int, Job] = {}  # its jobs that have not ended
+        self._done: list[Result | Lost] = []  # what no collect() has returned yet
         self._raised: Exception | None = None  # by on_reports, while a job ran in this process
-        self._attempts: dict[int, int] = {}  # deaths of a worker, by job
+        self._ending = False  # jobs are being given back: nobody needs new workers
         self._pool: list[Process] = []
+
+    @property
+    def here(self) -> bool:
+        """Whether jobs are trained in this process."""
+        return self.workers == 1
 
     @property
     def capacity(self) -> int:
         """Jobs that may be running or queued at once: one a worker, of a TorchTask one stack a worker."""
         return self.workers * (self._most() if self._work is not None and is_torch(self._work.task) else 1)
 
-    def start(self, work: Work, on_reports: Callable[[list[Report]], set[int]]) -> None:
+    def start(self, work: Work, on_reports: Ask) -> None:
         """Take a study's work, and start the workers.
 
         Raises:
@@ -90,42 +112,68 @@ class Local:
         """
         if self._work is not None:
             raise ExecutionError("it is running another study", where=repr(self), remedy="Close it first.")
-        work = replace(work, device=self.device or work.device)
+        devices = self.devices or (self.device,)
+        work = replace(work, device=devices[0] or work.device, threads=self.threads)
         if self.workers > 1:
-            self._load = pickle.dumps(messages.load_message(work), protocol=pickle.HIGHEST_PROTOCOL)
+            load = messages.load_message(work)
+            for device in devices:
+                mine = replace(load, device=device if self.devices else None)
+                self._loads[device] = pickle.dumps(mine, protocol=pickle.HIGHEST_PROTOCOL)
         self._work, self._on_reports = work, on_reports
         try:
             while len(self._pool) < self.workers and self.workers > 1:
-                self._pool.append(Process())
+                slot = len(self._pool)
+                self._pool.append(Process(slot, devices[slot % len(devices)], self.threads))
             for worker in self._pool:  # after all were started: a large task waits until its receiver reads
-                worker.send_bytes(self._load)
+                worker.send_bytes(self._loads[worker.device])
         except BaseException:
             self.close(wait=False)
             raise
 
-    def submit(self, jobs: list[Job], parents: Mapping[int, Result]) -> None:
+    def submit(self, jobs: list[Job], parents: Mapping[int, Result], partials: Mapping[int, str] | None = None) -> None:
         """Queue jobs, in chunks of about equal size, as many as keep all workers busy."""
         work = self._started()
         rounds = -(-len(jobs) // (self._most() * self.workers))  # how often every worker gets a full chunk
         width = max(1, -(-len(jobs) // max(1, rounds * self.workers)))
         for chunk in chunks(work, jobs, parents, width):
-            self._queue.append(_train_message(chunk, parents))
+            self._queue.append(train_message(chunk, parents, partials or {}))
 
-    def collect(self, timeout: float | None) -> list[Result]:
-        """Results that have come; blocks until there is at least one, or until the timeout.
+    def collect(self, timeout: float | None) -> list[Result | Lost]:
+        """What has come back; blocks until there is at least one, or until the timeout.
 
         With one worker the jobs are trained in here, and ``timeout`` is not looked at.
 
         Raises:
             ExecutionError: If a worker cannot load the task.
         """
-        self._started()
-        if self.workers == 1:
+        work = self._started()
+        if not self.here:
+            self._collect_from_workers(timeout)
+        elif work.trial_seconds is None:
             self._collect_here()
         else:
-            self._collect_from_workers(timeout)
-        results, self._done = self._done, []
-        return results
+            with guard().active():
+                self._collect_here()
+        outcomes, self._done = self._done, []
+        return outcomes
+
+    def give_back(self, seconds: float) -> list[Result | Lost]:
+        """Stop all that runs, at its next report or wherever it is, and hand back every job that is here.
+
+        The next call is :meth:`close`.
+        """
+        self._ending = True
+        waiting = [job.number for message in self._queue for job in message.jobs]
+        self._queue.clear()
+        if isinstance(self._running, Generator):  # it stands between two results, and saves the others' states
+            self._running.close()
+        self._running = iter(())
+        if not self.here:
+            self._give_back_workers(seconds)
+        outcomes, self._done = self._done, []
+        back = [*self._here, *waiting]
+        self._here = {}
+        return [*outcomes, *(Lost(number, "asked") for number in back)]
 
     def close(self, wait: bool = True) -> None:
         """End the workers, whatever they do, within about a second; may be called twice.
@@ -156,20 +204,22 @@ class Local:
     def _collect_here(self) -> None:
         begun: float | None = None if not self._done else time.monotonic()
         while begun is None or time.monotonic() - begun < _BURST:
-            result = next(self._running, None)
+            outcome = next(self._running, None)
             if self._raised is not None:  # on_reports failed, not the job inside which it was called
                 error, self._raised, self._running = self._raised, None, iter(())
                 raise error
-            if result is not None:
-                self._done.append(result)
+            if outcome is not None:
+                self._here.pop(outcome.number, None)
+                self._done.append(outcome)
                 begun = begun or time.monotonic()
             elif self._queue and begun is None:
                 chunk = self._queue.popleft()
-                self._running = run(self._started(), chunk.jobs, chunk.parents, self._ask)
+                self._here = {job.number: job for job in chunk.jobs}
+                self._running = run(self._started(), chunk.jobs, chunk.parents, self._ask, chunk.partials)
             else:
                 return
 
-    def _ask(self, reports: list[Report]) -> set[int]:
+    def _ask(self, reports: Sequence[Report | Partial]) -> set[int]:
         try:
             return self._on_reports(reports)
         except Exception as error:
@@ -180,21 +230,44 @@ class Local:
         deadline = None if timeout is None else time.monotonic() + timeout
         settled: float | None = None
         while settled is None or time.monotonic() < settled:
-            for worker in self._pool:
-                if worker.ready and not worker.left and self._queue:
-                    worker.train(self._queue.popleft())
+            self._hand_out()
             busy = bool(self._queue) or any(worker.left for worker in self._pool)
             now = time.monotonic()
             if self._done and settled is None:
                 settled = now + _BURST
             at_once = bool(self._done) or not busy
             remaining = _PATIENCE if deadline is None else max(0.0, min(_PATIENCE, deadline - now))
-            heard = connection.wait([worker.connection for worker in self._pool], 0.0 if at_once else remaining)
-            for worker in list(self._pool):
-                if worker.connection in heard or worker.process.poll() is not None:
-                    self._listen(worker)
+            heard = self._hear_all(0.0 if at_once else remaining)
             if not heard and (at_once or (deadline is not None and time.monotonic() >= deadline)):
                 return
+
+    def _hand_out(self) -> None:
+        """Give each worker that is free a chunk."""
+        work = self._started()
+        for worker in self._pool:
+            if worker.ready and not worker.left and self._queue:
+                chunk = self._queue.popleft()
+                worker.train(chunk, patience_with(work, chunk))
+
+    def _hear_all(self, seconds: float) -> bool:
+        """Wait for what the workers say, and take it in."""
+        heard = connection.wait([worker.connection for worker in self._pool], seconds)
+        for worker in list(self._pool):
+            worker.check_time()
+            if worker.connection in heard or worker.process.poll() is not None:
+                self._listen(worker)
+        return bool(heard)
+
+    def _give_back_workers(self, seconds: float) -> None:
+        for worker in self._pool:
+            if worker.left:
+                worker.send(messages.Back())
+        deadline = time.monotonic() + seconds
+        while any(worker.left for worker in self._pool) and time.monotonic() < deadline:
+            self._hear_all(min(_PATIENCE, max(0.0, deadline - time.monotonic())))
+        for worker in self._pool:
+            self._done += [Lost(number, "asked") for number in worker.left]
+            worker.left = {}
 
     def _listen(self, worker: Process) -> None:
         """Take in all that a worker has said; replace it where it has died."""
@@ -205,9 +278,10 @@ class Local:
 
     def _hear(self, worker: Process, message: object) -> None:
         if isinstance(message, messages.Ended):
-            worker.left.pop(message.result.number, None)
-            self._done.append(message.result)
+            worker.left.pop(message.outcome.number, None)
+            self._done.append(message.outcome)
         elif isinstance(message, messages.Reports):
+            worker.latest |= {report.number: report for report in message.reports if isinstance(report, Report)}
             asked = self._on_reports(message.reports)
             for other in self._pool if asked else ():
                 other.stop(asked)
@@ -223,35 +297,77 @@ class Local:
             worker.ready = worker.loaded = True
 
     def _bury(self, worker: Process) -> None:
-        """Replace a dead worker; its unfinished jobs are run again or have failed."""
+        """Replace a dead worker, and hand back the jobs that it had not ended."""
         self._pool.remove(worker)
-        how = worker.obituary()
-        if not worker.loaded:
+        how, told = worker.obituary()
+        if not worker.loaded and not told:
             raise ExecutionError(
                 f"a worker process {how} before it had its work",
                 where=repr(self),
                 remedy="What it printed says why; Local(workers=1) trains in this process.",
             )
-        self._pool.append(Process())
-        self._pool[-1].send_bytes(self._load)
-        seconds = (time.monotonic() - worker.begun) / max(1, len(worker.left))
-        for number, job in worker.left.items():
-            self._attempts[number] = self._attempts.get(number, 0) + 1
-            if self._attempts[number] <= self.retries:  # alone, so that it takes no other job with it
-                self._queue.appendleft(_train_message([job], worker.parents))
+        if not self._ending:
+            self._pool.append(Process(worker.slot, worker.device, self.threads))
+            self._pool[-1].send_bytes(self._loads[worker.device])
+        for number in worker.left:
+            if worker.overdue:
+                seconds = (time.monotonic() - worker.begun) / len(worker.left)
+                self._done.append(overdue(self._started(), worker.left[number], worker.latest.get(number), seconds))
+            elif told or self._ending:
+                self._done.append(Lost(number, "machine", f"the worker process {how}"))
             else:
-                tries = f" (attempt {self._attempts[number]})" if self.retries else ""
-                self._done.append(
-                    Result(
-                        number,
-                        "failed",
-                        seconds=seconds,
-                        error=f"the worker process {how} while it trained this job{tries}. Out of memory, a crash in "
-                        f"compiled code and os._exit end a process so; Local(retries=1) runs such jobs once more.",
-                    )
-                )
+                self._done.append(Lost(number, "process", f"the worker process {how} while it trained this job"))
 
 
-def _train_message(jobs: list[Job], parents: Mapping[int, Result]) -> messages.Train:
-    needed = {job.parent for job in jobs}
-    return messages.Train(jobs, {number: result for number, result in parents.items() if number in needed})
+def _checked_devices(devices: Sequence[str] | None, device: str | None, workers: int) -> tuple[str, ...] | None:
+    if devices is None:
+        return None
+    if isinstance(devices, str) or not devices or not all(isinstance(name, str) for name in devices):
+        raise MethodError(
+            f"devices must be a list of names, got {devices!r}",
+            where="Local",
+            remedy='Write devices=["cuda:0", "cuda:1"]; device= names one for all workers.',
+        )
+    if device is not None or workers < len(devices):
+        what = "device and devices were both given" if device is not None else f"{workers} workers use {len(devices)}"
+        raise MethodError(
+            what, where="Local", remedy="Give devices= alone, and at least as many workers as there are devices."
+        )
+    return tuple(devices)
+
+
+def _deaths(retries: int | None) -> int | None:
+    """How many processes may die under a job, by the old argument; None where it was not given."""
+    if retries is None:
+        return None
+    count = checked("retries", retries, whole(0), where="Local")
+    warnings.warn(
+        f"Local(retries={retries}): a job whose process died is run again by itself, three times in all; retries= will "
+        "go. Until then it is the number of further attempts",
+        FutureWarning,
+        stacklevel=3,
+    )
+    return 1 + count
+
+
+def patience_with(work: Work, chunk: messages.Train) -> float | None:
+    """Seconds after which a worker has to be through with a chunk, or is killed; None where nothing limits it."""
+    limits = [work.seconds_left(job, chunk.parents) for job in chunk.jobs]
+    return None if None in limits else sum(max(0.0, limit or 0.0) for limit in limits) + _HANGS
+
+
+def overdue(work: Work, job: Job, report: Report | None, seconds: float) -> Result:
+    """Return the result of a job that did not end when its time was over, and whose worker was killed."""
+    if report is None:
+        return Result(job.number, "failed", seconds=seconds, error=over_time(work))
+    return Result(job.number, "pruned", report.metrics, min(report.step, job.steps), {}, seconds)
+
+
+def train_message(jobs: list[Job], parents: Mapping[int, Result], partials: Mapping[int, str]) -> messages.Train:
+    """Return the message by which a worker is given a chunk, with what of parents and partials it needs."""
+    needed, numbers = {job.parent for job in jobs}, {job.number for job in jobs}
+    return messages.Train(
+        jobs,
+        {number: result for number, result in parents.items() if number in needed},
+        {number: file for number, file in partials.items() if number in numbers},
+    )

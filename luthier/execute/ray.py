@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import math
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, final
 
 from luthier.checks import checked, maybe, real, whole
 from luthier.errors import ExecutionError
+from luthier.execute.local import overdue, patience_with, train_message
 from luthier.execute.parcel import Parcel, pack, unpack
 from luthier.execute.worker import Ended, Idle, Reports, Train
-from luthier.jobs import Job, Report, Result
+from luthier.jobs import Job, Lost, Partial, Report, Result
 from luthier.task import is_torch
 from luthier.task.call import describe
-from luthier.train import MOST_STACKED, Work, chunks, run
+from luthier.train import MOST_STACKED, Ask, Work, chunks, run
+from luthier.train.halt import Guard, guard
 
 try:
     import ray
@@ -35,7 +36,6 @@ _BURST = 0.01  # seconds for which collect() gathers results after the first: me
 _LOOK = 0.5  # seconds between looks at the machines of the cluster
 _DOUBT = 60.0  # seconds after which a seat that cannot be reached is given up
 _FIRST = 60.0  # seconds that start() waits for the first seat where the cluster has room for one
-DEATHS = 3  # processes that may die under a job before it has failed
 
 
 class Seat:
@@ -43,6 +43,7 @@ class Seat:
 
     def __init__(self, parcel: Parcel, threads: int, probe: str) -> None:
         self.asked: set[int] = set()
+        self.guard: Guard | None = None
         self.error = ""
         try:
             self.work = unpack(parcel)
@@ -64,20 +65,27 @@ class Seat:
         """Ask jobs to stop, while others or these are being trained."""
         self.asked |= numbers
 
+    @ray.method(concurrency_group="control")
+    def back(self) -> None:
+        """Give back what is being trained."""
+        if self.guard is not None:
+            self.guard.give_back()
+
     @ray.method(num_returns="streaming")
     def train(self, message: Train) -> Iterator[list[object]]:
         """Train a stack; what it says comes in lists, so that many reports cost one transfer."""
         said: queue.SimpleQueue[object] = queue.SimpleQueue()
 
-        def on_reports(reports: list[Report]) -> set[int]:
+        def on_reports(reports: Sequence[Report | Partial]) -> set[int]:
             if reports:
-                said.put(Reports(reports))
+                said.put(Reports(list(reports)))
             return set(self.asked)
 
         def work() -> None:
             try:
-                for result in run(self.work, message.jobs, message.parents, on_reports):
-                    said.put(Ended(result))
+                with guard().active() as self.guard:
+                    for outcome in run(self.work, message.jobs, message.parents, on_reports, message.partials):
+                        said.put(Ended(outcome))
             finally:
                 said.put(Idle())
 
@@ -101,10 +109,11 @@ class _Place:
     node: str = ""
     loaded: bool = False
     stream: Any = None
-    parents: Mapping[int, Result] = field(default_factory=dict)
     left: dict[int, Job] = field(default_factory=dict)  # jobs of its stack that have not ended
     asked: set[int] = field(default_factory=set)
+    latest: dict[int, Report] = field(default_factory=dict)  # the last report of each job of its stack
     begun: float = 0.0
+    until: float = math.inf  # when it has to be through with its stack
     doubt: float = 0.0  # since when it has not been reachable; Ray has not said yet whether its machine is gone
 
     @property
@@ -119,8 +128,7 @@ class Ray:
 
     Nodes need luthier and what the task imports from installed packages; the script, the task's file and modules of
     the user's own are sent. The cluster may grow and shrink while a study runs, from no machine at all: capacity
-    follows. A machine that is lost is nobody's fault: its stacks are trained again elsewhere. A process that dies
-    under a job is counted, and from then on the job is trained alone.
+    follows. A machine that is lost is nobody's fault: its stacks are trained again elsewhere.
 
     Args:
         workers: Seats; None is as many as the living machines have room for.
@@ -168,13 +176,12 @@ class Ray:
 
     def _reset(self) -> None:
         self._queue: deque[Train] = deque()
-        self._done: list[Result] = []
-        self._deaths: dict[int, int] = {}
+        self._done: list[Result | Lost] = []
         self._places: list[_Place] = []
         self._next_look = 0.0
         self._parcel: Any = None
         self._probe = ""
-        self._on_reports: Callable[[list[Report]], set[int]] = lambda reports: set()
+        self._on_reports: Ask = lambda reports: set()
 
     @property
     def capacity(self) -> int:
@@ -185,7 +192,7 @@ class Ray:
         self._listen(0.0)
         return sum(place.loaded for place in self._places) * (self._most() if is_torch(self._work.task) else 1)
 
-    def start(self, work: Work, on_reports: Callable[[list[Report]], set[int]]) -> None:
+    def start(self, work: Work, on_reports: Ask) -> None:
         """Take a study's work, and seat workers where there is room; waits for the first of them.
 
         Raises:
@@ -195,7 +202,8 @@ class Ray:
         """
         if self._work is not None:
             raise ExecutionError("it is running another study", where=repr(self), remedy="Close it first.")
-        work = replace(work, device=("cuda" if self.gpus else None) or work.device)
+        device = ("cuda" if self.gpus else None) or work.device
+        work = replace(work, device=device, threads=max(1, int(self.cpus)))
         parcel = pack(work, getattr(work.task, "data", None))
         self._connect()
         self._probe = "" if work.checkpoints is None else work.checkpoints.save("probe", {"probe": True})
@@ -210,18 +218,17 @@ class Ray:
             self.close(wait=False)
             raise
 
-    def submit(self, jobs: list[Job], parents: Mapping[int, Result]) -> None:
+    def submit(self, jobs: list[Job], parents: Mapping[int, Result], partials: Mapping[int, str] | None = None) -> None:
         """Queue jobs, in stacks of about equal size, as many as keep all seats busy."""
         work = self._started()
         seats = max(1, sum(place.loaded for place in self._places))
         rounds = -(-len(jobs) // (self._most() * seats))  # how often every seat gets a full stack
         width = max(1, -(-len(jobs) // max(1, rounds * seats)))
         for chunk in chunks(work, jobs, parents, width):
-            needed = {job.parent for job in chunk}
-            self._queue.append(Train(chunk, {number: result for number, result in parents.items() if number in needed}))
+            self._queue.append(train_message(chunk, parents, partials or {}))
 
-    def collect(self, timeout: float | None) -> list[Result]:
-        """Results that have come; blocks until there is at least one, or until the timeout.
+    def collect(self, timeout: float | None) -> list[Result | Lost]:
+        """What has come back; blocks until there is at least one, or until the timeout.
 
         Raises:
             ExecutionError: If a seat cannot load the task, or the cluster is gone.
@@ -231,6 +238,7 @@ class Ray:
         settled = math.inf
         while True:
             self._scale()
+            self._check_time()
             self._dispatch()
             now = time.monotonic()
             if self._done:
@@ -241,6 +249,23 @@ class Ray:
             self._listen(min(settled, deadline, now + _LOOK) - now)
         results, self._done = self._done, []
         return results
+
+    def give_back(self, seconds: float) -> list[Result | Lost]:
+        """Stop all that runs, at its next report or wherever it is, and hand back every job that is here."""
+        self._started()
+        waiting = [job.number for message in self._queue for job in message.jobs]
+        self._queue.clear()
+        busy = [place for place in self._places if place.left]
+        for place in busy:
+            place.actor.back.remote()
+        deadline = time.monotonic() + seconds
+        while any(place.left for place in busy) and time.monotonic() < deadline:
+            self._listen(min(_LOOK, deadline - time.monotonic()))
+        for place in busy:
+            waiting += place.left
+            place.left = {}
+        outcomes, self._done = self._done, []
+        return [*outcomes, *(Lost(number, "asked") for number in waiting)]
 
     def close(self, wait: bool = True) -> None:
         """End the seats, whatever they do; may be called twice. Ray itself goes on, for the next study."""
@@ -306,9 +331,21 @@ class Ray:
         for place in self._places:
             if self._queue and place.loaded and place.stream is None:
                 message = self._queue.popleft()
-                place.parents, place.left = message.parents, {job.number: job for job in message.jobs}
-                place.asked, place.begun = set(), time.monotonic()
+                place.left, place.asked = {job.number: job for job in message.jobs}, set()
+                seconds = patience_with(self._started(), message)
+                place.latest, place.begun = {}, time.monotonic()
+                place.until = math.inf if seconds is None else place.begun + seconds
                 place.stream = place.actor.train.remote(message)
+
+    def _check_time(self) -> None:
+        """End the seats that are not through with their stacks in time: they hang."""
+        now = time.monotonic()
+        for place in [place for place in self._places if place.left and now > place.until]:
+            left, place.left = place.left, {}
+            seconds = (now - place.begun) / len(left)
+            for number, job in left.items():
+                self._done.append(overdue(self._started(), job, place.latest.get(number), seconds))
+            self._bury(place, "")
 
     def _listen(self, seconds: float) -> None:
         """Take in what the seats say, after waiting for the first of them."""
@@ -351,9 +388,10 @@ class Ray:
             return
         for message in batch:
             if isinstance(message, Ended):
-                place.left.pop(message.result.number, None)
-                self._done.append(message.result)
+                place.left.pop(message.outcome.number, None)
+                self._done.append(message.outcome)
             elif isinstance(message, Reports):
+                place.latest |= {one.number: one for one in message.reports if isinstance(one, Report)}
                 asked = self._on_reports(message.reports)
                 for other in self._places if asked else ():
                     new = (asked & other.left.keys()) - other.asked
@@ -364,27 +402,20 @@ class Ray:
                 place.stream = None
 
     def _bury(self, place: _Place, why: str, lost: bool = False) -> None:
-        """Take a dead seat away; the jobs that it had begun are trained again, or have failed."""
+        """Take a dead seat away, and hand back the jobs that it had begun."""
         self._places.remove(place)
         self._next_look = 0.0
         with contextlib.suppress(Exception):
             ray.kill(place.actor)
-        left, place.left = list(place.left.values()), {}
+        left, place.left = list(place.left), {}
         if not left:
             return
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-        if lost or place.node not in alive or "node has died" in why:  # not the jobs' doing
-            self._queue.appendleft(Train(left, dict(place.parents)))
-            return
-        seconds = (time.monotonic() - place.begun) / len(left)
-        for job in left:
-            deaths = self._deaths[job.number] = self._deaths.get(job.number, 0) + 1
-            if deaths < DEATHS:  # alone, after the others, so that it takes no other job with it
-                self._queue.append(Train([job], dict(place.parents)))
-            else:
-                first = next(itertools.chain(why.splitlines(), ("",)))
-                error = f"the job ended its worker {deaths} times; Ray says: {first}"
-                self._done.append(Result(job.number, "failed", seconds=seconds, error=error))
+        gone = lost or place.node not in alive or "node has died" in why  # not the jobs' doing
+        said = (why.splitlines() or [""])[0]
+        for number in left:
+            error = f"its machine is gone: {said}" if gone else f"its worker process died: {said}"
+            self._done.append(Lost(number, "machine" if gone else "process", error))
 
 
 def _fits(has: Mapping[str, float], needs: Mapping[str, float]) -> int:

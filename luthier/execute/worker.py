@@ -11,8 +11,9 @@ import queue
 import signal
 import sys
 import threading
+import time
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
@@ -20,11 +21,13 @@ from typing import Any
 import cloudpickle
 
 from luthier.errors import TaskError
-from luthier.jobs import Job, Report, Result
-from luthier.task import FunctionTask, load_task, source_of
+from luthier.jobs import Job, Lost, Partial, Report, Result
+from luthier.task import FunctionTask, is_torch, load_task, source_of
 from luthier.task.call import describe
 from luthier.task.file import FILES, load_file
-from luthier.train import Work, run
+from luthier.train import Work, halt, run
+
+TWICE = 0.3  # seconds: a signal that comes again sooner is the same one (a terminal and its shell both send SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -34,14 +37,16 @@ class Load:
     path: list[str]
     files: list[str]
     payload: bytes
+    device: str | None = None
 
 
 @dataclass(frozen=True)
 class Train:
-    """To the worker: a chunk of jobs."""
+    """To the worker: a chunk of jobs, what they continue and what earlier attempts at them have left."""
 
     jobs: list[Job]
     parents: dict[int, Result]
+    partials: dict[int, str]
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,11 @@ class Stop:
     """To the worker: these jobs are asked to stop."""
 
     numbers: set[int]
+
+
+@dataclass(frozen=True)
+class Back:
+    """To the worker: its jobs are to be given back."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +70,16 @@ class Ready:
 
 @dataclass(frozen=True)
 class Reports:
-    """From the worker: reports as they are made."""
+    """From the worker: reports as they are made, and states as they are saved on the way."""
 
-    reports: list[Report]
+    reports: list[Report | Partial]
 
 
 @dataclass(frozen=True)
 class Ended:
-    """From the worker: a job has ended."""
+    """From the worker: a job has ended, or cannot go on."""
 
-    result: Result
+    outcome: Result | Lost
 
 
 @dataclass(frozen=True)
@@ -157,7 +167,7 @@ def _parts(part: Any) -> list[tuple[str, Any]]:
 
 
 def main(descriptor: int) -> None:
-    """Work until the driver closes the connection or dies.
+    """Work until the driver closes the connection or dies, or a signal tells this process to end.
 
     Args:
         descriptor: File descriptor of this process's end of the connection.
@@ -166,23 +176,52 @@ def main(descriptor: int) -> None:
     connection = Connection(descriptor)
     inbox: queue.SimpleQueue[Load | Train | None] = queue.SimpleQueue()
     asked: set[int] = set()
-    threading.Thread(target=_receive, args=(connection, inbox, asked), daemon=True).start()
+    guard = halt.guard()
+    told = _end_on_signals(guard, inbox)
+    receiver = threading.Thread(target=_receive, args=(connection, inbox, asked, guard), daemon=True)
+    receiver.start()
     work: Work | None = None
-    while (message := inbox.get()) is not None:
-        if isinstance(message, Load):
-            try:
-                work = _load(message)
-                answer = Ready()
-            except BaseException as error:
-                answer = Ready(describe(error))
-            _send(connection, answer)
-        elif work is not None:
-            _train(connection, work, message, asked)
+    with guard.active():
+        while (message := inbox.get()) is not None:
+            if isinstance(message, Load):
+                try:
+                    work = _load(message)
+                    answer = Ready()
+                except BaseException as error:
+                    answer = Ready(describe(error))
+                _send(connection, answer)
+            elif work is not None:
+                _train(connection, work, message, asked, told)
     _flush()
-    os._exit(0)  # no exit handlers of the user's: the driver is waiting
+    os._exit(128 + signal.Signals[told[0]] if told else 0)  # no exit handlers of the user's: the driver is waiting
 
 
-def _receive(connection: Connection, inbox: queue.SimpleQueue, asked: set[int]) -> None:
+def _end_on_signals(guard: halt.Guard, inbox: queue.SimpleQueue[Any]) -> list[str]:
+    """Give back what runs at the first SIGTERM or SIGHUP, and end; a second one ends at once.
+
+    Returns:
+        A list to which the signal's name will be added.
+    """
+    told: list[str] = []
+
+    def end(number: int, frame: types.FrameType | None) -> None:
+        if told and time.monotonic() - since[0] > TWICE:
+            os._exit(128 + number)
+        if not told:
+            told.append(signal.Signals(number).name)
+            since.append(time.monotonic())
+            guard.give_back()
+            inbox.put(None)  # SimpleQueue.put may be called from a signal's handler
+
+    since: list[float] = []
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, end)
+    return told
+
+
+def _receive(connection: Connection, inbox: queue.SimpleQueue[Any], asked: set[int], guard: halt.Guard) -> None:
     """Reads in a thread of its own, so that a stop or the driver's end is noticed while the user's code runs."""
     driver = os.getppid()
     try:
@@ -193,6 +232,8 @@ def _receive(connection: Connection, inbox: queue.SimpleQueue, asked: set[int]) 
             message = pickle.loads(connection.recv_bytes())
             if isinstance(message, Stop):
                 asked |= message.numbers
+            elif isinstance(message, Back):
+                guard.give_back()
             else:
                 inbox.put(message)
                 if message is None:
@@ -206,23 +247,38 @@ def _load(message: Load) -> Work:
     for file in message.files:
         load_file(file)
     work = _Unpickler(io.BytesIO(message.payload)).load()
+    if message.device is not None:
+        work = replace(work, device=message.device)
+        if not is_torch(work.task):  # whose functions find one GPU, their own, by the name "cuda"
+            _show_one_gpu(message.device)
     torch = sys.modules.get("torch")
     if torch is not None:
-        torch.set_num_threads(1)  # two pools of threads on the same cores run many times slower
+        torch.set_num_threads(work.threads)  # more pools of threads than cores run many times slower
     return work
 
 
-def _train(connection: Connection, work: Work, message: Train, asked: set[int]) -> None:
-    def on_reports(reports: list[Report]) -> set[int]:
+def _show_one_gpu(device: str) -> None:
+    kind, _, index = device.partition(":")
+    if kind == "cuda":
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        place = int(index or 0)
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible[place] if place < len(visible) and visible[0] else str(place)
+
+
+def _train(connection: Connection, work: Work, message: Train, asked: set[int], told: list[str]) -> None:
+    def on_reports(reports: Sequence[Report | Partial]) -> set[int]:
         if reports:
-            _send(connection, Reports(reports))
+            _send(connection, Reports(list(reports)))
         return set(asked)
 
-    for result in run(work, message.jobs, message.parents, on_reports):
-        _send(connection, Ended(result))
+    for outcome in run(work, message.jobs, message.parents, on_reports, message.partials):
+        if told and isinstance(outcome, Lost):
+            outcome = Lost(outcome.number, "machine", f"its worker process was told to end by {told[0]}")
+        _send(connection, Ended(outcome))
     asked.difference_update(job.number for job in message.jobs)
     _flush()
-    _send(connection, Idle())
+    if not told:  # else it ends now
+        _send(connection, Idle())
 
 
 def _send(connection: Connection, message: object) -> None:

@@ -1,69 +1,105 @@
-"""Ctrl-C at a chosen moment: while records are being written it waits, elsewhere it stops at once."""
+"""Ctrl-C, SIGTERM and SIGHUP at a chosen moment: while records are being written they wait."""
 
 from __future__ import annotations
 
+import contextlib
+import math
+import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeVar
 
+from luthier.train.halt import guard
+
 Value = TypeVar("Value")
+
+ENDS = ("SIGTERM", "SIGHUP")  # what schedulers, containers and a closed terminal send
+TWICE = 0.3  # seconds: a signal that comes again sooner is the same one (a terminal and its shell both send SIGHUP)
 
 
 class Interrupts:
-    """A SIGINT handler that raises KeyboardInterrupt only where the loop can be left.
+    """Signals that end a study, turned into exceptions only where the loop can be left.
 
     A context manager. Inside, Ctrl-C is remembered and raised by :meth:`check` or on entering :meth:`allowed`; inside
     ``allowed`` (user code is running, or the loop is waiting for workers) it is raised at once. A second Ctrl-C is
-    always raised at once. In a thread other than the main one, where signals never arrive, it does nothing.
+    always raised at once.
+
+    SIGTERM and SIGHUP give back what runs in this process, at its next report or a little later wherever it is;
+    :meth:`check` raises SystemExit then, with the code that a shell gives such an end. A second one ends the process
+    at once. A signal that is ignored (``nohup``) stays so. A handler that the program had set is put back at the end,
+    and called for a signal that came meanwhile.
+
+    In a thread other than the main one, where signals never arrive, it does nothing.
     """
 
     def __init__(self) -> None:
-        self._count = 0
-        self._open = 0
-        self._previous: Any = None
-        self._installed = False
+        self._guard = guard()
+        self._count = 0  # of Ctrl-C
+        self.told: int | None = None  # the signal that ends the study
+        self._since = -math.inf
+        self._previous: dict[int, Any] = {}
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Interrupts:
+        self._stack.enter_context(self._guard.active())
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._handle)
-            self._installed = True
+            self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
+            for number in (getattr(signal, name) for name in ENDS if hasattr(signal, name)):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._end)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._installed:
-            signal.signal(signal.SIGINT, self._previous)
-            self._installed = False
+        previous, self._previous = self._previous, {}
+        for number, handler in previous.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._stack.close()
+        handler = previous.get(self.told) if self.told is not None else None
+        if callable(handler):
+            handler(self.told, None)
+
+    def limit(self, seconds: float | None) -> contextlib.AbstractContextManager[None]:
+        """Inside, what runs in this process is given back after so many seconds."""
+        return self._guard.until(math.inf if seconds is None else time.monotonic() + seconds)
+
+    @property
+    def name(self) -> str:
+        """What ended the study, in a word."""
+        return "interrupted" if self.told is None else f"ended by {signal.Signals(self.told).name}"
 
     def check(self) -> None:
-        """Raise the KeyboardInterrupt that has been waiting, if there is one."""
+        """Raise what has been waiting, if anything has."""
+        if self.told is not None:
+            raise SystemExit(128 + self.told)
         if self._count:
             raise KeyboardInterrupt
 
-    @contextmanager
+    @contextlib.contextmanager
     def allowed(self) -> Iterator[None]:
         """Inside, Ctrl-C is raised at once."""
         self.check()
-        self._open += 1
-        try:
+        with self._guard.allowed():
             yield
-        finally:
-            self._open -= 1
 
     def deferred(self, action: Callable[[], Value]) -> Value:
         """The value of ``action``; while it runs, even within :meth:`allowed`, Ctrl-C waits, and is raised after it."""
-        before, self._open = self._open, 0
-        try:
-            value = action()
-        finally:
-            self._open = before
-        if before:
-            self.check()
+        value = self._guard.deferred(action)
+        if self._guard.open and self._count:
+            raise KeyboardInterrupt
         return value
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self._count += 1
-        if self._open or self._count > 1:
+        if self._guard.open or self._count > 1 or self.told is not None:
             raise KeyboardInterrupt
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if (self.told is not None and now - self._since > TWICE) or self._count:
+            os._exit(128 + number)
+        if self.told is None:
+            self.told, self._since = number, now
+            self._guard.give_back()

@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
-from luthier.errors import StudyError
+from luthier.errors import CheckpointError, StudyError
 from luthier.execute import Executor
-from luthier.jobs import DIVERGED, FAILED, Budget, Job, Report, Result
+from luthier.jobs import DIVERGED, FAILED, Budget, History, Job, Lost, Partial, Report, Result
+from luthier.study.again import DEATHS, Again
 from luthier.study.following import Followers
 from luthier.study.interrupt import Interrupts
 from luthier.study.ledger import FLUSH, MEMORY, Ledger
@@ -17,11 +21,15 @@ from luthier.study.progress import Tick, choose, moved
 from luthier.task import is_torch
 from luthier.text import public_url
 from luthier.train import Work
-from luthier.trials import best_jobs, front, on_test
+from luthier.train.halt import Halt
+from luthier.trials import best_jobs, front, lineage, on_test
 
 PROBE = 8  # jobs at once under a limit of wall time, before it is known how long one takes
+GIVE_BACK = 5.0  # seconds that workers get to save what they train and hand it back
 WAIT = 0.1  # seconds between two looks at jobs that other processes are running
-DENIALS = 20  # answers in a row by which an executor has shown that it lost its jobs
+AT_ONCE = 0.01  # seconds within which an executor that has no job left comes back from collect()
+DENIED = 10.0  # seconds of such answers by which it has shown that it lost its jobs
+LONELY = 2.0  # seconds of waiting for others until it is said
 TIDY = 0.5  # seconds between two looks at which checkpoints can go
 
 
@@ -47,26 +55,29 @@ class Loop:
         self.streak = 0  # failures in a row
         self.fresh = 0  # results of this call
         self.next_tidy = 0.0
-        self.empty = 0  # answers in a row of an executor that has no job left while some are out
+        self.heard = self.begun  # when the executor last had anything to say, or waited for it
         self.said_once: set[str] = set()
+        self.idle = self.begun  # when there was last something to do
         self.shown = choose(progress, ledger.name)
         self.loud = progress is not False
         self.interrupts = Interrupts()
+        self.again = Again(ledger.name, getattr(executor, "deaths", None) or DEATHS)
         self.followers = followers or Followers([], ledger.history)
         self.ended = ended  # whether one of the user's conditions to stop is met
         self.stopping = False
 
     def run(self) -> None:
         """Until the study is over, the time is up, or something stops it; then everything is given back."""
-        done = False
+        done, left = False, None if self.deadline is None else self.deadline - time.monotonic()
         with self.interrupts:
             try:
                 self.stopping = bool(self.ledger.history.arrival) and self.ended()
                 self.executor.start(self.work, self.on_reports)
-                while self.step():
-                    self.interrupts.check()
+                with self.interrupts.limit(left):
+                    while self.step():
+                        self.interrupts.check()
                 done = True
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, SystemExit):
                 self.say_how_to_resume()
                 raise
             finally:
@@ -75,10 +86,13 @@ class Loop:
     def step(self) -> bool:
         """Start what can be started, wait for what ends first, record it; False at the end."""
         over = self.timeup() or self.stopping
+        if self.timeup():
+            return False
         if not over:
             over = not self.submit() and not self.running and not self.others()
         if self.running:
             self.collect()
+            self.idle = time.monotonic()
         elif not over:
             self.check_waiting()
             with self.interrupts.allowed():
@@ -93,12 +107,21 @@ class Loop:
             StudyError: If the executor says that it has no job left while some that it was given have not ended.
         """
         patience, begun = self.patience(), time.monotonic()
+        try:
+            with self.interrupts.allowed():
+                outcomes = self.executor.collect(patience)
+        except Halt:
+            if not self.timeup() and self.interrupts.told is None:
+                raise  # not of this study: it runs inside a training that has to end
+            return
+        self.ledger.flush() if not outcomes else self.record(outcomes)
+        now = time.monotonic()
+        if outcomes or now - begun > AT_ONCE:
+            self.heard = now
+            return
         with self.interrupts.allowed():
-            results = self.executor.collect(patience)
-        self.ledger.flush() if not results else self.record(results)
-        at_once = not results and time.monotonic() - begun < patience / 2
-        self.empty = self.empty + 1 if at_once else 0
-        if self.empty > DENIALS:
+            time.sleep(AT_ONCE)
+        if now - self.heard > DENIED:
             raise StudyError(
                 f"{self.executor!r} has no job left, and {_numbers(self.running)} have not come back",
                 where=f"study {self.ledger.name!r}",
@@ -111,15 +134,18 @@ class Loop:
         Raises:
             StudyError: If all unended jobs are held by this process, and none of them runs.
         """
-        held = self.ledger.mine.keys() & self.ledger.history.pending.keys()
-        if held and not self.ledger.busy and held == self.ledger.history.pending.keys():
+        unended = self.ledger.history.pending.keys() | self.ledger.history.reopened.keys()
+        held = self.ledger.mine.keys() & unended
+        if self.again:
+            return
+        if held and not self.ledger.busy and held == unended:
             raise StudyError(
                 f"nothing is left but {_numbers(held)}, which this process holds and nobody runs",
                 where=f"study {self.ledger.name!r}",
                 remedy="Tell the jobs that were asked for by hand, or close the study that holds them.",
             )
-        if self.ledger.history.pending:
-            self.say_once(f"waiting for {_numbers(self.ledger.history.pending.keys() - held)}, which others hold")
+        if unended and time.monotonic() - self.idle > LONELY:
+            self.say_once(f"waiting for {_numbers(unended - held)}, which this process does not hold")
 
     def submit(self) -> bool:
         """Give the executor as many jobs as it takes; whether there were any, or will be as soon as it has room."""
@@ -128,17 +154,39 @@ class Loop:
             self.say_once("the executor has no room for a job; waiting until it has")
             return True
         room = min(capacity, self.affordable()) - len(self.running)
-        jobs = self.ledger.take(room) if room > 0 else []
-        if jobs:
-            self.said_once.clear()
-            self.running.update(job.number for job in jobs)
-            self.executor.submit(jobs, self.parents(jobs))
-        return bool(jobs)
+        jobs = self.again.due(room)
+        new = self.ledger.take(room - len(jobs)) if room > len(jobs) else []
+        jobs += [job for job in new if not self.suspected(job)]
+        alone = [] if new or jobs else self.again.alone(room)
+        for chunk in [jobs, *([job] for job in alone)]:
+            if chunk:
+                self.said_once.clear()
+                self.running.update(job.number for job in chunk)
+                partials = self.partials(chunk)
+                self.executor.submit(chunk, self.parents(chunk), *([partials] if partials else []))
+        return bool(new or jobs or alone)
+
+    def suspected(self, job: Job) -> bool:
+        """Whether processes have died under a job before, so that it has to wait for the others.
+
+        The driver itself was that process where jobs are trained in it. There a job keeps its place the second time: a
+        driver is ended for many reasons, and a study that goes on has to give what it would have given.
+        """
+        begins = self.ledger.attempts.get(job.number, 1)
+        if begins <= (2 if getattr(self.executor, "here", False) else 1):
+            return False
+        self.again.suspect(job)
+        return True
+
+    def partials(self, jobs: Sequence[Job]) -> dict[int, str]:
+        """The states that earlier attempts at these jobs have left, in this process or in another."""
+        known = self.ledger.partials
+        return {job.number: file for job in jobs if (file := known.get(job.number)) is not None}
 
     def affordable(self) -> int:
         """Jobs that will probably end before the time is up: few at first, then as the pace so far tells.
 
-        A stack that is still training at the deadline is pruned as a whole, the more of it the wider it is.
+        A stack that is still training at the deadline is given back as a whole, the more of it the wider it is.
         """
         if self.deadline is None:
             return sys.maxsize
@@ -146,22 +194,39 @@ class Loop:
         return max(1, int((self.deadline - now) * self.fresh / (now - self.begun))) if self.fresh else PROBE
 
     def parents(self, jobs: Sequence[Job]) -> Mapping[int, Result]:
-        """The results of the jobs that these continue."""
-        results = self.ledger.history.results
-        found = {job.parent: results[job.parent] for job in jobs if job.parent is not None}
-        return {number: result for number, result in found.items() if result is not None}
+        """The results of the jobs that these continue, with the seconds of their lineages where these are limited."""
+        history = self.ledger.history
+        found = {job.parent: history.results[job.parent] for job in jobs if job.parent is not None}
+        given = {number: result for number, result in found.items() if result is not None}
+        if self.work.trial_seconds is None:
+            return given
+        return {number: replace(result, seconds=seconds_of(history, number)) for number, result in given.items()}
 
     def others(self) -> bool:
         """Whether more may come: other processes are at work, or one of them is proposing."""
         return self.ledger.busy or bool(self.ledger.history.pending) or bool(self.ledger.history.reopened)
 
-    def record(self, results: Sequence[Result]) -> None:
-        """Write results; stop the study where too many failed in a row.
+    def record(self, outcomes: Sequence[Result | Lost]) -> None:
+        """Write results, and see to the jobs that have none; stop the study where too many failed in a row.
 
         Raises:
-            StudyError: After ``max_failures`` failures in a row.
+            StudyError: After ``max_failures`` failures in a row, or where the disk is in trouble.
         """
-        self.running.difference_update(result.number for result in results)
+        self.running.difference_update(outcome.number for outcome in outcomes)
+        results = [outcome for outcome in outcomes if isinstance(outcome, Result)]
+        if results:
+            self.again.went_well()
+        for outcome in outcomes:
+            if isinstance(outcome, Lost):
+                begins = self.ledger.attempts.get(outcome.number, 1)
+                failed = self.again.lost(self.ledger.history.jobs[outcome.number], outcome, begins)
+                if outcome.why == "process" and failed is None:
+                    self.ledger.give_back([outcome.number], died=True)
+                results += [] if failed is None else [failed]
+                if outcome.error and failed is None:
+                    self.say_once(f"job {outcome.number} will run again: {outcome.error}")
+        if not results:
+            return
         accepted = set(self.ledger.record(results))
         self.fresh += len(accepted)
         self.stopping = self.stopping or self.ended()
@@ -178,13 +243,18 @@ class Loop:
                     remedy="Mend the task and run again: what is recorded stays. max_failures= sets the limit.",
                 )
 
-    def on_reports(self, reports: list[Report]) -> set[int]:
+    def on_reports(self, events: Sequence[Report | Partial]) -> set[int]:
         """Take reports as they come; the numbers of the jobs that should stop."""
+        for event in events:
+            if isinstance(event, Partial):
+                self.interrupts.deferred(partial(self.ledger.partial, event.number, event.file, event.steps))
+        reports = [event for event in events if isinstance(event, Report)]
+        self.heard = time.monotonic()
         stop = self.interrupts.deferred(lambda: self.ledger.report(reports))
         self.tick()
         if self.work.adapter is not None and reports:
             self.shown.say(moved(reports[0]))
-        return set(self.ledger.mine) if self.timeup() or self.stopping else stop
+        return set(self.ledger.mine) if self.stopping else stop
 
     def timeup(self) -> bool:
         """Whether the wall time is spent."""
@@ -223,6 +293,8 @@ class Loop:
         keep_first = contextlib.nullcontext() if done else contextlib.suppress(Exception)
         with keep_first:  # an error on the way out must not hide the one that led here
             try:
+                if self.running and hasattr(self.executor, "give_back"):
+                    self.record([one for one in self.executor.give_back(GIVE_BACK) if isinstance(one, Result)])
                 self.executor.close(wait=done)
             finally:
                 self.ledger.release()
@@ -245,7 +317,11 @@ class Loop:
             if not metrics and result is not None and result.checkpoint is not None:
                 from luthier.train.restore import final_test  # imports torch
 
-                metrics = final_test(self.work, history.jobs[number], result)
+                try:
+                    metrics = final_test(self.work, history.jobs[number], result)
+                except CheckpointError as error:  # the training is recorded all the same
+                    text = f"study {ledger.name!r}: the test split could not be measured on job {number}: {error}"
+                    warnings.warn(text, RuntimeWarning, stacklevel=2)
             if metrics:
                 tests.append({"number": number, "metrics": metrics})
         given = tests if len(history.objectives) > 1 else next(iter(tests), known)
@@ -269,12 +345,20 @@ class Loop:
             done, url = len(self.ledger.history.arrival), self.ledger.store.url
             kept = f"are recorded in {public_url(url)}; the same call again goes on from there"
             kept = "were only in memory; give store= to be able to go on" if url == MEMORY else kept
-            print(f"{self.ledger.name}: interrupted; {done} finished jobs {kept}", file=sys.stderr, flush=True)
+            print(
+                f"{self.ledger.name}: {self.interrupts.name}; {done} finished jobs {kept}", file=sys.stderr, flush=True
+            )
 
 
 def _numbers(numbers: Collection[int]) -> str:
     shown = ", ".join(map(str, sorted(numbers)[:5]))
     return f"{'jobs' if len(numbers) > 1 else 'job'} {shown}{' and others' if len(numbers) > 5 else ''}"
+
+
+def seconds_of(history: History, number: int) -> float:
+    """Time that a job and its ancestors have taken together."""
+    results = (history.results[link] for link in lineage(history, number))
+    return sum(result.seconds for result in results if result is not None)
 
 
 def expected(ledger: Ledger, trials: int | None) -> int | None:

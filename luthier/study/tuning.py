@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from luthier.checks import checked, whole
+from luthier.checks import checked, maybe, real, whole
 from luthier.errors import MethodError, StudyError
 from luthier.execute import Executor, Local
 from luthier.jobs import Budget
@@ -25,7 +25,7 @@ from luthier.study.loop import Loop
 from luthier.study.methods import AnyMethod, Resolved, for_task, resolve
 from luthier.study.starting import check_start, enqueue_new
 from luthier.study.study import Study
-from luthier.task import AnyTask, as_task, epoch_steps, is_torch, load_task
+from luthier.task import AnyTask, FunctionTask, as_task, epoch_steps, is_torch, load_task
 from luthier.train import Work
 
 
@@ -40,6 +40,7 @@ def tune(
     epochs: float | None = None,
     steps: int | None = None,
     seconds: float | None = None,
+    trial_seconds: float | None = None,
     total_steps: int | None = None,
     metric: str | Sequence[str] | None = None,
     mode: str | Sequence[str] | None = None,
@@ -73,7 +74,10 @@ def tune(
         trials: Configurations to start.
         epochs: Passes over the training data of each trial.
         steps: Training steps of each trial; excludes ``epochs``.
-        seconds: Wall time of this call. At its end what is running is stopped and recorded as pruned.
+        seconds: Wall time of this call. At its end what is running is given back with the state that it has reached;
+            the same call goes on with it.
+        trial_seconds: Time that each trial may take; of a stack of trainings, its share. One that has reported by
+            then is recorded as pruned, one that has not as failed.
         total_steps: Training steps of all trials together: no job is begun that would go beyond it.
         metric: The objective by name, ``"loss"`` by default, or several.
         mode: ``"min"`` or ``"max"``, for all of them or one for each.
@@ -112,6 +116,7 @@ def tune(
     trials, epochs, steps, seconds, _, total_steps = limits
     seed = None if seed is None else limits.seed
     max_failures = checked("max_failures", max_failures, whole(1), where="tune", error=StudyError)
+    trial_seconds = checked("trial_seconds", trial_seconds, maybe(real(above=0)), where="tune")
     goals = settings.objectives(metric, mode)
     given = load_task(task) if isinstance(task, str | Path) else as_task(task, space)
     if schedule is not None:
@@ -131,8 +136,8 @@ def tune(
     built = check_first(given, resolved.adapter, executor, seed, first)
     ledger = open_ledger(name, given.space, goals, resolved, budget, seed, store, task_name(task))
     save = checkpoints if checkpoints is not None else is_torch(given) or hasattr(ledger.proposer, "parents")
-    keep = ledger.checkpoints if save or is_torch(given) else None
-    work = Work(given, ledger.seeds, resolved.adapter, keep, goals, save)
+    keep = ledger.checkpoints if save or not isinstance(given, FunctionTask) else None
+    work = Work(given, ledger.seeds, resolved.adapter, keep, goals, save, trial_seconds=trial_seconds)
     study = Study.of(ledger, work)
     enqueue_new(ledger, first)
     execution = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ import luthier.nn
 from luthier.adapt import Adapter
 from luthier.data import digits
 from luthier.errors import LuthierError
-from luthier.jobs import Job, Report, Result
+from luthier.jobs import Job, Partial, Report, Result
 from luthier.losses import cross_entropy
 from luthier.metrics import accuracy
 from luthier.seeds import Seeds
@@ -77,6 +77,25 @@ class _First:
         return self._data[0]
 
 
+def train(
+    work: Work, jobs: list[Job], parents: Mapping[int, Result] | None = None, on_reports: Any = None
+) -> dict[int, Result]:
+    """The results of jobs, by number; one that an earlier call left in its middle goes on from there."""
+    checkpoints = work.checkpoints
+    assert checkpoints is not None
+    partials = {int(file.split("-")[1]): file for file in checkpoints.files() if file.startswith("partial-")}
+
+    def ask(events: Sequence[Report | Partial]) -> set[int]:
+        for event in events:
+            if isinstance(event, Partial):  # as the loop of tune() does
+                checkpoints.remove([partials[event.number]] if event.number in partials else [])
+                partials[event.number] = event.file
+        reports = [event for event in events if isinstance(event, Report)]
+        return on_reports(reports) if on_reports is not None and len(reports) == len(events) else set()
+
+    return {one.number: one for one in train_stack.run_stack(work, jobs, parents or {}, ask, partials)}  # type: ignore[misc]
+
+
 class AdapterContract:
     """Subclass it as ``class TestMine(AdapterContract)``, define :meth:`make`, and set what applies.
 
@@ -126,8 +145,7 @@ class AdapterContract:
         self, work: Work, jobs: list[Job], parents: Mapping[int, Result] | None = None, on_reports: Any = None
     ) -> dict[int, Result]:
         """The results of jobs, by number."""
-        listen = on_reports or (lambda reports: set())
-        return {result.number: result for result in train_stack.run_stack(work, jobs, parents or {}, listen)}
+        return train(work, jobs, parents, on_reports)
 
     def state(self, work: Work, result: Result) -> Any:
         """The state at the end of a job, a stack of one."""

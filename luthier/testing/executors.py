@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -12,12 +13,13 @@ from typing import Any
 import pytest
 
 from luthier.execute import Executor
-from luthier.jobs import Job, Report, Result
+from luthier.jobs import Job, Lost, Partial, Report
 from luthier.seeds import Seeds
 from luthier.space import Config, Float, Space
 from luthier.store.checkpoints import Checkpoints
 from luthier.task import Trial, as_task
 from luthier.train import Work, run
+from luthier.train.halt import Halt, guard
 
 SPACE = Space(x=Float(-1.0, 1.0))
 
@@ -63,17 +65,10 @@ def deadly(config: Config) -> float:
     return config["x"]
 
 
-class DeadlyOnce:
-    """Kills its own process the first time that it is called, as the file ``mark`` remembers."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __call__(self, config: Config) -> float:
-        if not self.mark.exists():
-            self.mark.touch()
-            os._exit(7)
-        return config["x"]
+def silent(config: Config) -> float:
+    """Says nothing for a minute."""
+    time.sleep(60)
+    return config["x"]
 
 
 class Walk:
@@ -93,13 +88,33 @@ class Walk:
         return {"loss": state["at"], "steps": state["steps"]}
 
 
-def collect_all(executor: Executor, count: int, seconds: float = 60.0) -> list[Result]:
-    """The results of ``count`` jobs, by number.
+class Slow(Walk):
+    """Takes a while, and keeps its state in the place where it is advanced, in a network too."""
+
+    def init(self, config: Config, key: int) -> dict[str, Any]:
+        import torch
+
+        return {**super().init(config, key), "network": torch.nn.Linear(1, 1)}
+
+    def advance(self, state: dict[str, Any], config: Config, steps: int) -> tuple[dict[str, Any], Mapping[str, float]]:
+        import torch
+
+        time.sleep(0.02)
+        state["at"], state["steps"] = state["at"] * 0.5 + config["x"], state["steps"] + steps
+        torch.nn.init.constant_(state["network"].weight, state["at"])
+        return state, {"loss": state["network"].weight.item()}
+
+    def evaluate(self, state: dict[str, Any]) -> Mapping[str, float]:
+        return {"steps": state["steps"]}
+
+
+def collect_all(executor: Executor, count: int, seconds: float = 60.0) -> list[Any]:
+    """What comes back of ``count`` jobs, by number.
 
     Raises:
         TimeoutError: If they take longer than ``seconds``.
     """
-    results: list[Result] = []
+    results: list[Any] = []
     deadline = time.monotonic() + seconds
     while len(results) < count:
         if time.monotonic() > deadline:
@@ -108,7 +123,7 @@ def collect_all(executor: Executor, count: int, seconds: float = 60.0) -> list[R
     return sorted(results, key=lambda result: result.number)
 
 
-def facts(results: list[Result]) -> list[tuple[Any, ...]]:
+def facts(results: list[Any]) -> list[tuple[Any, ...]]:
     """What must not depend on where a job ran: all but its time and the place of its checkpoint."""
     return [(r.number, r.status, str(dict(r.metrics)), r.steps, dict(r.final), r.error) for r in results]
 
@@ -116,8 +131,8 @@ def facts(results: list[Result]) -> list[tuple[Any, ...]]:
 class ExecutorContract:
     """Subclass it as ``class TestMine(ExecutorContract)`` and define :meth:`make`."""
 
-    def make(self, retries: int = 0) -> Executor:
-        """An executor that has not been started; ``retries`` is how often a job is run again whose worker died."""
+    def make(self) -> Executor:
+        """Return an executor that has not been started."""
         raise NotImplementedError
 
     @pytest.fixture
@@ -125,8 +140,8 @@ class ExecutorContract:
         """Starts executors for a test and closes them after it."""
         made: list[Executor] = []
 
-        def start(task: Any, on_reports: Any = None, retries: int = 0, **options: Any) -> Executor:
-            made.append(self.make(retries))
+        def start(task: Any, on_reports: Any = None, **options: Any) -> Executor:
+            made.append(self.make())
             work = Work(as_task(task, SPACE), Seeds(3), **options)
             made[-1].start(work, on_reports or (lambda reports: set()))
             return made[-1]
@@ -137,12 +152,12 @@ class ExecutorContract:
 
     def test_same_jobs_same_results(self, started: Callable[..., Executor]) -> None:
         jobs = [Job(n, {"x": n / 10 - 0.5}) for n in range(8)]
-        heard: list[Report] = []
+        heard: list[Any] = []
         executor = started(parabola, lambda reports: heard.extend(reports) or set())
         executor.submit(jobs[:5], {})
         executor.submit(jobs[5:], {})
         results = collect_all(executor, 8)
-        expected: list[Report] = []
+        expected: list[Any] = []
         work = Work(as_task(parabola, SPACE), Seeds(3))
         alone = [r for job in jobs for r in run(work, [job], {}, lambda reports: expected.extend(reports) or set())]
         assert facts(results) == facts(alone)
@@ -184,6 +199,67 @@ class ExecutorContract:
         assert second.status == "ok", second.error
         assert second.steps == 4 and second.metrics == walk.evaluate(state)
 
+    @pytest.mark.parametrize("function", [endless, silent])
+    def test_what_runs_is_given_back(self, started: Callable[..., Executor], function: Any) -> None:
+        heard: list[Any] = []
+        executor = started(function, lambda events: heard.extend(events) or set())
+        executor.submit([Job(n, {"x": 0.5}) for n in range(3)], {})
+        begun = time.monotonic()
+        back: list[Any] = []
+        with guard().active(), guard().until(time.monotonic() + 1.0), contextlib.suppress(Halt):
+            while not back and time.monotonic() - begun < 5.0:  # in this process, only the thread's guard can end it
+                back = executor.collect(0.2)
+                if time.monotonic() - begun > 1.0:
+                    break
+        back += executor.give_back(5.0)
+        assert time.monotonic() - begun < 9.0
+        assert sorted((lost.number, lost.why) for lost in back) == [(0, "asked"), (1, "asked"), (2, "asked")]
+
+    def test_a_state_given_back_is_gone_on_from(self, started: Callable[..., Executor], tmp_path: Path) -> None:
+        job, saved = Job(0, {"x": 0.5}, steps=200), {}
+        options: dict[str, Any] = {"checkpoints": Checkpoints(tmp_path), "save": True}
+
+        def listen(events: list[Any]) -> set[int]:
+            saved.update({event.number: event for event in events if isinstance(event, Partial)})
+            if any(isinstance(event, Report) and event.step >= 20 for event in events):
+                guard().give_back()
+            return set()
+
+        executor = started(Slow(), listen, **options)
+        executor.submit([job], {})
+        begun = time.monotonic()
+        with guard().active():
+            back: list[Any] = []
+            while not back and guard().due() is None and time.monotonic() - begun < 30.0:
+                back = executor.collect(0.1)
+            back += executor.give_back(5.0)
+        assert [(lost.number, lost.why) for lost in back] == [(0, "asked")]
+        assert 0 < saved[0].steps < 200
+        executor.close()
+        heard: list[Report] = []
+        again = started(
+            Slow(), lambda events: heard.extend(e for e in events if isinstance(e, Report)) or set(), **options
+        )
+        again.submit([job], {}, {0: saved[0].file})
+        (result,) = collect_all(again, 1)
+        again.close()  # a cluster has one seat for both
+        whole = started(Slow(), **options)
+        whole.submit([job], {})
+        assert facts([result]) == facts(collect_all(whole, 1)) and result.status == "ok", result.error
+        # the reports of the first attempt come once more
+        assert [one.step for one in heard if isinstance(one, Report)] == list(range(2, 201, 2))
+
+    def test_a_trial_has_its_time(self, started: Callable[..., Executor]) -> None:
+        for function, status, said in ((endless, "pruned", ""), (silent, "failed", "over its time")):
+            executor = started(function, trial_seconds=0.3)
+            executor.submit([Job(0, {"x": 0.5})], {})
+            begun = time.monotonic()
+            (result,) = collect_all(executor, 1)
+            assert time.monotonic() - begun < 8.0
+            assert (result.status, result.metrics) == (status, {"loss": 0.5} if status == "pruned" else {})
+            assert said in result.error and bool(said) == bool(result.error)
+            executor.close()
+
     def test_capacity_and_an_empty_queue(self, started: Callable[..., Executor]) -> None:
         executor = started(parabola)
         assert executor.capacity >= 1
@@ -215,23 +291,38 @@ class ProcessContract:
         assert executor.collect(0.3) == []
         assert time.monotonic() - begun < 2.0
 
-    def test_a_dead_worker_fails_its_job_alone(self, started: Callable[..., Executor]) -> None:
+    def test_a_dead_worker_loses_its_job_alone(self, started: Callable[..., Executor]) -> None:
         executor = started(deadly)
         executor.submit([Job(n, {"x": x}) for n, x in enumerate((0.1, -0.5, 0.2, 0.3))], {})
-        results = collect_all(executor, 4)
-        assert [result.status for result in results] == ["ok", "failed", "ok", "ok"]
-        assert "SIGKILL" in results[1].error
+        first, lost, *others = collect_all(executor, 4)
+        assert [result.status for result in (first, *others)] == ["ok", "ok", "ok"]
+        assert isinstance(lost, Lost) and lost.why == "process" and "SIGKILL" in lost.error
+        executor.submit([Job(1, {"x": 0.5})], {})  # which counts, and what comes of it, is the study's business
+        assert collect_all(executor, 1)[0].metrics == {"loss": 0.5}
 
-    def test_a_dead_worker_is_retried_where_asked(self, started: Callable[..., Executor], tmp_path: Path) -> None:
-        executor = started(DeadlyOnce(tmp_path / "mark"), retries=1)
+    def test_a_worker_told_to_end_hands_its_job_back(self, started: Callable[..., Executor]) -> None:
+        told: list[int] = []
+
+        def tell(events: list[Any]) -> set[int]:
+            if not told:
+                told.append(int(events[0].metrics["process"]))
+                os.kill(told[0], signal.SIGTERM)
+            return {1}
+
+        executor = started(Whoever(), tell)
         executor.submit([Job(0, {"x": 0.5})], {})
-        (result,) = collect_all(executor, 1)
-        assert (result.status, result.metrics) == ("ok", {"loss": 0.5})
-        assert (tmp_path / "mark").exists()
+        (lost,) = collect_all(executor, 1)
+        assert isinstance(lost, Lost) and lost.why == "machine" and "SIGTERM" in lost.error
+        executor.submit([Job(1, {"x": 0.5})], {})
+        assert collect_all(executor, 1)[0].status == "pruned"
+        assert told and not Path(f"/proc/{told[0]}/cmdline").exists()
 
-    def test_a_job_that_keeps_killing_its_worker_fails(self, started: Callable[..., Executor]) -> None:
-        executor = started(deadly, retries=1)
-        executor.submit([Job(0, {"x": -0.5}), Job(1, {"x": 0.5})], {})
-        dead, fine = collect_all(executor, 2)
-        assert (dead.status, fine.status) == ("failed", "ok")
-        assert "attempt 2" in dead.error
+
+class Whoever:
+    """Reports the process in which it runs until it is stopped."""
+
+    def __call__(self, config: Config, trial: Trial) -> float:
+        for step in range(6_000):
+            trial.report(step, loss=0.0, process=os.getpid())
+            time.sleep(0.01)
+        return 0.0

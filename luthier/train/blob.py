@@ -9,7 +9,7 @@ import numpy as np
 
 from luthier.errors import CheckpointError
 
-_KINDS = ("array", "scalar", "bytes", "tuple", "items")
+_KINDS = ("array", "scalar", "bytes", "tuple", "items", "object")
 _PREFIX = "luthier."  # marks a dict that stands for something else
 
 
@@ -17,7 +17,8 @@ def pack(state: Any, where: str) -> Any:
     """``state`` made of dicts with string keys, lists, tensors, numbers, strings, True, False and None.
 
     Args:
-        state: Dicts, lists and tuples of tensors, NumPy arrays, numbers, strings, bytes, True, False and None.
+        state: Dicts, lists and tuples of tensors, NumPy arrays, numbers, strings, bytes, True, False and None, and of
+            networks, optimizers and whatever else has ``state_dict`` and ``load_state_dict``.
         where: What it is the state of, for the message.
 
     Returns:
@@ -49,6 +50,9 @@ def pack(state: Any, where: str) -> Any:
         import torch
 
         return {f"{_PREFIX}bytes": torch.from_numpy(np.frombuffer(bytes(state), dtype=np.uint8).copy())}
+    kept = getattr(state, "state_dict", None)
+    if callable(kept) and callable(getattr(state, "load_state_dict", None)):
+        return {f"{_PREFIX}object": pack(kept(), f"{where}.state_dict()")}
     raise CheckpointError(
         f"a {type(state).__name__} cannot be kept",
         where=where,
@@ -57,19 +61,55 @@ def pack(state: Any, where: str) -> Any:
     )
 
 
-def unpack(blob: Any) -> Any:
-    """The state that :func:`pack` was given (a bytearray comes back as bytes)."""
+def holds_objects(blob: Any) -> bool:
+    """Whether :func:`unpack` needs a fresh state, whose networks and optimizers take up what was kept."""
     if isinstance(blob, list):
-        return [unpack(value) for value in blob]
+        return any(map(holds_objects, blob))
+    return isinstance(blob, dict) and (f"{_PREFIX}object" in blob or any(map(holds_objects, blob.values())))
+
+
+def unpack(blob: Any, fresh: Any = None) -> Any:
+    """The state that :func:`pack` was given (a bytearray comes back as bytes).
+
+    Args:
+        blob: What was kept.
+        fresh: A state of the same form, where :func:`holds_objects`: its networks and optimizers are loaded.
+
+    Raises:
+        CheckpointError: If it has no network or optimizer where one was kept, or one of another form.
+    """
+    if isinstance(blob, list):
+        return [unpack(value, _part(fresh, index)) for index, value in enumerate(blob)]
     if not isinstance(blob, dict):
         return blob
     kind = next(iter(blob)).removeprefix(_PREFIX) if len(blob) == 1 else ""
     if f"{_PREFIX}{kind}" not in blob or kind not in _KINDS:
-        return {key: unpack(value) for key, value in blob.items()}
+        return {key: unpack(value, _part(fresh, key)) for key, value in blob.items()}
     inner = blob[f"{_PREFIX}{kind}"]
     if kind == "tuple":
-        return tuple(unpack(value) for value in inner)
+        return tuple(unpack(value, _part(fresh, index)) for index, value in enumerate(inner))
     if kind == "items":
-        return {unpack(key): unpack(value) for key, value in inner}
+        keys = [unpack(key) for key, _ in inner]
+        return {key: unpack(value, _part(fresh, key)) for key, (_, value) in zip(keys, inner, strict=True)}
+    if kind == "object":
+        return _loaded(fresh, unpack(inner))
     array = inner.numpy()
     return array.tobytes() if kind == "bytes" else array if kind == "array" else array[()]
+
+
+def _part(fresh: Any, key: Any) -> Any:
+    try:
+        return fresh[key]
+    except (KeyError, IndexError, TypeError):
+        return None
+
+
+def _loaded(fresh: Any, kept: Any) -> Any:
+    if not callable(getattr(fresh, "load_state_dict", None)):
+        raise CheckpointError(
+            f"the state has a network or an optimizer that init does not make: it gives {type(fresh).__name__} there",
+            where="the state of a Trainable",
+            remedy="Make all networks and optimizers in init, or write save(state) and load(blob).",
+        )
+    fresh.load_state_dict(kept)
+    return fresh

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch.utils import _pytree as pytree
 
 from luthier.errors import CheckpointError, TaskError
-from luthier.jobs import Job, Report, Result
+from luthier.jobs import Job, Partial, Report, Result
+from luthier.train.keep import load, load_partial, log
 from luthier.train.members import on_device, rows_of
 
 if TYPE_CHECKING:
     from luthier.store.checkpoints import Checkpoints
     from luthier.task.program import Program, State
-    from luthier.train import Work
-
-PARTIAL = "partial-"  # how the file of a job in the middle of its training is called
+    from luthier.train import Ask, Work
 
 
 @dataclass
@@ -30,29 +30,30 @@ class Member:
     end: int
     reports: list[Report] = field(default_factory=list)
     seconds: float = 0.0
-    partial: str | None = None  # the file that it could be resumed from
+    limit: float | None = None  # seconds that it may take
+    saved: int = -1  # the age in steps at which it was last saved on the way
 
 
 class Saved:
     """What parents, and earlier attempts that were cut off, have left on disk for some jobs."""
 
-    def __init__(self, work: Work, program: Program, jobs: list[Job], parents: Mapping[int, Result]) -> None:
-        self._checkpoints, self._program, self._parents = work.checkpoints, program, parents
-        self._files: dict[str, tuple[State, dict[str, Any]]] = {}
-        numbers = {job.number for job in jobs}
-        files = work.checkpoints.files() if work.checkpoints else []
-        found = {int(file.split("-")[1]): file for file in files if file.startswith(PARTIAL)}
-        self.partials = {number: file for number, file in found.items() if number in numbers}
+    def __init__(
+        self, work: Work, program: Program, parents: Mapping[int, Result], partials: Mapping[int, str]
+    ) -> None:
+        self._checkpoints, self._program, self.parents = work.checkpoints, program, parents
+        self._files: dict[str, tuple[State, dict[str, Any]] | None] = {}
+        self._partials = partials if work.checkpoints else {}
 
     def partial(self, job: Job) -> tuple[State, dict[str, Any]] | None:
         """The state in which an earlier attempt at the job was last saved, and what it had measured."""
-        return self._load(self.partials[job.number]) if job.number in self.partials else None
+        file = self._partials.get(job.number)
+        return None if file is None else self._load(file, load_partial)
 
     def parent(self, job: Job) -> tuple[State, Mapping[str, Any]] | None:
         """The state, a stack of one, and the hyperparameters at the end of the job's parent."""
         if job.parent is None:
             return None
-        result = self._parents[job.parent]
+        result = self.parents[job.parent]
         if result.checkpoint is None:
             raise CheckpointError(
                 f"its parent, job {job.parent}, has no checkpoint",
@@ -60,34 +61,39 @@ class Saved:
                 remedy="Only a job that ended well can be continued.",
             )
         file, row = result.checkpoint
-        return rows_of(self._load(file)[0], [row]), result.final
+        return rows_of(self._state(file), [row]), result.final
 
     def age(self, job: Job) -> int:
         """Steps of the job's lineage at the moment from which it goes on."""
         partial = self.partial(job)
         if partial is not None:
             return int(partial[0]["t"][0])
-        checkpoint = None if job.parent is None else self._parents[job.parent].checkpoint
+        checkpoint = None if job.parent is None else self.parents[job.parent].checkpoint
         if checkpoint is None:
             return 0
         file, row = checkpoint
-        return int(self._load(file)[0]["t"][row])
+        return int(self._state(file)["t"][row])
 
-    def _load(self, file: str) -> tuple[State, dict[str, Any]]:
+    def _state(self, file: str) -> State:
+        found = self._load(file, load)
+        assert found is not None
+        return found[0]
+
+    def _load(self, file: str, read: Callable[..., Any]) -> tuple[State, dict[str, Any]] | None:
         if file not in self._files:
-            assert self._checkpoints is not None
-            state, meta = self._checkpoints.load(file)
-            self._files[file] = on_device(state, self._program), meta
+            found = read(self._checkpoints, file)
+            self._files[file] = None if found is None else (on_device(found[0], self._program), found[1])
         return self._files[file]
 
 
 def begin(work: Work, program: Program, adapter: Any, job: Job, saved: Saved) -> Member:
     """A job where it starts from here, on whichever of the three grounds there are."""
-    partial = saved.partial(job)
-    if partial is not None:
+    partial, limit = saved.partial(job), work.seconds_left(job, saved.parents)
+    if partial is not None and _is_of(partial, job, adapter.init(program, job.config, work.key(job))):
         state, meta = partial
         reports = [Report(job.number, *report) for report in meta["reports"]]
-        return Member(job, state, meta["start"], meta["end"], reports, meta["seconds"], saved.partials[job.number])
+        age = int(state["t"][0])
+        return Member(job, state, meta["start"], meta["end"], reports, meta["seconds"], limit, age)
     key = work.key(job)
     parent = saved.parent(job)
     if parent is None:
@@ -101,7 +107,22 @@ def begin(work: Work, program: Program, adapter: Any, job: Job, saved: Saved) ->
         overwrite = {name: value for name, value in job.config.items() if name not in final or final[name] != value}
         state = adapter.init(program, job.config, key, before, overwrite)
     start = int(state["t"][0])
-    return Member(job, state, start, start + max(adapter.window, job.steps // adapter.window * adapter.window))
+    end = start + max(adapter.window, job.steps // adapter.window * adapter.window)
+    return Member(job, state, start, end, limit=limit)
+
+
+def _is_of(partial: tuple[State, dict[str, Any]], job: Job, fresh: State) -> bool:
+    """Whether a partial state is of this very job and of its network as it is now."""
+    state, meta = partial
+    if meta.get("config") != repr(dict(job.config)) or not torch.equal(state["key"], fresh["key"]):
+        return False
+    there, here = (
+        {pytree.keystr(path): tuple(leaf.shape) for path, leaf in pytree.tree_flatten_with_path(tree)[0]}
+        for tree in ({part: whole[part] for part in ("params", "buffers", "opt")} for whole in (state, fresh))
+    )
+    if there != here:
+        log.warning("job %d begins anew: its half-trained state is of another network", job.number)
+    return there == here
 
 
 def _check_fits(job: Job, before: State, fresh: State) -> None:
@@ -122,12 +143,15 @@ def _check_fits(job: Job, before: State, fresh: State) -> None:
                 )
 
 
-def save_partial(checkpoints: Checkpoints, state: State, rows: list[Member], active: set[int]) -> None:
-    """Write down how far each active member of a stack has come, a file each, in place of the one before."""
+def save_partials(checkpoints: Checkpoints, state: State, rows: list[Member], active: Iterable[int], ask: Ask) -> None:
+    """Write down how far members of a stack have come, a file each."""
     for i in active:
-        member, old = rows[i], rows[i].partial
+        member, age = rows[i], int(state["t"][i])
+        if age <= max(member.start, member.saved):
+            continue
         reports = [[report.step, dict(report.metrics), dict(report.hyperparameters)] for report in member.reports]
-        meta = {"start": member.start, "end": member.end, "seconds": member.seconds, "reports": reports}
-        member.partial = checkpoints.save(f"{PARTIAL}{member.job.number}", rows_of(state, [i]), meta)
-        if old is not None:
-            checkpoints.remove([old])
+        of = repr(dict(member.job.config))
+        meta = {"config": of, "start": member.start, "end": member.end, "seconds": member.seconds, "reports": reports}
+        file = checkpoints.save(f"partial-{member.job.number}", rows_of(state, [i]), meta)
+        member.saved = age
+        ask([Partial(member.job.number, file, age - member.start)])

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from luthier.adapt.plain import Plain
-from luthier.jobs import Job, Report, Result, Status
+from luthier.jobs import Job, Lost, Report, Result, Status
 from luthier.stack.run import make_runner, stack_width
+from luthier.stack.trace import Eager
 from luthier.task.batches import Batches
+from luthier.task.call import describe
 from luthier.task.torch_task import TorchTask
+from luthier.train import keep
+from luthier.train.alone import over_time
+from luthier.train.halt import Halt, Overtime, guard
+from luthier.train.keep import Rhythm, StorageTrouble
 from luthier.train.members import rows_of, stacked
-from luthier.train.saved import Member, Saved, begin, save_partial
+from luthier.train.saved import Member, Saved, begin, save_partials
 
 if TYPE_CHECKING:
     from luthier.task.program import Program, State
-    from luthier.train import Work
+    from luthier.train import Ask, Work
 
 SHARED = "shared_"  # before the name of what is measured under weights that many configurations share
-PARTIAL_SECONDS = 30.0  # a training that takes longer is saved on the way, at its next measurement
+PARTIAL_SECONDS = 5.0  # a training that takes longer is saved on the way, at its next measurement
 
 
 def group_key(work: Work, job: Job, parents: Mapping[int, Result]) -> Hashable:
@@ -44,42 +51,72 @@ def trainer(work: Work, job: Job) -> tuple[TorchTask, Any]:
 
 
 def run_stack(
-    work: Work, jobs: list[Job], parents: Mapping[int, Result], on_reports: Callable[[list[Report]], set[int]]
-) -> Iterator[Result]:
+    work: Work,
+    jobs: list[Job],
+    parents: Mapping[int, Result],
+    ask: Ask,
+    partials: Mapping[int, str] | None = None,
+) -> Iterator[Result | Lost]:
     """Train jobs with equal :func:`group_key`; yields each result when its member ends.
 
     Args:
         work: Task, adapter, seeds and checkpoint folder.
         jobs: The jobs.
         parents: Results of the jobs that some of them continue.
-        on_reports: Takes the reports of a moment, returns the numbers of jobs to stop.
+        ask: Takes the reports of a moment, returns the numbers of jobs to stop.
+        partials: States that earlier attempts at the jobs have left, by number.
     """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # pools of several processes on the same cores run many times slower
+    torch.set_num_threads(work.threads)  # pools of several processes on the same cores run many times slower
     try:
-        yield from _run(work, jobs, parents, on_reports)
+        yield from _run(work, jobs, parents, ask, partials or {})
     finally:
         torch.set_num_threads(threads)
 
 
 def _run(
-    work: Work, jobs: list[Job], parents: Mapping[int, Result], on_reports: Callable[[list[Report]], set[int]]
-) -> Iterator[Result]:
+    work: Work, jobs: list[Job], parents: Mapping[int, Result], ask: Ask, partials: Mapping[int, str]
+) -> Iterator[Result | Lost]:
     task, adapter = trainer(work, jobs[0])
     program = task.program(jobs[0].config)
-    saved = Saved(work, program, jobs, parents)
+    saved = Saved(work, program, parents, partials)
     ages: dict[int, list[Job]] = {}
     for job in jobs:
-        ages.setdefault(saved.age(job), []).append(job)
+        try:
+            ages.setdefault(saved.age(job), []).append(job)
+        except StorageTrouble as trouble:  # of this job's file: the others go on
+            yield Lost(job.number, "storage", str(trouble))
     for group in ages.values():
-        first = begin(work, program, adapter, group[0], saved)
-        width = stack_width(program, adapter, first.state, len(group))
-        for i in range(0, len(group), width):
-            stop = on_reports([])  # the time may be up before these have begun
-            yield from (Result(job.number, "pruned") for job in group[i : i + width] if job.number in stop)
-            members = [begin(work, program, adapter, j, saved) for j in group[i : i + width] if j.number not in stop]
+        waiting, width = group, 0
+        while waiting:
+            stop = ask([])  # the study may have stopped them before these have begun
+            yield from (Result(job.number, "pruned") for job in waiting if job.number in stop)
+            waiting = [job for job in waiting if job.number not in stop]
+            guard().check()
+            members: list[Member] = []
+            while waiting and len(members) < max(width, 1):
+                member = _begun(work, program, adapter, waiting.pop(0), saved)
+                if isinstance(member, Member):
+                    members.append(member)
+                else:
+                    yield member
+                if members and not width:
+                    width = stack_width(program, adapter, members[0].state, 1 + len(waiting))
             if members:
-                yield from _train(work, program, adapter, members, on_reports)
+                yield from _train(work, program, adapter, members, ask)
+
+
+def _begun(work: Work, program: Program, adapter: Any, job: Job, saved: Saved) -> Member | Result | Lost:
+    """A job at its start; what cannot begin ends alone."""
+    try:
+        with guard().allowed():
+            return begin(work, program, adapter, job, saved)
+    except (KeyboardInterrupt, Halt):
+        raise
+    except StorageTrouble as trouble:
+        return Lost(job.number, "storage", str(trouble))
+    except BaseException as error:
+        return Result(job.number, "failed", error=describe(error))
 
 
 class _Data:
@@ -97,56 +134,154 @@ class _Data:
         return batches, None if self._valid is None else self._valid.at(step // self._window)
 
 
-def _train(
-    work: Work, program: Program, adapter: Any, members: list[Member], on_reports: Callable[[list[Report]], set[int]]
-) -> Iterator[Result]:
-    """Train members of equal age to their ends."""
-    window = adapter.window
-    every = max(1, round(program.epoch_steps * program.task.evaluate_every))
-    state = stacked([member.state for member in members])
-    rows = list(members)  # the member in each row of the stack; a row stays when its member has ended
-    active = set(range(len(rows)))
-    position = int(state["t"][0])
+def _train(work: Work, program: Program, adapter: Any, members: list[Member], ask: Ask) -> Iterator[Result | Lost]:
+    """Train members of equal age to their ends; what is wrong with one of them ends it alone."""
     if any(member.reports for member in members):
-        on_reports([report for member in members for report in member.reports])  # those after the last write were lost
-    saved = time.monotonic()
-    while active:
-        data = _Data(work, program, adapter, rows)
-        ahead = max(rows[i].end for i in active) - position
-        runner = make_runner(program, adapter, state, data, position, ahead // window)
-        while 2 * len(active) > len(rows):
-            clock = time.perf_counter()
-            start = position
-            due = position + -(-(every - position % every) // window) * window  # first whole window past a measurement
-            due = min(due, *(rows[i].end for i in active))
-            total: Tensor | float = 0.0
-            metrics: dict[str, Tensor] = {}
+        ask([report for member in members for report in member.reports])  # those after the last write were lost
+    stack = _Stack(work, program, adapter, members, ask)
+    try:
+        while stack.active:
+            yield from stack.advance()
+    except Overtime:
+        yield from stack.over()
+    except (Halt, KeyboardInterrupt, GeneratorExit):
+        guard().deferred(stack.save)
+        raise
+    except StorageTrouble:
+        raise
+    except BaseException as error:
+        left = stack.left()
+        if len(left) == 1:
+            yield Result(left[0].job.number, "failed", seconds=left[0].seconds, error=describe(error))
+            return
+        del stack, error  # with the memory that they hold, which may be what was wanting
+        for part in (left[: len(left) // 2], left[len(left) // 2 :]):
+            yield from _train(work, program, adapter, part, ask)
+
+
+class _Stack:
+    """Members of equal age on their way, as they were at the last measurement.
+
+    A row stays when its member has ended; when half of the stack has, it is compacted.
+    """
+
+    def __init__(self, work: Work, program: Program, adapter: Any, members: list[Member], ask: Ask) -> None:
+        self._work, self._program, self._adapter, self._ask = work, program, adapter, ask
+        self._every = max(1, round(program.epoch_steps * program.task.evaluate_every))
+        self._state = stacked([member.state for member in members])
+        self._rows = list(members)  # the member in each row of the stack
+        self.active = set(range(len(members)))
+        self._position = int(self._state["t"][0])
+        self._rhythm = Rhythm(PARTIAL_SECONDS)
+        self._whole = True  # the state is that of the last measurement
+
+    def advance(self) -> Iterator[Result]:
+        """Train until half of the stack has ended, and compact it."""
+        window, rows = self._adapter.window, self._rows
+        through = [i for i in sorted(self.active) if rows[i].end <= self._position]  # it was cut off there
+        if through:
+            yield from self._finish({i: _status(rows[i], rows[i].reports[-1], self._position, set()) for i in through})
+            if not self.active:
+                return
+        data = _Data(self._work, self._program, self._adapter, rows)
+        ahead = max(rows[i].end for i in self.active) - self._position
+        with guard().limit(self._patience()):
+            runner = make_runner(self._program, self._adapter, self._state, data, self._position, ahead // window)
+        while 2 * len(self.active) > len(rows):
+            reports = self._to_next_measurement(runner, data)
+            stop = self._ask(list(reports.values()))
+            ended: dict[int, Status] = {}
+            for i, report in reports.items():
+                status = _status(rows[i], report, self._position, stop)
+                if status is not None:
+                    ended[i] = status
+            if ended:
+                yield from self._finish(ended)
+            if self.active:
+                guard().check()
+                if self._rhythm.due and self._work.checkpoints:
+                    self._rhythm.save(lambda: guard().deferred(self._write))
+        rest = sorted(self.active)  # half of the stack has ended
+        self._state, self._rows = rows_of(self._state, rest), [rows[i] for i in rest]
+        self.active = set(range(len(rest)))
+
+    def _to_next_measurement(self, runner: Any, data: _Data) -> dict[int, Report]:
+        window, rows, start = self._adapter.window, self._rows, self._position
+        clock, position = time.perf_counter(), start
+        due = start + -(-(self._every - start % self._every) // window) * window  # first whole window past one
+        due = min(due, *(rows[i].end for i in self.active))
+        total: Tensor | float = 0.0
+        metrics: dict[str, Tensor] = {}
+        self._whole = isinstance(runner, Eager)  # a traced step writes over the state
+        with guard().limit(self._patience()):
             while position < due:
                 metrics = runner(*data.at(position))
                 total = total + metrics["train_loss"]
                 position += window
             state = runner.state
-            measured = {**metrics, **_measured(program, state)}
+            measured = {**metrics, **_measured(self._program, state)}
             measured["train_loss"] = total * window / (position - start)
-            share = (time.perf_counter() - clock) / len(active)
-            reports = _reports(program, adapter, state, rows, active, position, measured)
-            for i, report in reports.items():
-                rows[i].reports.append(report)
-                rows[i].seconds += share
-            stop = on_reports(list(reports.values()))
-            ended: dict[int, Status] = {}
-            for i, report in reports.items():
-                status = _status(rows[i], report, position, stop)
-                if status is not None:
-                    ended[i] = status
-            if ended:
-                yield from _finish(work, program, state, rows, ended, position)
-                active -= set(ended)
-            if active and time.monotonic() - saved > PARTIAL_SECONDS and work.checkpoints:
-                save_partial(work.checkpoints, state, rows, active)
-                saved = time.monotonic()
-        keep = sorted(active)  # compact: half of the stack has ended
-        state, rows, active = rows_of(state, keep), [rows[i] for i in keep], set(range(len(keep)))
+            reports = _reports(self._program, self._adapter, state, rows, self.active, position, measured)
+        self._state, self._position, self._whole = state, position, True
+        share = (time.perf_counter() - clock) / len(self.active)
+        for i, report in reports.items():
+            rows[i].reports.append(report)
+            rows[i].seconds += share
+        return reports
+
+    def _patience(self) -> float | None:
+        """Seconds in which the next measurement has to come: the least that a member has left, times the members."""
+        members = [self._rows[i] for i in self.active]
+        left = [member.limit - member.seconds for member in members if member.limit is not None]
+        return max(0.0, min(left)) * len(members) if left else None
+
+    def left(self) -> list[Member]:
+        """The members that have not ended, where they were measured last, or at their start where that is lost."""
+        members = [self._rows[i] for i in sorted(self.active)]
+        if self._whole:
+            return [replace(self._rows[i], state=rows_of(self._state, [i])) for i in sorted(self.active)]
+        ages = [int(member.state["t"][0]) for member in members]
+        kept = [[one for one in m.reports if one.step <= age] for m, age in zip(members, ages, strict=True)]
+        return [replace(member, reports=reports) for member, reports in zip(members, kept, strict=True)]
+
+    def save(self) -> None:
+        """Write down how far all have come, where that can be done."""
+        if self._whole and self._work.checkpoints:
+            self._rhythm.save(self._write)
+
+    def _write(self) -> None:
+        assert self._work.checkpoints
+        save_partials(self._work.checkpoints, self._state, self._rows, sorted(self.active), self._ask)
+
+    def over(self) -> Iterator[Result]:
+        """The results of members that did not come to their next measurement within the time of their trials."""
+        reported = sorted(i for i in self.active if self._rows[i].reports)
+        for i in sorted(self.active - set(reported)):
+            member = self._rows[i]
+            yield Result(member.job.number, "failed", seconds=member.seconds, error=over_time(self._work))
+        yield from self._finish(dict.fromkeys(reported, "pruned"), keeps=self._whole)
+
+    def _finish(self, ended: Mapping[int, Status | None], keeps: bool = True) -> Iterator[Result]:
+        """Copy ended members out, one file for all of them, then yield their results."""
+        rows, position, checkpoints = self._rows, self._position, self._work.checkpoints
+        kept = [i for i, status in ended.items() if status != "diverged"]
+        file = None
+        if kept and self._work.save and checkpoints and keeps:
+            numbers = [rows[i].job.number for i in kept]
+            state, name = rows_of(self._state, kept), f"jobs-{numbers[0]}-{position}"
+            file = guard().deferred(lambda: keep.save(checkpoints, name, state, {"jobs": numbers}))
+        for i, status in ended.items():
+            member, report = rows[i], rows[i].reports[-1]
+            self.active.discard(i)
+            yield Result(
+                number=member.job.number,
+                status=status or "ok",
+                metrics=report.metrics,
+                steps=position - member.start,
+                final=_active(self._program, member.job, {**member.job.config, **report.hyperparameters}),
+                seconds=member.seconds,
+                checkpoint=(file, kept.index(i)) if file is not None and i in kept else None,
+            )
 
 
 def _status(member: Member, report: Report, position: int, stop: set[int]) -> Status | None:
@@ -155,7 +290,8 @@ def _status(member: Member, report: Report, position: int, stop: set[int]) -> St
         return "diverged"
     if member.end <= position:
         return "ok"
-    return "pruned" if member.job.number in stop else None
+    over = member.limit is not None and member.seconds >= member.limit
+    return "pruned" if over or member.job.number in stop else None
 
 
 def _measured(program: Program, state: State) -> dict[str, Tensor]:
@@ -192,27 +328,3 @@ def _active(program: Program, job: Job, moved: Mapping[str, Any]) -> dict[str, A
         return dict(moved)
     names = program.task.space.active({**job.config, **moved})
     return {name: value for name, value in moved.items() if name in names}
-
-
-def _finish(
-    work: Work, program: Program, state: State, rows: list[Member], ended: Mapping[int, Status], position: int
-) -> Iterator[Result]:
-    """Copy ended members out, one file for all of them, then yield their results."""
-    kept = [i for i, status in ended.items() if status != "diverged"]
-    file = None
-    if kept and work.save and work.checkpoints:
-        numbers = [rows[i].job.number for i in kept]
-        file = work.checkpoints.save(f"jobs-{numbers[0]}-{position}", rows_of(state, kept), {"jobs": numbers})
-    for i, status in ended.items():
-        member, report = rows[i], rows[i].reports[-1]
-        yield Result(
-            number=member.job.number,
-            status=status,
-            metrics=report.metrics,
-            steps=position - member.start,
-            final=_active(program, member.job, {**member.job.config, **report.hyperparameters}),
-            seconds=member.seconds,
-            checkpoint=(file, kept.index(i)) if file is not None and i in kept else None,
-        )
-        if member.partial is not None and work.checkpoints:
-            work.checkpoints.remove([member.partial])

@@ -13,8 +13,8 @@ from luthier.train import Work
 
 
 class TestLocalInThisProcess(ExecutorContract):
-    def make(self, retries: int = 0) -> Executor:
-        return Local(workers=1, retries=retries)
+    def make(self) -> Executor:
+        return Local(workers=1)
 
     def test_64_trivial_calls_cost_little(self) -> None:
         executor = self.make()
@@ -28,10 +28,10 @@ class TestLocalInThisProcess(ExecutorContract):
 
 
 class TestLocalTwoWorkers(ExecutorContract):
-    def make(self, retries: int = 0) -> Executor:
-        return Local(workers=2, retries=retries)
+    def make(self) -> Executor:
+        return Local(workers=2)
 
 
 class TestLocalTwoWorkersAsProcesses(ProcessContract):
-    def make(self, retries: int = 0) -> Executor:
-        return Local(workers=2, retries=retries)
+    def make(self) -> Executor:
+        return Local(workers=2)

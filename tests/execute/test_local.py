@@ -18,7 +18,7 @@ import pytest
 import luthier as lt
 from luthier.errors import ExecutionError, MethodError, TaskError
 from luthier.execute import Executor, Local
-from luthier.jobs import Job, Report
+from luthier.jobs import Job, Lost, Report, Result
 from luthier.seeds import Seeds
 from luthier.space import Float, Space
 from luthier.task import as_task, load_task
@@ -90,12 +90,52 @@ def wait_until(done: Any, seconds: float) -> float:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"workers": 0}, {"workers": 1.5}, {"workers": True}, {"width": 0}, {"width": "wide"}, {"retries": -1}],
+    [{"workers": 0}, {"workers": 1.5}, {"workers": True}, {"width": 0}, {"width": "wide"}, {"threads": 0}],
 )
 def test_settings_out_of_range(settings: dict[str, Any]) -> None:
     (name,) = settings
-    with pytest.raises(MethodError, match=f"Local: {name}="):
+    with pytest.raises(MethodError, match=f"Local: {name} must be an integer"):
         Local(**settings)
+
+
+def test_the_old_argument_for_dead_workers_warns_and_counts() -> None:
+    with pytest.warns(FutureWarning, match="three times in all"):
+        assert Local(retries=2).deaths == 3
+    with pytest.raises(MethodError, match="retries must be an integer ≥ 0, got -1"):
+        Local(retries=-1)
+    assert Local().deaths is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"devices": "cpu"}, "devices must be a list of names, got 'cpu'"),
+        ({"devices": []}, "devices must be a list of names"),
+        ({"devices": ["cpu", "cpu"]}, "1 workers use 2"),
+        ({"devices": ["cpu"], "device": "cpu"}, "both given"),
+    ],
+)
+def test_devices_that_cannot_be(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(MethodError, match=said):
+        Local(**settings)
+
+
+def test_workers_are_spread_over_devices(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+
+    def function(config, trial):
+        time.sleep(0.3)  # both workers get a job
+        return float(os.environ["CUDA_VISIBLE_DEVICES"])
+
+    executor = start(work_on(function), devices=["cuda:0", "cuda:1"])
+    wait_until(lambda: all(worker.loaded for worker in executor._pool) or executor.collect(0.1), 60)
+    executor.submit(jobs_at(0.1, 0.2), {})
+    seen = {result.metrics["loss"] for result in collect_all(executor, 2)}
+    executor.close()
+    assert seen == {3.0, 5.0}
+    executor = start(work_on(lambda config: float(os.environ["OMP_NUM_THREADS"])), threads=2)
+    executor.submit(jobs_at(0.1), {})
+    assert collect_all(executor, 1)[0].metrics == {"loss": 2.0}
 
 
 def test_use_out_of_order(start: Start) -> None:
@@ -240,7 +280,7 @@ def test_members_of_a_stack_that_ended_keep_their_results(start: Start) -> None:
     executor = start(Work(task, Seeds(0)), on_reports, width=2)
     executor.submit([Job(n, {"lr": 0.1}, steps=20_000 if n == 1 else 8) for n in range(4)], {})
     ended, killed, *_ = collect_all(executor, 4)
-    assert (ended.number, ended.status, killed.number, killed.status) == (0, "ok", 1, "failed")
+    assert (ended.number, ended.status, killed.number, killed.why) == (0, "ok", 1, "process")
     assert "SIGKILL" in killed.error
 
 
@@ -290,8 +330,8 @@ def test_a_worker_that_is_killed_from_outside_is_replaced(start: Start) -> None:
     executor.submit(jobs_at(0.1, 0.2), {})
     after = collect_all(executor, 2)
     executor.close()
-    lived = {int(result.metrics["loss"]) for result in after if result.status == "ok"}
-    assert all("SIGKILL" in result.error for result in after if result.status == "failed")
+    lived = {int(result.metrics["loss"]) for result in after if isinstance(result, Result)}
+    assert all(lost.why == "process" and "SIGKILL" in lost.error for lost in after if isinstance(lost, Lost))
     assert not lived & before
 
 

@@ -48,7 +48,7 @@ def connected(cluster: Any) -> None:
 
 
 class TestRay(ExecutorContract):
-    def make(self, retries: int = 0) -> Any:
+    def make(self) -> Any:
         return Ray()
 
 

@@ -1,0 +1,102 @@
+"""States on their way to the disk and back: trouble of the disk is waited out, never a result of the training."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from luthier.errors import CheckpointError
+from luthier.train.halt import guard
+
+if TYPE_CHECKING:
+    from luthier.store.checkpoints import Checkpoints
+
+Value = TypeVar("Value")
+
+PAUSES = (0.25, 0.5, 1.0, 2.0)  # seconds between attempts at a file
+SHARE = 0.02  # of a training's time that saving it on the way may take
+log = logging.getLogger("luthier")
+
+
+class StorageTrouble(Exception):  # noqa: N818 - no fault of the training: it is never recorded
+    """A state could not be written or read, though that was tried for some seconds."""
+
+
+def save(checkpoints: Checkpoints, name: str, state: Any, meta: Mapping[str, Any]) -> str:
+    """Write a state and return its file's name.
+
+    Raises:
+        CheckpointError: If the state holds what cannot be kept.
+        StorageTrouble: If the disk is full or cannot be written.
+    """
+    return _patiently(lambda: checkpoints.save(name, state, meta), lambda error: error.__cause__ is not None)
+
+
+def load(checkpoints: Checkpoints, file: str) -> tuple[Any, dict[str, Any]]:
+    """State and meta of a file.
+
+    Raises:
+        StorageTrouble: If it is missing or damaged, or the disk cannot be read.
+    """
+    return _patiently(lambda: checkpoints.load(file), lambda error: True)
+
+
+def load_partial(checkpoints: Checkpoints, file: str) -> tuple[Any, dict[str, Any]] | None:
+    """The state that an earlier attempt at a job has left; None where it is missing or damaged, which costs the time
+    that it took.
+
+    Raises:
+        StorageTrouble: If the disk cannot be read.
+    """
+    try:
+        return checkpoints.load(file)
+    except CheckpointError as error:
+        if isinstance(error.__cause__, OSError):
+            return load(checkpoints, file)
+        log.warning("a half-trained state is left aside, and its job begins anew: %s", error)
+        return None
+
+
+def _patiently(action: Callable[[], Value], is_trouble: Callable[[CheckpointError], bool]) -> Value:
+    for pause in (*PAUSES, None):
+        try:
+            return action()
+        except CheckpointError as error:
+            if not is_trouble(error):
+                raise
+            if pause is None:
+                raise StorageTrouble(str(error)) from error
+            log.info("trying again in %g s: %s", pause, error)
+        guard().check()
+        time.sleep(pause)
+    raise AssertionError
+
+
+class Rhythm:
+    """When a training is saved on the way: every so many seconds, and seldom enough to take little of its time.
+
+    Args:
+        seconds: The least time between two saves.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._least, self._every, self._last = seconds, seconds, time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time."""
+        return time.monotonic() - self._last > self._every
+
+    def save(self, action: Callable[[], None]) -> None:
+        """Save by ``action``, unless the disk is in trouble: what is saved on the way is saved later then."""
+        begun = time.perf_counter()
+        try:
+            action()
+        except CheckpointError as error:
+            if error.__cause__ is None:
+                raise
+            log.warning("a training in progress could not be saved: %s", error)
+        took = time.perf_counter() - begun
+        self._last, self._every = time.monotonic(), self._least * max(1.0, took / SHARE / max(self._least, 1.0))
