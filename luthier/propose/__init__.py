@@ -17,6 +17,7 @@ from luthier.seeds import Seeds
 if TYPE_CHECKING:
     from luthier.propose.asha import ASHA
     from luthier.propose.derive import Derive
+    from luthier.propose.freeze_thaw import FreezeThaw
     from luthier.propose.genetic import Genetic
     from luthier.propose.gflownet import GFlowNet
     from luthier.propose.gp import GaussianProcess
@@ -35,6 +36,7 @@ __all__ = [
     "PB2",
     "PBT",
     "Derive",
+    "FreezeThaw",
     "GFlowNet",
     "GaussianProcess",
     "Genetic",
@@ -48,7 +50,8 @@ __all__ = [
     "Surrogate",
 ]
 
-_FILES = {name: name.lower() for name in __all__ if name != "Proposer"} | {"GaussianProcess": "gp"}
+_FILES = {name: name.lower() for name in __all__ if name != "Proposer"}
+_FILES |= {"GaussianProcess": "gp", "FreezeThaw": "freeze_thaw"}
 
 __getattr__ = lazy(__name__, _FILES)
 

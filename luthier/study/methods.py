@@ -31,6 +31,7 @@ MethodName = Literal[
     "pb2",
     "hyperband",
     "asha",
+    "freeze_thaw",
     "median",
     "hypergradient",
     "hypernet",
@@ -198,6 +199,14 @@ METHODS: dict[str, Method] = {
             "many short trainings, of which the best are continued, without waiting",
             "Li et al. 2020",
             "luthier/propose/asha.py",
+        ),
+        Method(
+            "freeze_thaw",
+            "luthier.propose.freeze_thaw:FreezeThaw",
+            "between",
+            "a Gaussian process of learning curves: goes on with what promises most at its end",
+            "Swersky et al. 2014",
+            "luthier/propose/freeze_thaw.py",
         ),
         Method(
             "median",

@@ -17,6 +17,7 @@ from luthier.interop.optuna import NSGA2, TPE
 from luthier.jobs import OK, Budget, History, Job
 from luthier.propose import GaussianProcess, GFlowNet, Grid, Proposer, Random
 from luthier.propose.asha import ASHA
+from luthier.propose.freeze_thaw import FreezeThaw
 from luthier.propose.genetic import Genetic
 from luthier.propose.hyperband import Hyperband
 from luthier.propose.median import Median
@@ -235,6 +236,27 @@ class TestASHA(ProposerContract):
 
     def make(self) -> Proposer:
         return ASHA(rungs=3)
+
+
+class TestFreezeThaw(ProposerContract):
+    spaces: ClassVar[Mapping[str, Space]] = {name: SPACES[name] for name in ("conditional", "mixed")}
+    budget = Budget(trials=8, steps=9)
+    learns = True
+    learning_budget = Budget(trials=30, steps=27)
+    learning_wins = 0.6
+    problems: ClassVar[Mapping[str, Problem]] = {"decay": DECAY, "curves": CURVES}
+
+    def make(self) -> Proposer:
+        return FreezeThaw(initial=4, rungs=3)
+
+
+class TestFreezeThawThatStops(ProposerContract):
+    spaces: ClassVar[Mapping[str, Space]] = {"conditional": SPACES["conditional"]}
+    budget = Budget(trials=8, steps=9)
+    report_every = 1
+
+    def make(self) -> Proposer:
+        return FreezeThaw(initial=4, rungs=3, stops=True)
 
 
 class TestStopping(ProposerContract):

@@ -30,6 +30,10 @@ class Drifting:
         self.at_scale, self.at_noise, self.at_drift = kernel.at_scale, kernel.at_noise, kernel.size
         self.places = {**kernel.places, "drift": slice(kernel.size, self.size)}
 
+    def variance(self, theta: np.ndarray) -> float:
+        """The variance of the function at any point, without noise."""
+        return self.kernel.variance(theta)
+
     def scaled(self, theta: np.ndarray, features: np.ndarray) -> np.ndarray:
         """Warped features over their lengthscales, with the time as it was, (n, features)."""
         return np.concatenate([self.kernel.scaled(theta[:-1], features[:, :-1]), features[:, -1:]], axis=1)

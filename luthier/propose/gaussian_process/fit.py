@@ -16,8 +16,20 @@ BOUNDS = {
     "noise": (1e-6, 1.0),
     "warp": (np.exp(-2.0), np.exp(2.0)),
     "drift": (5e-4, 0.5 * np.log(2.0)),  # a forgetting ε of 0.001 to 0.5 a round
+    "own length": (0.03, 30.0),
+    "own scale": (1e-3, 10.0),
+    "trend length": (0.03, 30.0),
+    "trend scale": (1e-3, 10.0),
+}
+# of learning curves: mean and standard deviation of the logarithm
+NORMAL = {
+    "own length": (0.0, 0.7),
+    "own scale": (-1.0, 1.5),
+    "trend length": (0.0, 0.7),
+    "trend scale": (-1.5, 1.5),
 }
 START = {"length": 1.0, "scale": 1.0, "noise": 0.01, "warp": 1.0, "drift": -0.5 * np.log(0.9)}
+START |= {kind: float(np.exp(mean)) for kind, (mean, _) in NORMAL.items()}
 
 
 def bounds(kernel: Covariance) -> np.ndarray:
@@ -78,8 +90,8 @@ def log_prior(kernel: Covariance, theta: np.ndarray) -> tuple[float, np.ndarray]
     """Logarithm of the prior density, up to a constant, and its gradient by ``theta``.
 
     With ``w = 1 / l²``: ``-(0.1 / w + 0.1 w)`` for each lengthscale; Gamma(2, 1) for the scale; Gamma(1.1, rate 30) for
-    the noise variance; N(0, 0.5²) for each log a and log b; flat for a drift. The first three are those of Optuna's GP
-    sampler.
+    the noise variance; N(0, 0.5²) for each log a and log b; normal in the logarithm for those of learning curves; flat
+    for a drift. The first three are those of Optuna's GP sampler.
     """
     length, warp = kernel.places["length"], kernel.places["warp"]
     squared = np.exp(2.0 * theta[length])
@@ -93,6 +105,11 @@ def log_prior(kernel: Covariance, theta: np.ndarray) -> tuple[float, np.ndarray]
     gradient[kernel.at_scale] = 1.0 - scale
     gradient[kernel.at_noise] = 0.1 - 30.0 * noise
     gradient[warp] = -warps / WARP_DEVIATION
+    for kind, (mean, deviation) in NORMAL.items():
+        if kind in kernel.places:
+            away = (theta[kernel.places[kind]] - mean) / deviation
+            value -= 0.5 * float(away @ away)
+            gradient[kernel.places[kind]] = -away / deviation
     return float(value), gradient
 
 

@@ -50,6 +50,10 @@ class Covariance(Protocol):
     at_noise: int
     places: dict[str, slice]
 
+    def variance(self, theta: np.ndarray) -> float:
+        """The variance of the function at any point, without noise."""
+        ...
+
     def scaled(self, theta: np.ndarray, features: np.ndarray) -> np.ndarray:
         """The points as :meth:`cross` compares them."""
         ...
@@ -96,6 +100,10 @@ class Kernel:
             "noise": slice(self.at_noise, self.at_noise + 1),
             "warp": slice(first, self.size),
         }
+
+    def variance(self, theta: np.ndarray) -> float:
+        """The variance of the function at any point, without noise."""
+        return float(np.exp(theta[self.at_scale]))
 
     def scaled(self, theta: np.ndarray, features: np.ndarray) -> np.ndarray:
         """Warped features over their lengthscales, (n, features)."""

@@ -43,7 +43,7 @@ class Posterior(NamedTuple):
         cross = self.kernel.cross(self.theta, self.scaled, self.kernel.scaled(self.theta, features))
         mean = cross.T @ self.alpha
         left = forward(self.lower, cross)
-        variance = np.exp(self.theta[self.kernel.at_scale]) - np.einsum("nm,nm->m", left, left)
+        variance = self.kernel.variance(self.theta) - np.einsum("nm,nm->m", left, left)
         return mean, np.sqrt(np.maximum(variance, 1e-12))
 
     def means(self) -> np.ndarray:
