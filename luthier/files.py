@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 _STREAMS = ("/dev/fd/", "/proc/self/fd/")
@@ -38,22 +39,34 @@ def write_whole(path: str | Path, data: str | bytes, make_folder: bool = False) 
         raise IsADirectoryError(None, "it is a folder")
     if make_folder:
         target.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(target) as partial, partial.open("r+b") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return target
+
+
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A new file beside ``target``, under a name that nobody can guess, which takes its place at the end.
+
+    An exception removes it, and leaves what was there.
+    """
     partial = target.parent / f".{secrets.token_hex(12)}.part"
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666)
     try:
-        with os.fdopen(descriptor, "wb") as stream:
+        try:
             with contextlib.suppress(OSError):  # there is no such file yet, or its permissions are not ours to give
                 found = target.lstat()
                 if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
                     os.fchmod(descriptor, stat.S_IMODE(found.st_mode) & 0o777)
-            stream.write(content)
-            stream.flush()
-            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        yield partial
         partial.replace(target)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    return target
 
 
 def _is_stream(target: Path) -> bool:

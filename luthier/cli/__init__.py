@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from luthier import __version__
-from luthier.cli import reading, running
+from luthier.cli import keeping, reading, running
 
 app = typer.Typer(
     name="luthier",
@@ -44,6 +44,11 @@ for command in (
     reading.export,
     reading.follow,
     reading.serve,
+    keeping.copy,
+    keeping.backup,
+    keeping.rename,
+    keeping.delete,
+    keeping.weights,
 ):
     app.command()(command)
 

@@ -105,6 +105,10 @@ class Session:
             cursor.executemany(text, [{**given, **entry} for entry in values] if given else values)
             cursor.close()
 
+    def backup(self, copy: Any) -> None:
+        """Copy the whole of an SQLite database to another connection, as it is at one moment."""
+        self._connection.backup(copy)
+
     def execute(self, text: str) -> None:
         """A command without parameters, such as COMMIT."""
         self._connection.execute(text)
