@@ -14,7 +14,9 @@ import pytest
 from typer.testing import CliRunner
 
 from luthier.cli import app
-from luthier.study.methods import METHODS
+from luthier.cli.common import named_method
+from luthier.errors import MethodError
+from luthier.study.methods import METHODS, settings_of
 from luthier.study.study import Study
 
 ROOT = Path(__file__).parents[1]
@@ -193,3 +195,45 @@ def test_the_real_command(here: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 130 and "goes on from there" in errors and "Traceback" not in errors
+
+
+def test_a_method_tells_its_settings_and_a_pair_takes_those_of_both(here: Path) -> None:
+    told = " ".join(run("methods", "pbt").split())
+    assert "rounds" in told and "10" in told and "Parts of a whole training" in told and "(0.8, 1.2)" in told
+    assert "no method 'nope'" in run("methods", "nope", code=2)
+    for name in METHODS:
+        assert all(meaning for _, meaning in settings_of(name).values()), name
+    pair = named_method("grid+hypergradient", {"points": 2, "hypergradient.hyper_lr": 0.5}, 1)
+    assert (pair[0].points, pair[1].hyper_lr) == (2, 0.5) and named_method("gp", {}, 1) == "gp"
+    for text, settings, message in (
+        ("grid+hypergradient", {"nothing": 1}, "is no setting.*The settings are grid: points"),
+        ("grid+nope", {}, "there is no method 'grid.nope'"),
+        ("grid+gp+pbt", {}, "there is no method"),
+    ):
+        with pytest.raises(MethodError, match=message):
+            named_method(text, settings, 1)
+    (here / "net.py").write_text(
+        "import torch, luthier as lt\n\n\n"
+        "def part(rows, drawn=torch.Generator().manual_seed(0)):\n"
+        "    return lt.Split(torch.randn(rows, 3, generator=drawn), torch.randn(rows, 1, generator=drawn))\n\n\n"
+        "task = lt.TorchTask(space=lt.Space(lr=lt.Float(1e-3, 0.1, log=True)), model=lambda c: torch.nn.Linear(3, 1),\n"
+        "    data=lt.Splits(part(40), part(20), part(20)), loss=lt.losses.mean_squared_error,\n"
+        "    optimizer=lt.optim.SGD(), batch_size=20)\n"
+    )
+    run(
+        "tune",
+        "net.py",
+        "-m",
+        "random+hypergradient",
+        "-n",
+        "2",
+        "--steps",
+        "5",
+        "--store",
+        "s.db",
+        "--name",
+        "p",
+        "-q",
+    )
+    study = Study.load("p", here / "s.db")
+    assert study.settings["method"]["adapter"]["class"] == "Hypergradient" and len(study.trials) == 2

@@ -109,3 +109,30 @@ def screen() -> Console:
 def quoted(text: str) -> str:
     """A name or an address as a shell takes it."""
     return shlex.quote(public_url(text))
+
+
+def named_method(text: str, settings: dict[str, Any], objectives: int) -> Any:
+    """The method of ``--method`` and ``--set``: a name, or a proposer and an adapter with a plus between.
+
+    A setting belongs to the part that has one of that name; ``PART.NAME`` says which where both have.
+
+    Raises:
+        MethodError: If a name is none of a method, or a setting none of theirs.
+    """
+    from luthier.study.methods import METHODS, resolve, settings_of
+
+    parts = [part.strip() for part in text.split("+")]
+    if len(parts) == 1 and not settings:
+        return text
+    if len(parts) != 2 or any(part not in METHODS for part in parts):
+        return resolve(text, settings, objectives)  # one method, or an error that names all there are
+    given: list[dict[str, Any]] = [{}, {}]
+    for name, value in settings.items():
+        owner, dot, rest = name.rpartition(".")
+        places = [n for n, part in enumerate(parts) if rest in settings_of(part) and (not dot or owner == part)]
+        if len(places) != 1:
+            known = "; ".join(f"{part}: {', '.join(settings_of(part)) or 'none'}" for part in parts)
+            which = f"is a setting of both: write {parts[0]}.{rest} or {parts[1]}.{rest}" if places else "is no setting"
+            raise MethodError(f"{name}={value!r} {which}", where=f"method {text}", remedy=f"The settings are {known}.")
+        given[places[0]][rest] = value
+    return tuple(METHODS[part].load(objectives)(**own) for part, own in zip(parts, given, strict=True))

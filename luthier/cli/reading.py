@@ -24,10 +24,29 @@ class Format(enum.StrEnum):
     schedule = "schedule"
 
 
-def methods() -> None:
-    """List the methods: what [bold]tune --method[/bold] takes."""
-    from luthier.study.methods import METHODS
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One of them: its settings, with defaults and meanings.")] = None,
+) -> None:
+    """List the methods, what [bold]tune --method[/bold] takes; or one's settings, what [bold]--set[/bold] takes.
 
+    [bold]Example[/bold]
+
+    luthier methods pbt
+    """
+    from luthier.study.methods import METHODS, resolve, settings_of
+
+    if name is not None:
+        with told():
+            if name not in METHODS:
+                resolve(name)  # raises, with the names that there are
+            row, found = METHODS[name], settings_of(name)
+            table = new_table(f"{name}: {row.summary} ({row.paper})", "--set", "default", "meaning")
+            for setting, (default, meaning) in found.items():
+                add_row(table, setting, default, meaning.replace("``", ""))
+            if not found:
+                add_row(table, "it has no settings", "", "")
+            screen().print(table)
+        return
     headings = ("method", "changes hyperparameters", "what it is", "source", "file", "example")
     table = new_table("Methods", *headings)
     for row in METHODS.values():

@@ -14,6 +14,7 @@ from luthier.cli.common import (
     StoreOption,
     directions,
     failure,
+    named_method,
     options,
     quoted,
     screen,
@@ -38,7 +39,11 @@ def tune(
     file: Annotated[Path, typer.Argument(help="A Python file that defines [bold]task[/bold].", show_default=False)],
     method: Annotated[
         str | None,
-        typer.Option("--method", "-m", help="A name of [bold]luthier methods[/bold]. \\[default: random]"),
+        typer.Option(
+            "--method",
+            "-m",
+            help="A name of [bold]luthier methods[/bold], or two: random+hypergradient. \\[default: random]",
+        ),
     ] = None,
     schedule: Annotated[
         Path | None,
@@ -82,6 +87,8 @@ def tune(
 
     luthier tune mine.py --method grid --set points=3 --metric accuracy --mode max --workers 2
 
+    luthier tune mine.py --method random+hypergradient --trials 8 --epochs 20
+
     luthier tune mine.py --seconds 600 --store sqlite:///studies/mine.db
 
     luthier tune mine.py --schedule schedule.json
@@ -89,16 +96,15 @@ def tune(
     luthier tune mine.py --trials 200 --executor ray --gpus 0.5 --store postgresql://me@host/studies
     """
     with told():
-        from luthier.study.methods import resolve
         from luthier.study.tuning import tune as run
 
         settings, goals = options(set_ or []), several(metric)
         study_name = name or f"{file.stem}-{method or ('random' if schedule is None else 'replay')}"
         study = run(
             file,
-            resolve(method or "random", settings, 1 if isinstance(goals, str | None) else len(goals))
-            if settings
-            else cast("Any", method),
+            named_method(method or "random", settings, 1 if isinstance(goals, str | None) else len(goals))
+            if settings or method
+            else None,
             schedule=schedule,
             trials=trials,
             epochs=epochs,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
@@ -379,6 +381,43 @@ def _named(name: str, options: Mapping[str, Any] | None, objectives: int) -> Any
                 remedy=f"Its settings are: {', '.join(known)}." if known else "It has no settings.",
             )
     return kind(**(options or {}))
+
+
+def settings_of(name: str, objectives: int = 1) -> dict[str, tuple[str, str]]:
+    """The settings of a method: for each its default as text, and what its docstring says of it.
+
+    Example:
+        >>> settings_of("pbt")["rounds"][0]
+        '10'
+    """
+    kind = METHODS[name].load(objectives)
+    told = _arguments(inspect.getdoc(kind) or "")
+    found = {}
+    for field in dataclasses.fields(kind):
+        if field.init and field.repr:
+            default = field.default
+            if field.default_factory is not dataclasses.MISSING:
+                default = field.default_factory()
+            shown = "" if default is dataclasses.MISSING else repr(default)
+            found[field.name] = (shown, told.get(field.name, ""))
+    return found
+
+
+def _arguments(doc: str) -> dict[str, str]:
+    """What a docstring says under Args, by name."""
+    _, _, rest = doc.partition("Args:\n")
+    found: dict[str, str] = {}
+    name = ""
+    for line in rest.splitlines():
+        if line.strip() and not line.startswith(" "):
+            break
+        if entry := re.match(r" {4}(\w+)(?: \(.*?\))?: (.*)", line):
+            name, found[entry[1]] = entry[1], entry[2]
+        elif name and line.strip():
+            found[name] += f" {line.strip()}"
+        else:
+            name = ""
+    return found
 
 
 def _kind(part: Any) -> Literal["between", "during"]:
