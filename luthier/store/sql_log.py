@@ -307,7 +307,8 @@ class Log:
     def read_row(self, row: Any) -> Read:
         """A row with its events."""
         events = rows.read(rows.unpacked, row, self.where("luthier_events"))
-        return Read(row.seq, math.nan if row.at is None else row.at, events)
+        at = row.at if isinstance(row.at, int | float) else math.nan  # NULL before schema 2
+        return Read(row.seq, at, events)
 
     def wrote(self, counts: Counts) -> None:
         """Keep what a transaction has put into order, until the next sync."""
