@@ -237,3 +237,15 @@ def test_a_method_tells_its_settings_and_a_pair_takes_those_of_both(here: Path) 
     )
     study = Study.load("p", here / "s.db")
     assert study.settings["method"]["adapter"]["class"] == "Hypergradient" and len(study.trials) == 2
+
+
+def test_known_configurations_come_first_and_a_study_ends_when_it_is_good_enough(here: Path) -> None:
+    given = ["--store", "s.db", "--trials", "40", "-q"]
+    run("tune", "mine.py", *given, "--name", "a", "--start", '{"x": 0.5, "layers": 2}', "--start", '{"x": 0.25}')
+    study = Study.load("a", here / "s.db")
+    assert study.trials[0].config == {"x": 0.5, "layers": 2} and study.trials[1].config["x"] == 0.25
+    run("tune", "mine.py", *given, "--name", "b", "--start", '{"x": 0.0, "layers": 1}', "--target", "1.0")
+    assert len(Study.load("b", here / "s.db").trials) == 1
+    run("tune", "mine.py", *given, "--name", "c", "--start", '{"x": 0.0, "layers": 1}', "--patience", "3")
+    assert 1 < len(Study.load("c", here / "s.db").trials) < 12
+    assert "is not JSON" in run("tune", "mine.py", *given, "--start", "{x}", code=2)

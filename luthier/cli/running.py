@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -68,6 +69,16 @@ def tune(
     address: Annotated[str | None, typer.Option(help="Address of the Ray cluster.")] = None,
     cpus: Annotated[float, typer.Option(min=0, help="CPUs of each worker on the cluster.")] = 1,
     gpus: Annotated[float, typer.Option(min=0, help="GPUs of each worker on the cluster; 0.5 shares one.")] = 0,
+    start: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A configuration to try first, as JSON, or the word default; again for more.", metavar="JSON"
+        ),
+    ] = None,
+    target: Annotated[float | None, typer.Option(help="End once a trial is as good as this value.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="End after so many trials without a better one.", metavar="TRIALS")
+    ] = None,
     metric: Annotated[
         str | None, typer.Option(help="The objective, or several with commas between. \\[default: loss]")
     ] = None,
@@ -90,6 +101,8 @@ def tune(
     luthier tune mine.py --method random+hypergradient --trials 8 --epochs 20
 
     luthier tune mine.py --seconds 600 --store sqlite:///studies/mine.db
+
+    luthier tune mine.py --trials 500 --start '{"lr": 0.001, "layers": 2}' --target 0.05 --patience 50
 
     luthier tune mine.py --schedule schedule.json
 
@@ -115,6 +128,8 @@ def tune(
             store=store,
             name=study_name,
             seed=seed,
+            start=[_configuration(text) for text in start or []],
+            stop=_conditions(target, patience),
             executor=_executor(executor, workers, address, cpus, gpus),
             progress=False if quiet else None,
         )
@@ -127,6 +142,24 @@ def tune(
         if not quiet and study.in_store:
             asked = f"{quoted(study.name)} --store {quoted(store)}"
             console.print(f"luthier report {asked}", style="dim", soft_wrap=True, highlight=False, markup=False)
+
+
+def _configuration(text: str) -> Any:
+    """A configuration of the user's: JSON, or a word that tune() knows."""
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        remedy = """Write --start '{"lr": 0.001}'."""
+        raise MethodError(f"{text!r} is not JSON ({error})", where="--start", remedy=remedy) from error
+
+
+def _conditions(target: float | None, patience: int | None) -> list[Any]:
+    from luthier import stop
+
+    found: list[Any] = [] if target is None else [stop.Target(target)]
+    return found if patience is None else [*found, stop.NoImprovement(patience)]
 
 
 def _executor(where: Where, workers: int | None, address: str | None, cpus: float, gpus: float) -> Executor:

@@ -128,7 +128,7 @@ def _value(config: Mapping[str, Any], name: str) -> str:
 
 def _notes(history: History, trial: TrialRecord) -> Section | None:
     """What the training noted of itself, where the store keeps it."""
-    notes: dict[str, Any] = {}
+    notes: dict[str, Any] = dict(getattr(trial, "notes", None) or {})
     for job in trial.jobs:
         notes |= dict(getattr(history.results[job], "notes", None) or {})
     if not notes:
