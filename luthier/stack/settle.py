@@ -45,7 +45,7 @@ class Subject:
     hyper: Tensors
     wanted: str
 
-    def run(self, mapped: Mapped, members: list[float]) -> Results:
+    def run(self, mapped: Callable[..., Any], members: list[float]) -> Results:
         """One step's results for members whose weights are those at hand times these factors."""
         scale = {name: self._scaled(name, members).detach() for name in self.tensors}
         leaves = {name: scale[name].requires_grad_() for name in self.trained}
@@ -98,7 +98,7 @@ def settle(subject: Subject, *, in_turn: str = "", stack: bool = False) -> Mappe
                 continue
             for spare in dict.fromkeys((0, 1, LANES // max(1, work.smallest) + 1)):
                 mapped = subject.make(replace(form, spare=spare))
-                if _same(subject, mapped):
+                if same_alone(subject, mapped):
                     return mapped
             why = why or "vmap's operators give other last bits for one member than for several"
         except TaskError:
@@ -108,7 +108,7 @@ def settle(subject: Subject, *, in_turn: str = "", stack: bool = False) -> Mappe
     return subject.make(Form("loop", why=why))
 
 
-def _same(subject: Subject, mapped: Mapped) -> bool:
+def same_alone(subject: Subject, mapped: Callable[..., Any]) -> bool:
     """Whether members have the same bits alone as in a stack, whatever their place in it."""
     first, last = (subject.run(mapped, [factor]) for factor in (1.0, 1.1))
     both = subject.run(mapped, [1.1, 1.0, 1.1])

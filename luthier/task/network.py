@@ -18,7 +18,7 @@ from luthier.losses import StackedLoss
 from luthier.optim.common import Tensors
 from luthier.stack import Noise, stack_module
 from luthier.stack.mapped import Form, Mapped
-from luthier.stack.settle import Subject, failing_part, settle
+from luthier.stack.settle import Subject, failing_part, same_alone, settle
 from luthier.task.member import OUTPUT, Member, own_name, parts, path_of, read_by
 
 Measures = Mapping[str, StackedLoss]  # the loss, as "loss", and metrics
@@ -81,7 +81,7 @@ class Ruled:
         self.hyperparameters = self._train.hyperparameters
 
     def covers(self, params: Tensors, buffers: Tensors, hyper: Tensors, batch: Any) -> bool:
-        """Whether all of the network has rules, and the loss the same bits for one member as for several.
+        """Whether all of the network has rules, which give the same bits for one member as for several.
 
         Args:
             params: Of a stack of one, as the others.
@@ -91,23 +91,13 @@ class Ruled:
         """
         if not all(one.form == "rewritten" and not one.fallbacks for one in (self._train, self._eval)):
             return False
-        loss = self._measures["loss"]
-        if loss.form == "written":
-            return True
-        with torch.no_grad():
-            output = self.outputs(params, buffers, hyper, batch)
-        several = torch.cat((output, output * 1.1, output)).requires_grad_()
-        knobs = {name: value.expand(3, *value.shape[1:]) for name, value in hyper.items()}
 
-        def of(rows: slice) -> tuple[Tensor, Tensor]:
-            found = loss(several[rows], batch[1], {n: v[rows] for n, v in knobs.items()})
-            (gradient,) = torch.autograd.grad(found.sum(), several)
-            return found, gradient[rows]
+        def run(tensors: Tensors, batch: Any, hyper: Tensors, noise: Noise, wanted: str, *, training: bool) -> Any:
+            given = {name: tensors[name] for name in params}
+            return self.losses(given, {name: tensors[name] for name in buffers}, hyper, batch, noise)
 
-        every = of(slice(0, 3))
-        alone = [of(slice(i, i + 1)) for i in range(3)]
-        same = all(torch.equal(every[k][i], alone[i][k][0]) for k in range(2) for i in range(3))
-        return same and loss.form == "vmap"
+        subject = Subject(lambda form: run, {**params, **buffers}, tuple(params), batch, hyper, "loss")  # type: ignore[arg-type, return-value]
+        return same_alone(subject, run) and self._measures["loss"].form != "loop"
 
     def losses(
         self, params: Tensors, buffers: Tensors, hyper: Tensors, batch: Any, noise: Noise
