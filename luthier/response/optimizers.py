@@ -52,13 +52,18 @@ class Ours:
             if value.shape != (() if members is None else (members,)):
                 what = f"it must be one number{'' if members is None else ' a member'}, got shape {tuple(value.shape)}"
                 raise MethodError(what, where=name, remedy="The optimizer reads it for all weights alike.")
-        if members is None:
-            params, grads, read = ({name: x.unsqueeze(0) for name, x in tree.items()} for tree in (params, grads, read))
+        read = {name: value.reshape(-1) for name, value in read.items()}
+        # Of a lone training, numbers of shape (1,) fit tensors without a members axis, unless norms are taken or a
+        # weight is a single number; then it gets the axis, which costs two views a weight and step.
+        clips = self.rule.clip_norm is not None or "clip_norm" in read
+        lone = members is None and (clips or not all(w.ndim for w in params.values()))
+        if lone:
+            params, grads = ({name: x.unsqueeze(0) for name, x in tree.items()} for tree in (params, grads))
         device = next(iter(params.values())).device
         count = state.get("count", torch.zeros(members or 1, dtype=torch.int64, device=device))
         slots = state.get("slots") or self.rule.init(params, read)
         new, slots = self.rule.update(params, grads, slots, read, count)
-        if members is None:
+        if lone:
             new = {name: x.squeeze(0) for name, x in new.items()}
         return new, {"slots": slots, "count": count + 1}
 

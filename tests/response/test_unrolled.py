@@ -306,3 +306,32 @@ def test_optimizers_step_as_torch_optim_with_all_settings() -> None:
         expected = ordinary(lambda p, factory=factory: factory(p), knobs())
         found = unroll(rule, knobs()).params
         assert found is not None and error(found, expected) < 1e-12
+
+
+@pytest.mark.parametrize("rule", [SGD(momentum=0.5, clip_norm=0.3), Adam(clip_norm=0.3), Adam()], ids=str)
+def test_clipping_and_a_weight_that_is_a_single_number(rule: Any) -> None:
+    params = {"a": torch.tensor(0.4).double(), "b": torch.tensor([[0.2, -0.7]]).double()}
+    hyper = {"lr": torch.tensor(0.05).double(), "scale": torch.tensor(0.9).double()}
+
+    def train(p: Tree, h: Tree, _: None) -> Tensor:
+        return (p["a"] - h["scale"]).square() + ((p["b"] - p["a"] - 1).square() * h["scale"]).sum()
+
+    def valid(p: Tree, h: Tree, _: None) -> Tensor:
+        return p["a"].square() + p["b"].sum()
+
+    def by_torch(h: Tree) -> Tensor:
+        leaves = {name: w.clone().requires_grad_() for name, w in params.items()}
+        rate = h["lr"].item()
+        kind = optim.Adam(leaves.values(), rate) if isinstance(rule, Adam) else optim.SGD(leaves.values(), rate, 0.5)
+        for _ in range(5):
+            kind.zero_grad()
+            train(leaves, h, None).backward()
+            if rule.clip_norm:
+                torch.nn.utils.clip_grad_norm_(leaves.values(), rule.clip_norm)
+            kind.step()
+        return valid(leaves, h, None).detach()
+
+    found = response.unrolled(response.Problem(train, valid, params, hyper), optimizer=rule, steps=5)
+    assert found.params is not None and found.params["a"].shape == () and found.params["b"].shape == (1, 2)
+    assert torch.allclose(found.valid_loss, by_torch(hyper), rtol=1e-12)
+    assert error(found.total, differences(by_torch, hyper, 1e-5)) < 1e-6
