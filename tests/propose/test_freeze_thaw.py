@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -116,6 +118,13 @@ def test_a_function_is_stopped_where_a_new_configuration_promises_more() -> None
     assert status.count("pruned") > 8 and status.count("ok") > 3 and len(status) == 30
     steps = study.history.steps[study.history.status == PRUNED]
     assert set(steps.tolist()) <= {1, 3, 9} and study.best is not None and study.best.metrics["loss"] < 0.25
+
+
+def test_settings_are_chosen_on_other_curves_and_seeds_than_those_that_are_reported() -> None:
+    split = json.loads((Path(__file__).parents[2] / "benchmarks" / "curves_split.json").read_text())
+    for what in ("tasks", "seeds"):
+        assert not set(split["choosing"][what]) & set(split["reporting"][what])
+    assert len(split["reporting"]["seeds"]) >= 10 and set(split["taskset"].values()) < set(split["sha256"])
 
 
 def test_what_it_cannot_do_is_refused() -> None:
