@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 import luthier as lt
-from luthier.study.progress import Live, Plain, Tick, duration
+from luthier.jobs import Budget, History, Job, Report, Result
+from luthier.study.pace import Pace
+from luthier.study.progress import Live, Plain, Tick, duration, line
 
 SPACE = lt.Space(x=lt.Float(-1.0, 1.0))
 
@@ -54,3 +56,70 @@ def test_progress_goes_to_stderr_and_false_is_silent(capsys: pytest.CaptureFixtu
     lt.tune(bowl, space=SPACE, trials=3)
     told = capsys.readouterr()
     assert told.out == "" and "bowl-random: 3/3 done" in told.err and "best loss" in told.err
+
+
+def test_a_line_says_how_far_the_running_jobs_are() -> None:
+    tick = Tick(
+        5, 2, 10, 5, 0.25, "loss", pruned=3, furthest="epoch 3 of 20", latest=0.5, rate=1200.0, left=75.0, waiting=1
+    )
+    expected = "5/10 done · 2 running · 1 to go on with · 3 pruned · epoch 3 of 20 · loss 0.5 now, best loss 0.25"
+    assert line(tick, 10.0) == f"{expected} · 1,200 steps/s · 1 min 15 s left"
+
+
+def test_the_pace_of_jobs_by_their_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    history = History(SPACE, {"loss": "min"})
+    for number in range(4):
+        history.add(Job(number, {"x": 0.5}, steps=100))
+    pace = Pace(history, Budget(trials=4, steps=100), 4)
+    assert pace.left() is None and pace.furthest() == ""
+    now[0] = 110.0
+    pace.heard([Report(0, 50, {"loss": 1.0}), Report(1, 30, {"loss": 2.0})])
+    assert (pace.furthest(), pace.rate(), pace.part()) == ("step 50 of 100", 8.0, 0.2)
+    assert pace.left() == pytest.approx(40.0)  # a fifth took ten seconds
+    history.add(Result(0, "ok", {"loss": 1.0}, 100))
+    pace.ended([Result(0, "ok", {"loss": 1.0}, 100)])
+    assert pace.part() == pytest.approx(1.3 / 4) and pace.furthest() == "step 30 of 100"
+
+
+def test_time_left_is_right_within_a_factor_of_two_after_the_first_tenth() -> None:
+    said: list[tuple[float, str]] = []
+
+    class Notes(Plain):
+        def show(self, tick: Tick) -> None:
+            if tick.left is not None:
+                said.append((time.monotonic(), str(tick.left)))
+
+    def train(config: dict[str, Any], trial: lt.Trial) -> float:
+        for step in range(1, 21):
+            time.sleep(0.01)
+            trial.report(step, loss=config["x"])
+        return config["x"]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("luthier.study.loop.choose", lambda progress, name: Notes(name, io.StringIO(), every=0.05))
+        begun = time.monotonic()
+        lt.tune(train, space=SPACE, trials=10, steps=20)
+    ended = time.monotonic()
+    later = [(ended - at, float(left)) for at, left in said if 0.1 < (at - begun) / (ended - begun) < 0.9]
+    assert len(later) > 5
+    assert sum(0.5 < left / truth < 2.0 for truth, left in later) >= 0.9 * len(later)
+
+
+def test_the_first_failure_is_said_while_the_study_runs_and_nothing_runs_after_it(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def train(config: dict[str, Any], trial: lt.Trial) -> float:
+        if trial.number in (1, 2):
+            raise ValueError(f"no such file {trial.number}")
+        if trial.number == 3:
+            raise KeyboardInterrupt
+        return config["x"]
+
+    with caplog.at_level("INFO", logger="luthier"), pytest.raises(KeyboardInterrupt):
+        lt.tune(train, space=SPACE, trials=6)
+    err = capsys.readouterr().err
+    assert err.count("failed: ValueError: no such file 1") == 1 and "no such file 2" not in err
+    assert "running" not in err.splitlines()[-1] and "1 to go on with" in err.splitlines()[-1]
+    assert [record.message for record in caplog.records if "job 2 failed" in record.message]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import time
 import warnings
@@ -12,11 +13,12 @@ from functools import partial
 
 from luthier.errors import CheckpointError, StudyError
 from luthier.execute import Executor
-from luthier.jobs import DIVERGED, FAILED, Budget, History, Job, Lost, Partial, Report, Result
+from luthier.jobs import DIVERGED, FAILED, PRUNED, Budget, History, Job, Lost, Partial, Report, Result
 from luthier.study.again import DEATHS, Again
 from luthier.study.following import Followers
 from luthier.study.interrupt import Interrupts
 from luthier.study.ledger import FLUSH, MEMORY, Ledger
+from luthier.study.pace import Pace
 from luthier.study.progress import Tick, choose, moved
 from luthier.task import is_torch
 from luthier.text import public_url
@@ -24,6 +26,7 @@ from luthier.train import Work
 from luthier.train.halt import Halt
 from luthier.trials import best_jobs, front, lineage, on_test
 
+log = logging.getLogger("luthier")
 PROBE = 8  # jobs at once under a limit of wall time, before it is known how long one takes
 GIVE_BACK = 5.0  # seconds that workers get to save what they train and hand it back
 WAIT = 0.1  # seconds between two looks at jobs that other processes are running
@@ -57,6 +60,8 @@ class Loop:
         self.next_tidy = 0.0
         self.heard = self.begun  # when the executor last had anything to say, or waited for it
         self.said_once: set[str] = set()
+        self.pace = Pace(ledger.history, budget, self.total)
+        self.failed_once = False
         self.idle = self.begun  # when there was last something to do
         self.shown = choose(progress, ledger.name)
         self.loud = progress is not False
@@ -72,6 +77,7 @@ class Loop:
         with self.interrupts:
             try:
                 self.stopping = bool(self.ledger.history.arrival) and self.ended()
+                self.ledger.store.when_away(self.say_away)
                 self.executor.start(self.work, self.on_reports)
                 with self.interrupts.limit(left):
                     while self.step():
@@ -227,7 +233,9 @@ class Loop:
                     self.say_once(f"job {outcome.number} will run again: {outcome.error}")
         if not results:
             return
+        self.pace.ended(results)
         accepted = set(self.ledger.record(results))
+        self.tell_of(results)
         self.fresh += len(accepted)
         self.stopping = self.stopping or self.ended()
         if self.work.save and time.monotonic() >= self.next_tidy:
@@ -243,6 +251,16 @@ class Loop:
                     remedy="Mend the task and run again: what is recorded stays. max_failures= sets the limit.",
                 )
 
+    def tell_of(self, results: Sequence[Result]) -> None:
+        """Log how jobs ended, and put the first failure on the screen while there is time to mend it."""
+        for result in results:
+            if log.isEnabledFor(logging.INFO):
+                values = ", ".join(f"{name}={value:.6g}" for name, value in result.metrics.items())
+                log.info("%s: job %d %s %s%s", self.ledger.name, result.number, result.status, values, result.error)
+            if result.status == "failed" and not self.failed_once:
+                self.failed_once = True
+                self.shown.say(f"job {result.number} failed: {result.error}")
+
     def on_reports(self, events: Sequence[Report | Partial]) -> set[int]:
         """Take reports as they come; the numbers of the jobs that should stop."""
         for event in events:
@@ -250,6 +268,7 @@ class Loop:
                 self.interrupts.deferred(partial(self.ledger.partial, event.number, event.file, event.steps))
         reports = [event for event in events if isinstance(event, Report)]
         self.heard = time.monotonic()
+        self.pace.heard(reports)
         stop = self.interrupts.deferred(lambda: self.ledger.report(reports))
         self.tick()
         if self.work.adapter is not None and reports:
@@ -271,19 +290,25 @@ class Loop:
         if self.shown.wants(time.monotonic()):
             self.shown.show(self.state())
 
-    def state(self) -> Tick:
-        """What there is to show."""
-        history = self.ledger.history
+    def state(self, over: bool = False) -> Tick:
+        """What there is to show; at the end of the call, what has not ended is not running any more."""
+        history, latest = self.ledger.history, self.pace.latest
         metric = next(iter(history.objectives))
         best = None if history.best is None else history.results[history.best]
         return Tick(
             done=len(history.arrival),
-            running=len(history.pending),
+            running=0 if over else len(history.pending),
+            waiting=len(history.pending) if over else 0,
             total=self.total,
             fresh=self.fresh,
             best=None if best is None else best.metrics[metric],
             metric=metric,
             front=len(front(history)) if len(history.objectives) > 1 else None,
+            pruned=int((history.status == PRUNED).sum()),
+            furthest="" if over else self.pace.furthest(),
+            latest=None if latest is None or over else latest.metrics.get(metric),
+            rate=self.pace.rate(),
+            left=None if over else self.pace.left(),
             troubled=int(((history.status == FAILED) | (history.status == DIVERGED)).sum()),
             deadline=None if self.deadline is None else self.deadline - time.monotonic(),
         )
@@ -298,7 +323,8 @@ class Loop:
                 self.executor.close(wait=done)
             finally:
                 self.ledger.release()
-                self.shown.close(self.state())
+                self.ledger.store.when_away(None)
+                self.shown.close(self.state(over=True))
             if done:
                 self.finish()
             if self.fresh:
@@ -339,6 +365,12 @@ class Loop:
         if text not in self.said_once:
             self.said_once.add(text)
             self.shown.say(text)
+
+    def say_away(self, trouble: str | None) -> None:
+        """Say that the database is away, or there again."""
+        if trouble is None:
+            self.said_once.clear()
+        self.say_once("the database is there again" if trouble is None else f"the database is away: {trouble}")
 
     def say_how_to_resume(self) -> None:
         if self.loud:

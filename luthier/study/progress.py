@@ -27,6 +27,12 @@ class Tick:
         metric: Name of the objective that ``best`` is of, the first.
         front: Jobs on the Pareto front, where there are several objectives, else None.
         troubled: Jobs that failed or diverged.
+        pruned: Jobs that were stopped early.
+        waiting: Jobs that have not ended and that nobody runs now, as the call is over.
+        furthest: How far the farthest of the running jobs is, in words.
+        latest: The latest value reported, or None.
+        rate: Training steps a second, 0 where none are counted.
+        left: Seconds until the study has all its jobs, or None where that cannot be said.
         deadline: Seconds of wall time left of the budget, or None.
     """
 
@@ -38,6 +44,12 @@ class Tick:
     metric: str
     front: int | None = None
     troubled: int = 0
+    pruned: int = 0
+    waiting: int = 0
+    furthest: str = ""
+    latest: float | None = None
+    rate: float = 0.0
+    left: float | None = None
     deadline: float | None = None
 
 
@@ -55,7 +67,13 @@ def choose(progress: bool | None, name: str, stream: TextIO | None = None) -> Pr
     stream = stream or sys.stderr
     if progress is False or stream is None:  # a program without a console has no stderr
         return Silent()
-    return Live(name, stream) if stream.isatty() else Plain(name, stream)
+    return Live(name, stream) if stream.isatty() or in_notebook() else Plain(name, stream)
+
+
+def in_notebook() -> bool:
+    """Whether this program is the kernel of a notebook, which shows what Rich draws."""
+    shell = sys.modules.get("IPython")
+    return shell is not None and type(shell.get_ipython()).__name__ == "ZMQInteractiveShell"
 
 
 def line(tick: Tick, elapsed: float) -> str:
@@ -70,18 +88,31 @@ def line(tick: Tick, elapsed: float) -> str:
         '5/10 done · 2 running · best loss 0.25 · 0.5/s · 10 s left'
     """
     parts = [f"{tick.done}{'' if tick.total is None else f'/{tick.total}'} done"]
-    if tick.running:
-        parts.append(f"{tick.running} running")
-    if tick.troubled:
-        parts.append(f"{tick.troubled} failed or diverged")
-    parts.append(f"best {tick.metric} {tick.best:.6g}" if tick.best is not None else f"no {tick.metric} yet")
+    for count, what in (
+        (tick.running, "running"),
+        (tick.waiting, "to go on with"),
+        (tick.pruned, "pruned"),
+        (tick.troubled, "failed or diverged"),
+    ):
+        if count:
+            parts.append(f"{count} {what}")
+    if tick.furthest:
+        parts.append(tick.furthest)
+    now = "" if tick.latest is None else f"{tick.metric} {tick.latest:.6g} now, "
+    parts.append(f"{now}best {tick.metric} {tick.best:.6g}" if tick.best is not None else f"{now}no {tick.metric} yet")
+    if tick.latest is not None and tick.best is None:
+        parts[-1] = f"{tick.metric} {tick.latest:.6g} now"
     if tick.front:
         parts.append(f"{tick.front} on the front")
     rate = tick.fresh / elapsed if elapsed > 0 else 0.0
-    if rate > 0:
+    if tick.rate > 0:
+        parts.append(f"{tick.rate:,.3g} steps/s" if tick.rate < 100 else f"{tick.rate:,.0f} steps/s")
+    elif rate > 0:
         parts.append(f"{rate:.3g}/s" if rate >= 0.1 else f"{duration(1 / rate)} each")
     left = [] if tick.deadline is None else [tick.deadline]
-    if tick.total is not None and rate > 0:
+    if tick.left is not None:
+        left.append(tick.left)
+    elif tick.total is not None and rate > 0:
         left.append((tick.total - tick.done) / rate)
     if left and min(left) > 0:
         parts.append(f"{duration(min(left))} left")
@@ -150,7 +181,7 @@ class Plain:
         every: Seconds between two lines.
     """
 
-    def __init__(self, name: str, stream: TextIO, every: float = 5.0) -> None:
+    def __init__(self, name: str, stream: TextIO, every: float = 10.0) -> None:
         self._name, self._stream, self._every = name, stream, every
         self._start = time.monotonic()
         self._next = self._start + every
@@ -196,7 +227,12 @@ class Live:
             from rich.console import Console
             from rich.live import Live as RichLive
 
-            self._live = RichLive(text, console=Console(file=self._stream), auto_refresh=False, transient=False)
+            self._live = RichLive(
+                text,
+                console=Console() if in_notebook() else Console(file=self._stream),
+                auto_refresh=False,
+                transient=False,
+            )
             self._live.start()
         self._live.update(text, refresh=True)
 
@@ -215,7 +251,7 @@ class Live:
     def _text(self, tick: Tick, now: float) -> Any:
         from rich.text import Text
 
-        text = Text(no_wrap=True, overflow="ellipsis")
+        text = Text(overflow="fold")
         if tick.total:
             filled = round(20 * min(1.0, tick.done / tick.total))
             text.append("━" * filled, "green").append("━" * (20 - filled) + " ", "bright_black")
