@@ -73,6 +73,7 @@ class Result:
         seconds: Wall time of the job; of a stack, its share.
         error: The message of a failure, else "".
         checkpoint: (file, row) of the state at the end, where one was written.
+        notes: What the training said by ``trial.note``, on its way to the store, which keeps it as a note of its own.
     """
 
     number: int
@@ -83,6 +84,7 @@ class Result:
     seconds: float = 0.0
     error: str = ""
     checkpoint: tuple[str, int] | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ class TrialRecord:
         seconds: Wall time of its own jobs.
         error: The message of a failure, else "".
         parent: The job of another trial whose state this one was started from, or None.
+        notes: What the trial said of itself by ``trial.note``.
     """
 
     number: int
@@ -71,6 +72,7 @@ class TrialRecord:
     seconds: float
     error: str = ""
     parent: int | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 def record(history: History, number: int, test: Any = None, seed: int | None = None) -> Best:
@@ -196,10 +198,17 @@ def trials_of(history: History) -> list[TrialRecord]:
             continued.add(parent)
         trial_of[job.number] = first
         chains.setdefault(first, []).append(job)
-    return [_trial(history, first, chain) for first, chain in chains.items()]
+    notes = notes_of(history)
+    return [_trial(history, first, chain, notes) for first, chain in chains.items()]
 
 
-def _trial(history: History, first: int, chain: list[Job]) -> TrialRecord:
+def notes_of(history: History) -> dict[int, Mapping[str, Any]]:
+    """What ``trial.note`` has kept, by job; of a job that was tried again the latest."""
+    said = [note.body for note in history.notes if note.kind == "note" and "number" in note.body]
+    return {body["number"]: body["values"] for body in said}
+
+
+def _trial(history: History, first: int, chain: list[Job], notes: Mapping[int, Mapping[str, Any]]) -> TrialRecord:
     ended = [result for job in chain if (result := history.results[job.number])]
     last = history.results[chain[-1].number]
     return TrialRecord(
@@ -212,4 +221,5 @@ def _trial(history: History, first: int, chain: list[Job]) -> TrialRecord:
         seconds=sum(result.seconds for result in ended),
         error="" if last is None else last.error,
         parent=chain[0].parent,
+        notes=notes.get(chain[-1].number, {}),
     )

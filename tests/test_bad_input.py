@@ -228,7 +228,7 @@ MISTAKES: list[Mistake] = [
     ("two directions for one metric", lambda p: p.tune(mode=["min", "max"]), StudyError, ["2 modes", "1 metrics"]),
     ("an accuracy to be minimised", lambda p: p.tune(metric="accuracy"), StudyError, ["'accuracy'", "mode='max'"]),
     ("a metric twice", lambda p: p.tune(metric=["loss", "loss"]), StudyError, ["loss"]),
-    ("no workers", lambda p: lt.execute.Local(workers=0), MethodError, ["workers=0"]),
+    ("no workers", lambda p: lt.execute.Local(workers=0), MethodError, ["workers must be an integer ≥ 1, got 0"]),
     # the study
     ("another seed", lambda p: p.study(seed=9), StudyError, ["stored 0, given 9", "name="]),
     ("another space", lambda p: p.study(space=lt.Space(x=lt.Float(0.0, 2.0))), StudyError, ["1.0", "2.0", "name="]),

@@ -149,6 +149,16 @@ def test_a_study_stops_where_the_user_has_enough(tmp_path: Path) -> None:
             make()
 
 
+def test_a_study_may_start_with_the_defaults() -> None:
+    space = lt.Space(x=lt.Float(0, 1, default=0.25), layers=lt.Int(1, 4))
+    assert tune(space=space, start="default").trials[0].config["x"] == 0.25
+    assert [trial.config["x"] for trial in tune(space=space, start=[{"x": 0.5}, "default"]).trials[:2]] == [0.5, 0.25]
+    with pytest.raises(LuthierError, match="default"):
+        tune(start="default")
+    with pytest.raises(ConfigError, match="must be a configuration, got 'best'"):
+        tune(start="best")
+
+
 def test_a_script_with_known_configurations_may_be_run_again(tmp_path: Path) -> None:
     known: list[Any] = [{"x": 0.5, "layers": 2}, {"layers": 3}, {"x": 0.5, "layers": 2}]
     runs = [tune(store=tmp_path / "s.db", start=known) for _ in range(3)]
@@ -260,3 +270,29 @@ def test_the_old_spelling_of_write_report_warns(tmp_path: Path) -> None:
     with pytest.warns(FutureWarning, match=r"is now study\.write_report"):
         old = study.report(tmp_path / "old.html")
     assert old.read_text() == study.write_report(tmp_path / "new.html").read_text()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_trial_knows_itself_and_keeps_files_and_notes(workers: int, tmp_path: Path) -> None:
+    def train(config: dict[str, Any], trial: lt.Trial) -> float:
+        (trial.folder / "weights.txt").write_text(f"{trial.study} {trial.number} {config['x']}")
+        trial.note(weights=trial.folder / "weights.txt", shape=(3, np.int64(4)))
+        trial.note(shape=[5], text="=1+1")
+        if trial.number == 2:
+            raise OSError("too late")
+        return config["x"]
+
+    store = tmp_path / "s.db"
+    tune(train, workers=workers, store=store, name="s")
+    study = lt.Study.load("s", store)
+    for trial in study.trials:
+        assert trial.notes["shape"] == [5] and trial.notes["text"] == "=1+1"
+        kept = Path(trial.notes["weights"])
+        assert kept.read_text() == f"s {trial.number} {trial.config['x']}" and tmp_path in kept.parents
+    assert study.trials[2].status == "failed" and study.to_records()[2]["notes.shape"] == [5]
+    again = tune(train, workers=workers, store=store, name="s")
+    assert all(Path(trial.notes["weights"]).exists() for trial in again.trials), "a finished study keeps them"
+    with pytest.raises(TaskError, match="trial 0 has no folder"):
+        _ = Trial(0, {}, 1, 1, lambda *_: False).folder
+    with pytest.raises(TaskError, match="cannot be kept as a note"):
+        Trial(0, {}, 1, 1, lambda *_: False).note(model=object())

@@ -88,10 +88,11 @@ class GaussianProcess:
         if not numbers:
             return []
         with one_thread():
-            fitted = model(history, self.initial, self.points) if numbers[-1] >= self.initial else None
+            first = self._first(history)
+            fitted = model(history, first, self.points) if numbers[-1] >= first else None
 
             def choose(number: int, seen: set[bytes], near: Points, rng: np.random.Generator) -> np.ndarray | None:
-                if fitted is None or number < self.initial:
+                if fitted is None or number < first:
                     return None
                 return _improve(fitted, encoding_of(history.space), seen, near, rng)
 
@@ -110,12 +111,17 @@ class GaussianProcess:
             remedy = "Wait for the first result that is finite."
             raise MethodError("there is no result to judge by", where="method gp, suggest", remedy=remedy)
         with one_thread():
-            fitted = model(history, self.initial, self.points)
+            fitted = model(history, self._first(history), self.points)
         number = history.best
         if fitted is not None:
-            usable = (history.status[fitted.numbers] == OK) & np.isfinite(history.values[fitted.numbers, 0])
+            own = np.maximum(fitted.numbers, 0)
+            usable = (fitted.numbers >= 0) & (history.status[own] == OK) & np.isfinite(history.values[own, 0])
             number = int(fitted.numbers[np.argmin(np.where(usable, fitted.posterior.means()[:, 0], np.inf))])
         return dict(history.jobs[number].config)
+
+    def _first(self, history: History) -> int:
+        """The first job that the model proposes: results from elsewhere take the place of initial ones."""
+        return max(0, self.initial - len(history.foreign))
 
 
 def _improve(

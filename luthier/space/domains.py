@@ -17,6 +17,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
+from luthier.arguments import answering
 from luthier.errors import ConfigError, SpaceError
 from luthier.space import domain_checks as checks
 from luthier.space import values as options_
@@ -29,6 +30,7 @@ LARGEST_FLOAT = 1e300  # beyond it, high - low and powers of ten may overflow
 LARGEST_INT = 2**40  # beyond it, a 64-bit code on a log scale no longer tells neighbours apart
 
 
+@answering
 @dataclass(frozen=True)
 class Float:
     """Real numbers from ``low`` to ``high``, both included.
@@ -150,6 +152,7 @@ class Float:
         return float(value) if self.axis is None else _on_step(self, value, where)
 
 
+@answering
 @dataclass(frozen=True)
 class Int:
     """Whole numbers from ``low`` to ``high``, both included; ``low == high`` is a constant.
@@ -246,6 +249,7 @@ class Int:
         return value if self.step is None else _on_step(self, value, where)
 
 
+@answering
 @dataclass(frozen=True)
 class Choice:
     """One of several options, each a string, a number, True, False, None, or a tuple or list of these.

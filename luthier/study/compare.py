@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from luthier.arguments import answered
 from luthier.errors import MethodError, StudyError
 from luthier.execute import Executor, Local
 from luthier.jobs import FAILED
@@ -16,7 +17,6 @@ from luthier.report.standings import Band, Run, Standing, bands, standings
 from luthier.space import Space
 from luthier.store import Store, open_store
 from luthier.study import settings
-from luthier.study.arguments import answered
 from luthier.study.first import check_first
 from luthier.study.fit import check_fit
 from luthier.study.methods import AnyMethod, Resolved, for_task, resolve

@@ -14,7 +14,7 @@ from luthier.errors import StudyError
 from luthier.jobs import History
 from luthier.study.settings import method_name
 from luthier.text import cell, public_url
-from luthier.trials import on_test, trials_of
+from luthier.trials import notes_of, on_test, trials_of
 
 if TYPE_CHECKING:
     from luthier.report import StudyInfo
@@ -26,7 +26,8 @@ def records(history: History) -> list[dict[str, Any]]:
 
     Keys: ``number``, ``trial`` (first job of its chain), ``parent``, ``status`` (``"running"`` while pending),
     ``steps`` (its own), ``age`` (steps over the lineage), ``seconds``, ``error``; then ``config.<name>`` for each
-    hyperparameter, ``final.<name>`` for each that an adapter moved, and ``metrics.<name>``.
+    hyperparameter, ``final.<name>`` for each that an adapter moved, ``metrics.<name>``, and
+    ``notes.<name>`` for what ``trial.note`` has kept.
 
     Example:
         >>> from luthier.jobs import Job, Result
@@ -36,6 +37,7 @@ def records(history: History) -> list[dict[str, Any]]:
         >>> [(row["config.x"], row["metrics.loss"], row["status"]) for row in records(history)]
         [(0.5, 2.0, 'ok')]
     """
+    notes = notes_of(history)
     trial_of = {number: trial.number for trial in trials_of(history) for number in trial.jobs}
     rows = []
     for job in history.jobs:
@@ -54,13 +56,14 @@ def records(history: History) -> list[dict[str, Any]]:
         if result is not None:
             row |= {f"final.{name}": value for name, value in result.final.items() if value != job.config.get(name)}
             row |= {f"metrics.{name}": value for name, value in result.metrics.items()}
+        row |= {f"notes.{name}": value for name, value in notes.get(job.number, {}).items()}
         rows.append(row)
     return rows
 
 
 def columns(rows: list[dict[str, Any]]) -> list[str]:
     """Every key that occurs: the fixed ones first, then configuration, final values and metrics."""
-    order = {"config": 1, "final": 2, "metrics": 3}
+    order = {"config": 1, "final": 2, "metrics": 3, "notes": 4}
     names = dict.fromkeys(key for row in rows for key in row)
     return sorted(names, key=lambda name: order.get(name.partition(".")[0], 0) if "." in name else 0)
 
@@ -138,6 +141,8 @@ def page_info(ledger: Ledger, settings: dict[str, Any], fitted: bool = True) -> 
 
     history, name = ledger.history, ledger.name
     shown = {key: value for key, value in settings.items() if key not in ("test", "wall_seconds", "method_seconds")}
+    if len(history.fingerprints) > 1:
+        shown["code_changed_at"] = [f"{first}" for first, _ in history.fingerprints[1:]]
     return StudyInfo(
         name,
         {**shown, "method": method_name(settings)},

@@ -210,9 +210,13 @@ class Ledger:
         """
         first = len(self.history)
         room = room if self._slow <= SLOW and self.proposer is not None else 0
+        plain = [replace(result, notes={}) if result.notes else result for result in results]
         done = self._study.exchange(
-            results, self._reports, room=max(0, room - len(self._ready)), propose=self._made, history=self.history
+            plain, self._reports, room=max(0, room - len(self._ready)), propose=self._made, history=self.history
         )
+        said = {result.number: result.notes for result in results if result.notes and result.number in done.accepted}
+        if said:
+            self._study.note([Note("note", {"number": number, "values": notes}) for number, notes in said.items()])
         self._reports = []
         self._next_flush = time.monotonic() + FLUSH
         for result in results:

@@ -19,7 +19,8 @@ def check_start(start: Any, space: Space, proposer: Any, trials: int | None, see
     """The configurations to start with, whole.
 
     Args:
-        start: One configuration or several; names may be left out, and are drawn from the space by the seed.
+        start: One configuration or several, ``"default"`` for that of the space's defaults; names may be left out, and
+            are drawn from the space by the seed.
         space: The search space.
         proposer: The study's method.
         trials: Those that the study may start.
@@ -36,6 +37,7 @@ def check_start(start: Any, space: Space, proposer: Any, trials: int | None, see
         raise ConfigError(f"start must be configurations, got {start!r}", where="start", remedy=remedy)
     if not given:
         return []
+    given = [space.default() if isinstance(one, str) and one == "default" else one for one in given]
     refuse_fixed(proposer, given[0], "start")
     if trials is not None and len(given) > trials:
         remedy = "Give more trials, or fewer configurations."

@@ -10,19 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, final, overload
 
+from luthier.arguments import answered
 from luthier.checks import checked, whole
-from luthier.errors import MethodError, StudyError
+from luthier.errors import CheckpointError, MethodError, StudyError
 from luthier.jobs import Budget, History, Job, Report, Result, Status
 from luthier.seeds import Seeds
 from luthier.space import Config, Space
 from luthier.store import Store, open_store
 from luthier.study import export, settings
-from luthier.study.arguments import answered
 from luthier.study.diverse import By, diverse
 from luthier.study.ledger import MEMORY, Ledger, open_ledger
 from luthier.study.methods import Between, MethodName, resolve
+from luthier.study.retrain import Retrained, retrain
 from luthier.study.starting import enqueue_new, refuse_fixed
 from luthier.study.telling import held, told
+from luthier.task import Trainable, TrainableTask, as_task, is_torch, load_task
 from luthier.task.call import as_metrics, as_step
 from luthier.text import public_url
 from luthier.trials import Best, TrialRecord, best_jobs, front, record, trials_of
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from torch import nn  # imported where there is a network
 
     from luthier.adapt import BestResponse
+    from luthier.task.torch_task import TorchTask
 
 
 @final
@@ -107,6 +110,7 @@ class Study:
         self._work: Any = None
         self._reported: dict[int, tuple[int, int]] = {}  # by job: the first step reported, and the steps done
         self._enqueued: list[Config] = []
+        self._store: Any = self._ledger.store  # where further studies may be written
 
     @staticmethod
     def load(name: str, store: str | Path | Store) -> Study:
@@ -126,14 +130,16 @@ class Study:
                 where=f"study {name!r} in {public_url(opened.url)}",
                 remedy="The database was changed by hand or by another program: restore a backup.",
             ) from error
-        return Study.of(Ledger(opened, name, stored, history, None, seeds))
+        study = Study.of(Ledger(opened, name, stored, history, None, seeds))
+        study._store = store
+        return study
 
     @staticmethod
     def of(ledger: Ledger, work: Any = None) -> Study:
         """A study around a ledger that is open already, with the work that trained it."""
         study = object.__new__(Study)
         study._ledger, study._deadline, study._work, study._reported = ledger, None, work, {}
-        study._enqueued = []
+        study._enqueued, study._store = [], ledger.store
         return study
 
     def __repr__(self) -> str:
@@ -385,17 +391,88 @@ class Study:
         """The configurations that were started, each with all the jobs that continued it."""
         return trials_of(self.history)
 
-    def model(self, number: int | None = None) -> nn.Module:
+    def model(self, number: int | None = None, task: TorchTask | str | Path | None = None) -> nn.Module:
         """The network of a job with its trained weights, in evaluation mode; of the best one by default.
 
+        Args:
+            number: The job.
+            task: The TorchTask that was trained, or its file: needed where the study was loaded, and not tuned here.
+
         Raises:
-            StudyError: If the study was not run by ``tune`` on a TorchTask in this process, or no job ended well.
+            StudyError: If there is no task to build the network by, or no job ended well.
             CheckpointError: If the state of this job was not kept.
         """
-        job, result = self._trained(number)
+        job, result = self._ended_well(number)
+        work = self._work_on(task, job.number, "model")
+        if not is_torch(work.task):
+            raise StudyError(
+                f"job {job.number} trained {work.task!r}, which is no network of a TorchTask",
+                where=f"study {self.name!r}, model",
+                remedy="Use study.state() of a Trainable; a function keeps its own files in trial.folder.",
+            )
         from luthier.train.restore import load_model  # imports torch
 
-        return load_model(self._work, job, result)
+        return load_model(work, job, result)
+
+    def state(self, number: int | None = None, task: Trainable | str | Path | None = None) -> Any:
+        """The state at the end of a job of a Trainable, as its ``advance`` takes it; of the best one by default.
+
+        Args:
+            number: The job.
+            task: The Trainable that was trained, or its file: needed where the study was loaded, and not tuned here.
+
+        Raises:
+            StudyError: If there is no task, or no job ended well.
+            CheckpointError: If the state of this job was not kept.
+        """
+        job, result = self._ended_well(number)
+        work = self._work_on(task, job.number, "state")
+        if not isinstance(work.task, TrainableTask):
+            raise StudyError(
+                f"job {job.number} trained {work.task!r}, which is no Trainable",
+                where=f"study {self.name!r}, state",
+                remedy="Use study.model() of a TorchTask; a function keeps its own files in trial.folder.",
+            )
+        if result.checkpoint is None or work.checkpoints is None:
+            raise CheckpointError(
+                "no state was kept",
+                where=f"study {self.name!r}, job {job.number}",
+                remedy="Tune with checkpoints=True: the state of the best training is kept.",
+            )
+        from luthier.train.alone import restored  # imports what trains
+
+        return restored(work, work.task, job, work.checkpoints.load(result.checkpoint[0])[0])
+
+    def retrain(
+        self, count: int = 3, seeds: int | Sequence[int] = 5, task: Any = None, **settings: Any
+    ) -> list[Retrained]:
+        """Train the best trials again under other seeds: mean and standard deviation of each, the best mean first.
+
+        The best of many noisy results is lucky, so that its value promises too much. Each training is a study of its
+        own in the same store, ``NAME/retrain/JOB/SEED``, and is not done twice. What a method has moved during a
+        training is replayed as a schedule.
+
+        Args:
+            count: Trials to train again.
+            seeds: How many other seeds, or which.
+            task: What was tuned, where the study was loaded, and not tuned here.
+            settings: Further arguments of :func:`luthier.tune`, such as ``executor`` and ``progress``.
+
+        Raises:
+            StudyError: If there is no task, or no job ended well.
+
+        Example:
+            >>> import luthier as lt
+            >>> space = lt.Space(x=lt.Float(0.0, 1.0))
+            >>> def noisy(config, trial):
+            ...     return config["x"] + np.random.default_rng(trial.seed).normal()
+            >>> import numpy as np
+            >>> study = lt.tune(noisy, space=space, trials=50, progress=False)
+            >>> first = study.retrain(count=1, seeds=8)[0]
+            >>> first.value < first.mean, len(first.values)
+            (True, 8)
+        """
+        return retrain(self, self._work_on(task, None, "retrain").task, count, seeds, settings)
 
     def response(self, number: int | None = None) -> BestResponse:
         """What a job of :class:`luthier.adapt.Hypernet` has learnt, of the best one by default: the network at any
@@ -405,10 +482,10 @@ class Study:
             MethodError: If the study was tuned by another method.
             StudyError, CheckpointError: As :meth:`model`.
         """
-        job, result = self._trained(number)
+        job, result = self._ended_well(number)
         from luthier.train.restore import load_response  # imports torch
 
-        return load_response(self._work, job, result)
+        return load_response(self._work_on(None, job.number, "response"), job, result)
 
     def to_records(self) -> list[dict[str, Any]]:
         """One dict a job: see :func:`luthier.study.export.records`."""
@@ -435,18 +512,51 @@ class Study:
         asked = self._ledger.history.jobs[number].steps if number in self._ledger.mine else 0
         return max(asked, reported[1]) if reported else asked
 
-    def _trained(self, number: int | None) -> tuple[Job, Result]:
-        """A job that a TorchTask was trained in, and its result; the best one by default."""
+    def _ended_well(self, number: int | None) -> tuple[Job, Result]:
+        """A job that has ended, and its result; the best one by default.
+
+        Raises:
+            StudyError: If there is no such job.
+        """
         history = self.history
-        number = history.best if number is None else number
+        number = next(iter(best_jobs(history)), None) if number is None else number
         result = history.results[number] if number is not None and 0 <= number < len(history) else None
-        if self._work is None or not hasattr(self._work.task, "program") or number is None or result is None:
+        if number is None or result is None:
             raise StudyError(
-                f"there is no trained network of job {number}",
+                "no job ended well" if number is None else f"job {number} has not ended",
                 where=f"study {self.name!r}",
-                remedy="Call lt.tune with a TorchTask (again, if the study is stored: it resumes), then study.model().",
+                remedy=f"It has {len(history.arrival)} jobs that ended; study.trials says how.",
             )
         return history.jobs[number], result
+
+    def _work_on(self, task: Any, number: int | None, verb: str) -> Any:
+        """What a worker needs to know to load a job: of this process's tuning, or for the task that is given.
+
+        Raises:
+            StudyError: If there is neither.
+        """
+        if task is None and self._work is not None:
+            return self._work
+        if task is None:
+            which = "this study" if number is None else f"job {number}"
+            raise StudyError(
+                f"{which} was not trained in this process, and no task was given",
+                where=f"study {self.name!r}, {verb}",
+                remedy=f"Give what was tuned, study.{verb}(task=…), or call lt.tune with it again: it resumes.",
+            )
+        given = load_task(task) if isinstance(task, str | Path) else as_task(task, self._space_for(task))
+        if given.space != self.history.space:
+            raise StudyError(
+                f"the task's space {given.space!r} is not that of the study, {self.history.space!r}",
+                where=f"study {self.name!r}, {verb}",
+                remedy="Give the task that was tuned.",
+            )
+        from luthier.train import Work
+
+        return Work(given, self._ledger.seeds, None, self._ledger.checkpoints, self.history.objectives)
+
+    def _space_for(self, task: Any) -> Space | None:
+        return None if getattr(task, "space", None) is not None else self.history.space
 
     def _record(self, history: History, number: int) -> Best:
         stored = self._ledger.settings

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from luthier.arguments import answered
 from luthier.checks import checked, maybe, real, whole
 from luthier.errors import MethodError, StudyError
 from luthier.execute import Executor, Local
 from luthier.jobs import Budget
+from luthier.machine import environment
 from luthier.propose import Replay
 from luthier.schedule import as_schedule
 from luthier.space import Space
 from luthier.stop import check_conditions, met
 from luthier.store import Store
 from luthier.study import settings
-from luthier.study.arguments import answered
 from luthier.study.first import check_first, how_it_runs
 from luthier.study.fit import check_device, check_fit, check_success
 from luthier.study.following import Followers, Unjudged, check_callbacks
-from luthier.study.ledger import open_ledger
+from luthier.study.knowing import OnChange, check_code, check_known, check_on_change, reopen_failed, tell_known
+from luthier.study.ledger import Ledger, open_ledger
 from luthier.study.loop import Loop
 from luthier.study.methods import AnyMethod, Resolved, for_task, resolve
 from luthier.study.starting import check_start, enqueue_new
 from luthier.study.study import Study
 from luthier.task import AnyTask, FunctionTask, as_task, epoch_steps, is_torch, load_task
+from luthier.task.fingerprint import fingerprint
 from luthier.train import Work
 
 
@@ -48,6 +53,9 @@ def tune(
     name: str | None = None,
     seed: int | None = None,
     start: str | Mapping[str, Any] | Sequence[Mapping[str, Any] | str] = (),
+    known: Any = None,
+    retry_failed: bool = False,
+    on_change: OnChange = "warn",
     stop: Callable[[Study], bool] | Sequence[Callable[[Study], bool]] = (),
     callbacks: Any = (),  # objects with some of a follower's methods
     workers: int | None = None,
@@ -84,8 +92,14 @@ def tune(
         store: A path (SQLite), a URL (``postgresql://…``) or a store; None keeps the study in memory.
         name: The study's name in the store; by default task and method.
         seed: Of everything that is random; 0 by default, or that of the schedule.
-        start: Configurations to try first, counted among the trials. Names without a value are drawn from the space;
+        start: Configurations to try first, counted among the trials; ``"default"`` is that of the space's defaults.
+            Names without a value are drawn from the space;
             what the study has tried already is skipped, so that a script may be run again.
+        known: Results from elsewhere that a method with a model learns from: a study, pairs (configuration, metrics)
+            or a DataFrame. They are no trials; what lies outside the space is left aside and counted.
+        retry_failed: Try the failed trials of a stored study again, under their numbers and seeds.
+        on_change: What to do where the task's code has changed since the stored study was begun: ``"warn"`` and go
+            on, or ``"error"``.
         stop: Conditions under which to end before the budget is spent: :class:`luthier.stop.Target`,
             :class:`luthier.stop.NoImprovement` or any function of the study. What is running then is stopped at its
             next report and recorded as pruned.
@@ -132,13 +146,22 @@ def tune(
     conditions, followers = check_conditions(stop), check_callbacks(callbacks)
     budget = Budget(trials, steps, epochs, seconds, lambda config: epoch_steps(given, config), total_steps)
     name = name if name is not None else f"{task_name(task)}-{label_of(method, resolved)}"
+    elsewhere, on_change = check_known(known, given.space, goals), check_on_change(on_change)
     first = check_start(start, given.space, resolved.proposer, trials, seed)
     built = check_first(given, resolved.adapter, executor, seed, first)
     ledger = open_ledger(name, given.space, goals, resolved, budget, seed, store, task_name(task))
     save = checkpoints if checkpoints is not None else is_torch(given) or hasattr(ledger.proposer, "parents")
     keep = ledger.checkpoints if save or not isinstance(given, FunctionTask) else None
     work = Work(given, ledger.seeds, resolved.adapter, keep, goals, save, trial_seconds=trial_seconds)
+    if isinstance(given, FunctionTask) and given.takes_trial:
+        work = replace(work, study=name, files=trial_files(ledger))
     study = Study.of(ledger, work)
+    if "environment" not in ledger.settings:
+        ledger.update_settings(environment=environment_now())
+    check_code(ledger, fingerprint(given), on_change)
+    tell_known(ledger, *elsewhere)
+    if retry_failed:
+        reopen_failed(ledger)
     enqueue_new(ledger, first)
     execution = ""
     if built is not None:
@@ -160,6 +183,18 @@ def tune(
     finally:
         told.finished(study)
     return study
+
+
+def trial_files(ledger: Ledger) -> str | None:
+    """The folder of the trials' own files, beside the study's checkpoints; None where those are at a URL."""
+    folder = str(ledger.checkpoints.folder)
+    return None if "://" in folder else f"{folder}/trials"
+
+
+@cache
+def environment_now() -> dict[str, str | int]:
+    """Versions, processor and commit, found once in a process: the commit costs a program's start."""
+    return environment()
 
 
 def _executor(workers: int | None, executor: Executor | None) -> Executor:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from luthier.arguments import answering
 from luthier.checks import maybe, one_of, real, require, whole
 from luthier.errors import TaskError
 from luthier.optim import Adam, sgd
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from luthier.task.program import Program
 
 
+@answering
 @dataclass(frozen=True, eq=False)
 class TorchTask:
     """What is trained: the level of task that every method can tune.

@@ -41,6 +41,8 @@ class Work:
         device: Where a TorchTask is trained; None leaves it to the task.
         trial_seconds: Time that a trial may take, over all the jobs of its lineage; of a stack, its share.
         threads: Threads of torch's that a training may use.
+        study: The study's name.
+        files: The folder in which each trial has one for its own files; None where this machine has none.
     """
 
     task: Task
@@ -52,6 +54,8 @@ class Work:
     device: str | None = None
     trial_seconds: float | None = None
     threads: int = 1
+    study: str = ""
+    files: str | None = None
 
     def seconds_left(self, job: Job, parents: Mapping[int, Result]) -> float | None:
         """What is left to a job of its trial's time; None where there is no limit."""

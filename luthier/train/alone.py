@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import CheckpointError, MethodError, TaskError
@@ -30,6 +31,7 @@ class Progress:
     metrics: Mapping[str, float] = field(default_factory=dict)
     checkpoint: tuple[str, int] | None = None
     latest: Mapping[str, float] | None = None  # the metrics of the last report
+    notes: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0  # of earlier attempts, whose state this one went on from
 
 
@@ -60,7 +62,8 @@ def run_alone(
     except BaseException as failure:  # SystemExit and MemoryError too: one job's end is not the study's
         status, error = "failed", describe(failure)
     seconds = progress.seconds + time.perf_counter() - begun
-    return Result(job.number, status, progress.metrics, progress.steps, {}, seconds, error, progress.checkpoint)
+    steps, metrics = progress.steps, progress.metrics
+    return Result(job.number, status, metrics, steps, {}, seconds, error, progress.checkpoint, progress.notes)
 
 
 def over_time(work: Work) -> str:
@@ -90,7 +93,10 @@ def _run_function(work: Work, job: Job, parents: Mapping[int, Result], ask: Ask,
         guard().check()
         return job.number in ask([])
 
-    trial = Trial(job.number, config, work.key(job), job.steps, send, asked)
+    folder = work.files
+    place = None if folder is None else lambda: Path(folder, str(job.number))
+    trial = Trial(job.number, config, work.key(job), job.steps, send, asked, work.study, place)
+    progress.notes = trial.notes
     try:
         with guard().limit(work.seconds_left(job, parents)):
             returned = task(config, trial)

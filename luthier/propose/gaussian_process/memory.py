@@ -46,7 +46,7 @@ class Model:
 
     Args:
         posterior: Given the results.
-        numbers: (n,) job numbers of the results.
+        numbers: (n,) job numbers of the results; below 0 for results from elsewhere.
         points: (n) their configurations.
     """
 
@@ -60,7 +60,7 @@ class Data:
     """Results as arrays.
 
     Args:
-        numbers: (n,) job numbers.
+        numbers: (n,) job numbers; below 0 for results from elsewhere.
         points: (n) configurations.
         y: (n,) transformed values.
     """
@@ -79,22 +79,29 @@ def kernel_of(history: History) -> Kernel:
 def observed(history: History, arrived: int, most: int) -> Data | None:
     """The first ``arrived`` results, or None while fewer than two are finite.
 
-    What failed or diverged counts as the worst result. Of more than ``most`` results, the better half of ``most`` and
-    the latest.
+    What failed or diverged counts as the worst result. Results from elsewhere come before them. Of more than ``most``
+    results, the better half of ``most`` and the latest.
     """
     numbers = np.array(history.arrival[:arrived], dtype=np.int64)
     status, values = history.status[numbers], history.values[numbers, 0]
     values = np.where((status == OK) | (status == PRUNED), values, np.nan)
+    codes, mask = history.codes[numbers], history.mask[numbers]
+    if history.foreign:
+        known = history.foreign_table()
+        numbers = np.append(-1 - np.arange(len(history.foreign)), numbers)
+        codes, mask = np.concatenate([known[0], codes]), np.concatenate([known[1], mask])
+        values = np.append(known[2][:, 0], values)
     if np.isfinite(values).sum() < FEWEST:
         return None
     y = transform(values)
-    if arrived > most:
-        kept = np.zeros(arrived, dtype=bool)
+    if len(values) > most:
+        kept = np.zeros(len(values), dtype=bool)
         kept[np.argsort(y, kind="stable")[: most // 2]] = True
         latest = np.flatnonzero(~kept)[-(most - most // 2) :]
         kept[latest] = True
         numbers, y = numbers[kept], transform(values[kept])
-    return Data(numbers, Points(history.codes[numbers], history.mask[numbers]), y)
+        codes, mask = codes[kept], mask[kept]
+    return Data(numbers, Points(codes, mask), y)
 
 
 def model(history: History, first: int, most: int) -> Model | None:

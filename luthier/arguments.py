@@ -12,6 +12,7 @@ from luthier.errors import ArgumentError
 
 Given = ParamSpec("Given")
 Value = TypeVar("Value")
+Object = TypeVar("Object")
 
 # Ours: what other tools call it. Of two of ours that fit, the first that the function has is named.
 ELSEWHERE = {
@@ -47,6 +48,12 @@ REMARKS = {
     "stop": "It takes lt.stop.Target(…), lt.stop.NoImprovement(trials=…) or a function of the study.",
     "progress": "False is silent.",
 }
+
+
+def answering(kind: type[Object]) -> type[Object]:
+    """The class, whose objects are made with :func:`answered` arguments."""
+    kind.__init__ = answered(kind.__init__)
+    return kind
 
 
 def answered(function: Callable[Given, Value]) -> Callable[Given, Value]:

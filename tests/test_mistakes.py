@@ -1,0 +1,190 @@
+"""A hundred mistakes and more: each is an error of luthier's own at the call, before anything is trained.
+
+Those of tests/test_bad_input.py are counted among them. Here stand what users of PyTorch, Optuna and Ray Tune write,
+and thirty mistakes drawn by a seed in the examples.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mutants import EXAMPLES, mutants
+from test_bad_input import MISTAKES
+from torch import nn
+
+import luthier as lt
+from luthier.errors import LuthierError
+from luthier.study.loop import Loop
+
+SPACE = lt.Space(x=lt.Float(0.0, 1.0), layers=lt.Int(1, 4))
+SEED, DRAWN = 7, 30
+NEED_DATA = ("enas.py", "fashion_mnist.py", "demo.py")
+
+
+class Trained(BaseException):
+    """A mistake was not noticed: the training would have begun."""
+
+
+@pytest.fixture(autouse=True)
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(self: Loop) -> None:
+        raise Trained
+
+    monkeypatch.setattr(Loop, "run", run)
+
+
+def value(config: dict[str, Any]) -> float:
+    return config["x"]
+
+
+def tune(task: Any = value, method: Any = "random", **changes: Any) -> Any:
+    return lt.tune(task, method, **{"space": SPACE, "trials": 4, "progress": False, **changes})
+
+
+def network(**changes: Any) -> Any:
+    inputs = torch.zeros(16, 4)
+    split = lt.Split(inputs, torch.zeros(16, 1))
+    given: dict[str, Any] = {
+        "space": lt.Space(lr=lt.Float(0.1, 1.0)),
+        "model": lambda config: nn.Linear(4, 1),
+        "data": lt.Splits(train=split, valid=split),
+        "loss": nn.functional.mse_loss,
+        "batch_size": 8,
+    }
+    return lt.tune(lt.TorchTask(**{**given, **changes}), trials=2, epochs=1, progress=False)
+
+
+def study() -> lt.Study:
+    return lt.Study("s", SPACE, trials=4)
+
+
+def tried(settings: dict[str, Any]) -> Callable[[], Any]:
+    return lambda: tune(**settings)
+
+
+ARGUMENTS: list[dict[str, Any]] = [
+    *({name: 3} for name in ("n_trials", "num_samples", "max_evals", "timeout", "n_jobs", "max_epochs", "num_workers")),
+    *({name: "max"} for name in ("direction", "directions", "goal")),
+    *({name: None} for name in ("sampler", "pruner", "search_alg", "scheduler", "storage", "study_name", "callback")),
+    *({name: {}} for name in ("config", "param_space", "search_space", "points_to_evaluate", "early_stopping")),
+    *({name: 1.5} for name in ("trials", "steps", "seed", "total_steps", "max_failures", "workers")),
+    *({name: True} for name in ("trials", "epochs", "seconds", "seed")),
+    *({name: float("nan")} for name in ("epochs", "seconds", "trial_seconds")),
+    {"executor": 4, "workers": 2},
+    {"callbacks": [print]},
+    {"callbacks": [lt.follow.Follower]},
+    {"stop": 0.5},
+    {"stop": {"loss": 0.5}},
+    {"start": {"z": 1}},
+    {"start": [0.5]},
+    {"known": 0.5},
+    {"on_change": "stop"},
+    {"mode": "maximize"},
+    {"metric": ["loss", 3]},
+    {"metric": ""},
+    {"method": "randon"},
+    {"method": lt.adapt.Hypergradient()},
+    {"method": ("random",)},
+    {"space": {"x": (0, 1)}},
+]
+
+OTHERS: list[tuple[str, Callable[[], Any]]] = [
+    ("an optimizer object", lambda: network(optimizer=torch.optim.SGD(nn.Linear(4, 1).parameters(), lr=0.1))),
+    ("a scheduler's class for a schedule", lambda: network(schedule=torch.optim.lr_scheduler.StepLR)),
+    ("a model that is no function", lambda: network(model=nn.Linear(4, 1))),
+    ("a model that returns a tuple to a loss of tensors", lambda: network(model=lambda config: Pair())),
+    ("a loss that returns one number a row", lambda: network(loss=lambda output, target: (output - target).abs())),
+    ("a network that does not fit", lambda: network(model=lambda config: nn.Linear(5, 1))),
+    ("a data set without its validation", lambda: network(data=[torch.zeros(16, 4), torch.zeros(16, 1)])),
+    ("a name that nothing reads", lambda: network(space=lt.Space(lr=lt.Float(0.1, 1), rate=lt.Float(0, 1)))),
+    ("no learning rate", lambda: network(space=lt.Space(weight_decay=lt.Float(0, 1)))),
+    ("an argument of a task that is not there", lambda: network(n_epochs=3)),
+    ("a direction for a task", lambda: network(direction="max")),
+    ("metrics as a list", lambda: network(metrics=[lt.metrics.accuracy])),
+    ("an argument of a domain that is not there", lambda: lt.Float(1e-4, 1.0, lgo=True)),  # type: ignore[call-arg]
+    ("a domain without an upper bound", lambda: lt.Int(3)),  # type: ignore[call-arg]
+    ("options one by one", lambda: lt.Choice("sgd", "adam")),  # type: ignore[call-arg]
+    ("a step that is not whole", lambda: study().report(study_job(), 0.5, loss=1.0)),  # type: ignore[arg-type]
+    ("no task", lambda: lt.tune()),  # type: ignore[call-arg]
+    ("trials by place", lambda: lt.tune(value, "random", 20)),  # type: ignore[call-arg]
+    ("one method to compare", lambda: lt.compare(value, ["random"], space=SPACE)),
+    ("a study without a space", lambda: lt.Study("s")),
+    ("an array for a task", lambda: tune(np.zeros(3))),
+    ("more configurations than trials", lambda: tune(start=[{}] * 5)),
+    ("a name of Optuna's for a study", lambda: lt.Study("s", SPACE, direction="maximize")),  # type: ignore[call-arg]
+]
+
+
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(4, 1)
+
+    def forward(self, inputs: torch.Tensor) -> Any:
+        return self.one(inputs), inputs
+
+
+def study_job() -> Any:
+    return study().ask()[0]
+
+
+def refused(make: Callable[[], Any]) -> None:
+    with pytest.raises(LuthierError) as caught:
+        make()
+    error = caught.value
+    assert error.what.strip() and error.where.strip() and error.remedy.strip(), error
+
+
+@pytest.mark.parametrize("settings", ARGUMENTS, ids=[str(one)[:40] for one in ARGUMENTS])
+def test_a_wrong_argument_is_an_error_of_ours(settings: dict[str, Any]) -> None:
+    refused(tried(settings))
+
+
+@pytest.mark.parametrize("make", [one for _, one in OTHERS], ids=[name for name, _ in OTHERS])
+def test_a_mistake_is_an_error_of_ours(make: Callable[[], Any]) -> None:
+    refused(make)
+
+
+def drawn() -> Iterator[tuple[str, str]]:
+    files = [file for file in sorted(EXAMPLES.glob("*.py")) if file.name not in NEED_DATA]
+    seen: set[str] = set()
+    for what, source in mutants(SEED, files):
+        if what not in seen:
+            seen.add(what)
+            yield what, source
+
+
+def test_mistakes_drawn_in_the_examples_are_errors_of_ours() -> None:
+    counted, unanswered = 0, []
+    for what, source in drawn():
+        reached: list[bool] = []
+
+        def mistaken(call: Callable[[], Any], reached: list[bool] = reached) -> Any:
+            reached.append(True)
+            return call()
+
+        scope = {"__name__": "__main__", "__file__": str(EXAMPLES / what.partition(":")[0]), "mistaken": mistaken}
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                exec(compile(source, what, "exec"), scope)
+            answer = "nothing was said"
+        except LuthierError:
+            answer = ""
+        except Trained:
+            answer = "it would have trained"
+        except Exception as error:
+            answer = f"{type(error).__name__}: {error}"
+        if not reached:  # an earlier training of the example stands before it
+            continue
+        counted += 1
+        unanswered += [f"{what}: {answer}"] if answer else []
+        if counted == DRAWN:
+            break
+    assert not unanswered
+    assert len(MISTAKES) + len(ARGUMENTS) + len(OTHERS) + DRAWN >= 100
