@@ -16,8 +16,10 @@ import os
 from typing import TYPE_CHECKING, Any
 
 # Without STRICT, MKL picks its code by the shape of a product, and on processors with AVX-512 a network alone and the
-# same network in a stack differ in their last bits. MKL reads this at its first product; worker processes inherit it.
-os.environ.setdefault("MKL_CBWR", "AVX2,STRICT")
+# same network in a stack differ in their last bits. MKL reads this at its first product. It is put into the process's
+# environment alone: os.environ is the user's, who may look there whether it was set; a worker does this for itself.
+if "MKL_CBWR" not in os.environ:
+    os.putenv("MKL_CBWR", "AVX2,STRICT")
 
 from luthier.lazy import lazy
 

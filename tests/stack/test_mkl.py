@@ -40,6 +40,11 @@ def test_what_the_user_has_set_stays():
     assert branches(f"import luthier; {PRODUCT}", MKL_CBWR="COMPATIBLE") == ["COMPATIBLE"]
 
 
+def test_the_environment_that_the_user_sees_is_not_changed():
+    code = f"import os, luthier; assert 'MKL_CBWR' not in os.environ; {PRODUCT}"
+    assert branches(code)[0].endswith(",STRICT")
+
+
 def test_a_product_before_the_import_keeps_the_mode_that_mkl_began_with():
     assert branches(f"{PRODUCT}; import luthier; {PRODUCT}") == ["OFF", "OFF"]
 
