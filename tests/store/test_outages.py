@@ -1,0 +1,211 @@
+"""What the place does to a database, and to those that work on it, is waited out or named, and is no result."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.errors import CheckpointError, StoreError
+from luthier.jobs import Job
+from luthier.store import open_store
+from luthier.store.process import Process, this_process
+from luthier.testing.store_events import fresh, jobs, new_study, ok, synced
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.server)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "postgresql":
+        return request.getfixturevalue("postgres_url")
+    return str(tmp_path / "a.db")
+
+
+def locked(path: Path) -> sqlite3.Connection:
+    """Another program that keeps the database to itself."""
+    holder = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    holder.execute("BEGIN IMMEDIATE")
+    return holder
+
+
+def test_a_lock_is_waited_for_with_the_results_in_hand(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    with open_store(f"sqlite:///{path}?timeout=0.05") as store:
+        study, told = new_study(store), []
+        study.append(jobs(0, 2), fresh())
+        store.when_away(told.append)
+        holder = locked(path)
+        threading.Timer(0.5, lambda: (holder.execute("ROLLBACK"), holder.close())).start()
+        assert study.record([ok(0)]) == [0]
+        assert "kept the database locked" in told[0] and str(path) in told[0]
+        assert told[-1] is None and store.away is None
+        assert synced(study).arrival == [0]
+
+
+def test_an_outage_that_lasts_too_long_says_what_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    with open_store(f"sqlite:///{path}?timeout=0.05", outage=0.3) as store:
+        study = new_study(store)
+        study.append(jobs(0, 2), fresh())
+        holder, begun = locked(path), time.monotonic()
+        with pytest.raises(StoreError, match=r"kept the database locked.*before is kept; what was running.*run again"):
+            study.record([ok(0)])
+        assert 0.3 <= time.monotonic() - begun < 10
+        holder.execute("ROLLBACK")
+        holder.close()
+        assert study.record([ok(0)]) == [0], "the caller still has it"
+        assert study.record([ok(0)]) == []
+        assert synced(study).arrival == [0]
+
+
+@pytest.mark.parametrize("by", ["nothing", "another", "its copy"])
+def test_a_database_that_was_replaced_is_noticed_before_anything_is_written(by: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    with open_store(tmp_path / "another.db") as another:
+        another.create("study", {})
+    with open_store(path) as store:
+        study = new_study(store)
+        study.append(jobs(0, 2), fresh())
+        shutil.copy(path, tmp_path / "copy.db")
+        for file in tmp_path.glob("a.db*"):
+            file.unlink()
+        if by != "nothing":
+            (tmp_path / {"another": "another.db", "its copy": "copy.db"}[by]).rename(path)
+        for use in (lambda: study.record([ok(0)]), lambda: study.append(jobs(0, 1), fresh()), lambda: study.release()):
+            with pytest.raises(StoreError, match=r"removed, or replaced by another.*backup"):
+                use()
+    assert path.exists() == (by != "nothing"), "it is not made again"
+
+
+DIES = """
+import os, signal, sys
+from luthier.store import open_store
+with open_store(sys.argv[1], checkpoints=sys.argv[2]) as store:
+    study = store.attach("study", "dies")
+    print([job.number for job in study.claim(9)], flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_job_that_kills_its_process_fails_at_the_third_and_the_others_come_first(url: str, tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with open_store(url, checkpoints=tmp_path) as store:
+        study = new_study(store)
+        study.append(jobs(0, 3), fresh())
+        study.release()
+        seen = []
+        for number in range(3):
+            told = subprocess.run([sys.executable, "-c", DIES, url, tmp_path], env=environment, capture_output=True)
+            assert told.returncode == -signal.SIGKILL, told.stderr
+            seen.append(told.stdout.decode().strip())
+            if number == 0:
+                assert study.claim(2) == jobs(0, 2) and study.attempts == {0: 2, 1: 2}
+                study.release([0])
+                assert study.record([ok(1)]) == [1]
+        assert seen == ["[0, 1, 2]", "[0, 2]", "[0, 2]"]
+        assert study.claim(9) == []
+        history = synced(study)
+        assert [result and result.status for result in history.results] == ["failed", "ok", "failed"]
+        assert history.results[0] is not None and "ended its worker 3 times" in history.results[0].error
+
+
+def test_dead_is_what_the_system_says_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = this_process()
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    assert Process(here.host, child.pid, "").dead, "there is no such process"
+    if os.geteuid() == 0:  # another user asks: EPERM, and where /proc is hidden nothing more
+
+        def hidden() -> list[bool]:
+            os.setuid(65534)
+            monkeypatch.setattr("luthier.store.process._seen", lambda pid: None)
+            return [Process(here.host, os.getppid(), here.started).dead, Process(here.host, os.getppid(), "1").dead]
+
+        assert in_a_fork(hidden) == [False, False]
+
+
+def in_a_fork(action: Callable[[], Any]) -> Any:
+    out, into = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
+        child = os.fork()
+    if not child:
+        try:
+            os.write(into, repr(action()).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(into)
+    with os.fdopen(out) as stream:
+        return eval(stream.read())  # what this file has written
+
+
+def test_databases_and_studies_never_share_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / "b.db").symlink_to(tmp_path / "exp.v1")
+    folders = {}
+    for name in ("exp.v1", "exp.v2", "exp.db", "exp.sqlite", "link/b.db"):
+        with open_store(tmp_path / name) as store:
+            store.create("study", {})
+            folders[name] = store.attach("study", "me").checkpoints.folder
+    assert folders.pop("link/b.db") == folders["exp.v1"], "one file by two names"
+    assert len(set(folders.values())) == 4
+    with open_store(tmp_path / "exp.v1") as store:
+        file = store.attach("study", "me").checkpoints.save("state", {"n": 1})
+        store.delete("study")
+        store.create("study", {})
+        again = store.attach("study", "me").checkpoints
+        assert again.folder != folders["exp.v1"] and again.files() == [], "a new study finds nothing of the old one"
+        with pytest.raises(CheckpointError, match="does not exist"):
+            again.load(file)
+
+
+def test_the_place_of_checkpoints_is_kept_in_the_database(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUTHIER_CHECKPOINTS", str(tmp_path / "by default"))
+    with open_store(url, checkpoints=tmp_path / "here") as store:
+        folder = new_study(store).checkpoints.folder
+    monkeypatch.setenv("LUTHIER_CHECKPOINTS", str(tmp_path / "elsewhere"))
+    with open_store(url) as store:
+        assert store.attach("study", "me").checkpoints.folder == folder
+    assert Path(folder).parent == tmp_path / "here"
+
+
+@pytest.mark.server
+def test_two_postgresql_databases_have_two_folders(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUTHIER_CHECKPOINTS", str(tmp_path / "one"))
+    with open_store(postgres_url) as store:
+        folder = Path(new_study(store).checkpoints.folder)
+    assert folder.parent.parent == tmp_path / "one" and len(folder.parent.name) == 32, "its id"
+    monkeypatch.setenv("LUTHIER_CHECKPOINTS", str(tmp_path / "two"))
+    with open_store(postgres_url) as store:
+        assert store.attach("study", "me").checkpoints.folder == str(folder), "wherever it is opened"
+
+
+def test_an_owner_that_was_forgotten_goes_on_as_another(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    with open_store(path) as store:
+        study = new_study(store)
+        study.append(jobs(0, 2), fresh())
+        connection = sqlite3.connect(path)
+        connection.execute("DELETE FROM luthier_owners")
+        connection.commit()
+        connection.close()
+        assert study.record([ok(0)]) == [0]
+        assert study.claim(9) == jobs(1, 2), "nobody held it"
+        assert study.append([Job(2, {})], synced(study))

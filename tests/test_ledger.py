@@ -1,0 +1,101 @@
+"""What a study's process says beside its jobs, and whom it reaches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import luthier as lt
+from luthier.errors import StudyError
+from luthier.jobs import Budget, History, Result
+from luthier.seeds import Seeds
+from luthier.store import Store, open_store
+from luthier.study.ledger import Ledger
+
+SPACE = lt.Space(x=lt.Float(0.0, 1.0), size=lt.Choice([16, 32]))
+SETTINGS = {"space": SPACE.to_json(), "objectives": {"loss": "min"}, "seed": 0}
+
+
+def opened(store: Store, budget: Budget, method: object = None) -> Ledger:
+    store.create("s", SETTINGS)
+    proposer = (method or lt.propose.Random()).bind(budget)  # type: ignore[attr-defined]
+    return Ledger(store, "s", SETTINGS, History(SPACE, {"loss": "min"}), proposer, Seeds(0), budget)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path):
+    with open_store(None if request.param == "memory" else tmp_path / "a.db") as made:
+        yield made
+
+
+def test_what_one_says_reaches_the_others(store: Store) -> None:
+    one, two = (opened(store, Budget(trials=6)) for _ in range(2))
+    one.fingerprint("v1")
+    one.fingerprint("v1")
+    jobs = one.take(2)
+    one.record([Result(jobs[0].number, "failed", error="no file"), Result(jobs[1].number, "ok", {"loss": 1.0}, 1)])
+    two.know([({"x": 0.5, "size": 16}, {"loss": 0.25}), ({"x": 0.5, "size": 32}, {"loss": 0.5})])
+    two.fingerprint("v2")
+    assert two.reopen([0, 1]) == [0]
+    two.request_stop("enough")
+    one.sync()
+    for ledger in (one, two):
+        history = ledger.history
+        assert history.fingerprints == [(0, "v1"), (2, "v2")] and len(history.foreign) == 2
+        assert list(history.reopened) == [0] and not history.pending and not ledger.over()
+        assert ledger.stop_requested == "enough"
+    assert opened(store, Budget(trials=6)).stop_requested is None, "it was asked of those that were there"
+    assert [job.number for job in one.take(2)] == [0, 2], "what is tried again, then what is new"
+    assert one.attempts == {0: 1, 2: 1}
+
+
+def test_an_enqueued_configuration_takes_the_place_of_the_next_fresh_one(store: Store) -> None:
+    budget = Budget(trials=4, epochs=2, epoch_steps=lambda config: 960 // config["size"])
+    one, two = (opened(store, budget) for _ in range(2))
+    mine = {"x": 0.125, "size": 16}
+    assert two.enqueue(mine) == 0 and two.enqueue(mine) == 1
+    jobs = one.take(3)
+    assert [job.config == mine for job in jobs] == [True, True, False]
+    assert [job.steps for job in jobs] == [budget.steps_for(job.config) for job in jobs], "two of its own epochs"
+    assert one.history.given == {0: 0, 1: 1} and not one.history.waiting
+    (last,) = two.take(1)
+    assert last.number == 3 and last.config != mine, "nobody tries it twice"
+    with pytest.raises(StudyError, match="no more to propose"):
+        one.enqueue(mine)
+
+
+def test_results_and_the_next_jobs_are_one_transaction(tmp_path: Path) -> None:
+    with open_store(tmp_path / "a.db") as store:
+        ledger = opened(store, Budget(trials=30))
+        jobs = ledger.take(1)
+        commits = 0
+        write = store._database.write  # type: ignore[attr-defined]
+
+        def counted(everything: bool = False):
+            nonlocal commits
+            commits += 1
+            return write(everything)
+
+        store._database.write = counted  # type: ignore[attr-defined]
+        for _ in range(20):
+            ledger.record([Result(jobs[0].number, "ok", {"loss": 0.5}, 1)], room=1)
+            jobs = ledger.take(1)
+        assert commits == 20 and [job.number for job in jobs] == [20]
+        ledger.record([], room=1)
+        ledger.release()
+        assert len(opened(store, Budget(trials=30)).take(3)) == 3, "what was not taken was given back"
+
+
+def test_only_one_process_removes_files_and_only_what_results_name(store: Store) -> None:
+    one, two = (opened(store, Budget(trials=9)) for _ in range(2))
+    for number, job in enumerate(one.take(3)):
+        file = one.checkpoints.save(f"job-{job.number}", {"n": number})
+        one.record([Result(job.number, "ok", {"loss": 1.0 - number}, 1, checkpoint=(file, 0))])
+    unnamed = two.checkpoints.save("on its way", {})
+    two.sync()
+    two._tidying.run(True, grace=0.0)
+    one._tidying.run(True, grace=0.0)
+    kept = one.history.results[2]
+    assert kept is not None and kept.checkpoint is not None
+    assert sorted(one.checkpoints.files()) == sorted([unnamed, kept.checkpoint[0]])
