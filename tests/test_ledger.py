@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,3 +102,25 @@ def test_only_one_process_removes_files_and_only_what_results_name(store: Store)
     kept = one.history.results[2]
     assert kept is not None and kept.checkpoint is not None
     assert sorted(one.checkpoints.files()) == sorted([unnamed, kept.checkpoint[0]])
+
+
+def test_what_a_dead_process_had_not_named_goes_at_the_end_and_nothing_else(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from luthier.store import open_store; from luthier.jobs import Job, Result, History\n"
+        "from luthier.space import Float, Space; study = open_store(sys.argv[1]).attach('s', 'dies')\n"
+        "study.append([Job(0, {}), Job(1, {})], History(Space(x=Float(0, 1)), {'loss': 'min'}))\n"
+        "files = [study.checkpoints.save(name, {}) for name in ('named', 'partial', 'stray')]\n"
+        "study.record([Result(0, 'ok', {'loss': 1.0}, 1, checkpoint=(files[0], 0))]); study.partial(1, files[1], 3)\n"
+        "print(*files); sys.stdout.flush(); os.kill(os.getpid(), 9)"
+    )
+    path = tmp_path / "a.db"
+    with open_store(path) as store:
+        ledger = opened(store, Budget(trials=2))
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+        told = subprocess.run([sys.executable, "-c", code, path], env=environment, capture_output=True, text=True)
+        named, partial, stray = told.stdout.split()
+        mine = ledger.checkpoints.save("on its way", {})
+        ledger.sync()
+        ledger._tidying.run(True, grace=0.0)
+        assert sorted(ledger.checkpoints.files()) == sorted([named, partial, mine]) and stray != mine
+        assert [job.number for job in ledger.take(1)] == [1] and ledger.partials == {1: partial}

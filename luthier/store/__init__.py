@@ -186,6 +186,12 @@ class StudyStore(Protocol):
         """Give the lease on proposing back, if this owner has it."""
         ...
 
+    def strays(self) -> list[str]:
+        """Checkpoints of owners that are certainly gone, so that nobody will name them any more, but not those from
+        which an unfinished job can go on. Which of them results name, a history tells that is synced after this.
+        """
+        ...
+
     def janitor(self, seconds: float) -> bool:
         """Try to take, or extend, the lease on removing checkpoints: False while another owner has it."""
         ...

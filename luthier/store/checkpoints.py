@@ -6,6 +6,7 @@ import copy
 import errno
 import io
 import json
+import re
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -194,6 +195,12 @@ class Checkpoints:
             raise CheckpointError(
                 f"not a whole checkpoint of luthier ({len(data)} bytes: {first})", where=self._name(file), remedy=remedy
             ) from error
+
+
+def writer_of(file: str) -> int | None:
+    """The owner in whose name a checkpoint was written; None where it has none."""
+    found = re.search(rf"-o(\d+)-[0-9a-f]{{12}}{re.escape(SUFFIX)}$", file)
+    return None if found is None else int(found[1])
 
 
 def folder_name(study: str) -> str:

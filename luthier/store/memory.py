@@ -312,6 +312,10 @@ class _MemoryStudy:
             if self._study.turn[0] is self:
                 self._study.turn = (None, 0.0)
 
+    def strays(self) -> list[str]:
+        """None: what is in memory ends with its owners."""
+        return []
+
     def janitor(self, seconds: float) -> bool:
         with self._lock:
             study, now = self._open(), time.monotonic()

@@ -10,7 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from luthier.jobs import Event, History, Job, Note, Report, Result
 from luthier.store import Exchanged, Propose, codec, rows
 from luthier.store import statements as sql
-from luthier.store.checkpoints import Checkpoints
+from luthier.store.checkpoints import Checkpoints, writer_of
 from luthier.store.connect import Database, Session
 from luthier.store.process import Process
 from luthier.store.sql_log import Counts, Log, Nothing, Transaction
@@ -299,6 +299,19 @@ class SQLStudy:
     def janitor(self, seconds: float) -> bool:
         values = self._log.owner | {"b_seconds": seconds}
         return bool(self._database.again(lambda tries: self._run(sql.take_janitor, values)))
+
+    @_alone
+    def strays(self) -> list[str]:
+        files = {file: owner for file in self._checkpoints.files() if (owner := writer_of(file)) is not None}
+
+        def look(tries: int) -> tuple[set[int], set[str]]:
+            with self._database.read() as session:
+                rows, known = session.all(sql.owner_rows, self._study), {}
+                alive = {row.id for row in rows if not row.silent and not _dead(row, known)}
+                return alive, {row.partial for row in session.all(sql.named_partials, self._study)}
+
+        alive, named = self._database.again(look)
+        return [file for file, owner in files.items() if owner not in alive and file not in named]
 
     def leave(self) -> None:
         """Give everything back: this owner will not write again."""

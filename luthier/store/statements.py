@@ -138,7 +138,10 @@ forget_owners = sa.delete(owners).where(
     owners.c.until < clock() - 86400.0,
     ~sa.exists(sa.select(queue.c.number).where(queue.c.study == STUDY, queue.c.owner == owners.c.id)),
 )
-owner_ids = sa.select(owners.c.id).where(owners.c.study == STUDY)
+
+owner_rows = sa.select(
+    owners.c.id, owners.c.host, owners.c.pid, owners.c.started, (owners.c.until < clock() - 86400.0).label("silent")
+).where(owners.c.study == STUDY)
 
 # -- the queue
 put_jobs = sa.insert(queue).values(

@@ -40,6 +40,8 @@ class Tidying:
             alone: Whether nobody else works on the study.
             grace: Seconds for which a file that is no longer needed is spared.
         """
+        if grace == 0.0:
+            self._remove_strays()
         history, now = self._history, time.monotonic()
         keep = set(best_jobs(history)) | (set() if self._parents is None else set(self._parents(history)))
         running = (*history.pending.values(), *(history.jobs[number] for number in history.reopened))
@@ -56,6 +58,17 @@ class Tidying:
             self._removed.update(gone)
             for file in gone:
                 del self._condemned[file]
+
+    def _remove_strays(self) -> None:
+        """Remove what owners that are gone have written and never named."""
+        strays = self._study.strays()
+        if not strays:
+            return
+        self._study.sync(self._history)  # whatever they had recorded before they were gone is known now
+        named = self._history.fold("checkpoints", dict, _named)
+        strays = [file for file in strays if file not in named]
+        if strays and self._study.janitor(JANITOR):
+            self._study.checkpoints.remove(strays)
 
 
 def _named(files: Files, event: Event) -> Files:
