@@ -92,6 +92,7 @@ class StoreContract(StoredThroughFaults):
         two.renew()
         time.sleep(0.5)
         assert three.claim(1) == [], "four times as long"
+        assert two.partial(0, two.checkpoints.save("partial", {}), 1), "it holds the job"
         assert two.record([ok(0)]) == [0]
 
     def _three(self, connect: Connect) -> list[str]:
