@@ -249,3 +249,13 @@ def test_known_configurations_come_first_and_a_study_ends_when_it_is_good_enough
     run("tune", "mine.py", *given, "--name", "c", "--start", '{"x": 0.0, "layers": 1}', "--patience", "3")
     assert 1 < len(Study.load("c", here / "s.db").trials) < 12
     assert "is not JSON" in run("tune", "mine.py", *given, "--start", "{x}", code=2)
+
+
+def test_a_trial_has_a_limit_of_time(here: Path) -> None:
+    (here / "slow.py").write_text(
+        "import time\n\nimport luthier as lt\n\nspace = lt.Space(x=lt.Float(0.0, 1.0))\n\n\n"
+        "def objective(config, trial):\n    for epoch in range(100):\n        trial.report(epoch, loss=1.0)\n"
+        "        time.sleep(0.1 if trial.number else 0.0)\n    return 1.0\n"
+    )
+    run("tune", "slow.py", "-n", "2", "--trial-seconds", "1", "--store", "s.db", "--name", "s", "-q")
+    assert [trial.status for trial in Study.load("s", here / "s.db").trials] == ["ok", "pruned"]

@@ -54,6 +54,7 @@ def tune(
     epochs: Annotated[float | None, typer.Option("--epochs", "-e", help="Passes over the data of each trial.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps of each trial, instead of epochs.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Wall time of this call.")] = None,
+    trial_seconds: Annotated[float | None, typer.Option(help="Wall time of each trial.")] = None,
     store: StoreOption = DEFAULT_STORE,
     name: Annotated[str | None, typer.Option(help="Name of the study. \\[default: FILE-METHOD]")] = None,
     seed: Annotated[
@@ -123,6 +124,7 @@ def tune(
             epochs=epochs,
             steps=steps,
             seconds=seconds,
+            trial_seconds=trial_seconds,
             metric=goals,
             mode=directions(mode),
             store=store,
