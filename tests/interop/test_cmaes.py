@@ -66,7 +66,9 @@ def test_what_fails_or_comes_late_is_replaced() -> None:
     history.add(Result(late.number, "ok", {"loss": -1e9}))  # of the generation before: told no more
     assert method.propose(history, 2, seeds) == method.propose(rebuild(history), 2, seeds)
     for value in (0.0, 1.0, 2.0, 3.0):
-        history.add(Result(following.number if value == 0.0 else start().number, "ok", {"loss": value}))
+        job = following if value == 0.0 else start()
+        assert job.tag["cmaes"]["generation"] == 1  # four results of its own end a generation
+        history.add(Result(job.number, "ok", {"loss": value}))
     assert start().tag["cmaes"]["generation"] == 2
 
 
