@@ -142,6 +142,27 @@ def test_twenty_kills_lose_nothing_and_change_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_twenty_sigterms_lose_nothing_and_change_nothing(tmp_path: Path) -> None:
+    chance = random.Random(15)
+    whole, drivers = Drivers(tmp_path, DRIVER, 120, name="whole"), Drivers(tmp_path, DRIVER, 120)
+    whole.finish()
+    for _ in range(20):
+        before, driver = len(drivers.lines()), drivers.start()
+        while len(drivers.lines()) == before and driver.poll() is None:
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0.0, 0.03))
+        driver.terminate()
+        assert driver.wait(timeout=20) == 128 + signal.SIGTERM, "it ended before: more trials are needed"
+        stored = Study.load("killed", drivers.store).history
+        assert stored.arrival == list(range(len(stored.arrival)))
+    drivers.finish()
+    ends, expected = (Study.load("killed", folder.store).history for folder in (drivers, whole))
+    assert [job.config for job in ends.jobs] == [job.config for job in expected.jobs]
+    assert outcome(ends.results) == outcome(expected.results)
+    assert ends.values.tobytes() == expected.values.tobytes() and ends.arrival == expected.arrival == list(range(120))
+
+
+@pytest.mark.slow
 def test_kills_with_two_workers_leave_no_orphans(tmp_path: Path) -> None:
     chance = random.Random(5)
     drivers = Drivers(tmp_path, DRIVER, 400, workers=2)
