@@ -256,6 +256,22 @@ class Mean:
         return self.function(*args)
 
 
+def models_own(output: Any, target: Any) -> Any:
+    """Return the loss that the model has computed itself: ``output.loss`` or ``output["loss"]``.
+
+    Raises:
+        TaskError: If there is none.
+    """
+    found = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    if found is None:
+        raise TaskError(
+            f"the model returned {type(output).__name__} without a loss",
+            where="TorchTask(loss=…)",
+            remedy="Give loss=function(output, target), or let the batch that the model gets hold the targets.",
+        )
+    return found
+
+
 class StackedLoss:
     """A loss or metric for all members of a stack, made by :func:`stacked_loss`.
 

@@ -17,6 +17,31 @@ from luthier.losses import Mean as Mean
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+class Accumulated:
+    """A metric that is an object with ``reset``, ``update`` and ``compute``, as torchmetrics has them, as a function.
+
+    Args:
+        metric: The object; it is reset before and after each use.
+    """
+
+    def __init__(self, metric: Any) -> None:
+        self.metric, self.__name__ = metric, type(metric).__name__
+
+    def __call__(self, output: Any, target: Any) -> Any:
+        """Its value on all outputs and targets at once."""
+        self.metric.reset()
+        self.metric.update(output, target)
+        value = self.metric.compute()
+        self.metric.reset()
+        return value
+
+
+def as_function(metric: Any) -> Callable[..., Any]:
+    """A metric as a function of outputs and targets, whichever of the two it is."""
+    is_object = all(callable(getattr(metric, name, None)) for name in ("reset", "update", "compute"))
+    return Accumulated(metric) if is_object else metric
+
+
 def _with(form: Callable[..., Tensor]) -> Callable[[Function], Function]:
     def mark(function: Function) -> Function:
         function.stacked = form  # type: ignore[attr-defined]

@@ -391,12 +391,15 @@ class Study:
         """The configurations that were started, each with all the jobs that continued it."""
         return trials_of(self.history)
 
-    def model(self, number: int | None = None, task: TorchTask | str | Path | None = None) -> nn.Module:
+    def model(
+        self, number: int | None = None, task: TorchTask | str | Path | None = None, *, last: bool = False
+    ) -> nn.Module:
         """The network of a job with its trained weights, in evaluation mode; of the best one by default.
 
         Args:
             number: The job.
             task: The TorchTask that was trained, or its file: needed where the study was loaded, and not tuned here.
+            last: Its weights at the end, also where ``TorchTask(keep="best")`` kept those of its best measurement.
 
         Raises:
             StudyError: If there is no task to build the network by, or no job ended well.
@@ -412,7 +415,7 @@ class Study:
             )
         from luthier.train.restore import load_model  # imports torch
 
-        return load_model(work, job, result)
+        return load_model(work, job, result, last)
 
     def state(self, number: int | None = None, task: Trainable | str | Path | None = None) -> Any:
         """The state at the end of a job of a Trainable, as its ``advance`` takes it; of the best one by default.

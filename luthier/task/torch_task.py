@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from luthier.arguments import answering
 from luthier.checks import maybe, one_of, real, require, whole
 from luthier.errors import TaskError
+from luthier.losses import Mean, models_own
+from luthier.metrics import as_function
 from luthier.optim import Adam, sgd
 from luthier.optim.scheduler import checked_scheduler
 from luthier.optim.schedules import Schedule
@@ -44,7 +46,8 @@ class TorchTask:
         data: Training, validation and, where there is one, test data: :class:`luthier.Splits`, a tuple or a dict of
             their parts (tensors, Datasets, DataLoaders), or ``data(config)`` that gives them, where the size of
             minibatches or an augmentation is a hyperparameter.
-        loss: ``loss(output, target)`` or ``loss(output, target, hyper)`` of one member: a scalar, minimised.
+        loss: ``loss(output, target)`` or ``loss(output, target, hyper)`` of one member: a scalar, minimised. None is
+            the loss that the model returns, as ``output.loss`` or ``output["loss"]``, as Hugging Face's do.
         optimizer: One of ``luthier.optim``; a class of ``torch.optim``, or any of that kind, whose settings are the
             hyperparameters of their names; ``(params, config) -> optimizer`` or, for parameter groups,
             ``(model, config) -> optimizer``; or ``optimizer(config)`` that gives one of ours or a class.
@@ -94,7 +97,7 @@ class TorchTask:
     space: Space
     model: Callable[[Config], nn.Module]
     data: Any
-    loss: Callable[..., Tensor]
+    loss: Any = None
     optimizer: Any = sgd
     batch_size: int | None = None
     forward: Callable[[nn.Module, Any], Any] | None = None
@@ -127,6 +130,9 @@ class TorchTask:
     _sources: dict[Any, Sources] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.loss is None:
+            object.__setattr__(self, "loss", Mean(models_own))
+        object.__setattr__(self, "metrics", {name: as_function(metric) for name, metric in self.metrics.items()})
         for name, value in (("model", self.model), ("loss", self.loss), ("optimizer", self.optimizer)):
             if not callable(value) and not isinstance(value, SGD | Adam | torch.optim.Optimizer):
                 raise TaskError(f"{value!r} cannot be called", where=f"TorchTask({name}=…)", remedy="Give a function.")

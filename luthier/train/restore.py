@@ -8,6 +8,7 @@ from torch import nn
 
 from luthier.errors import CheckpointError, MethodError
 from luthier.jobs import Job, Result
+from luthier.train.best import at_best, without_best
 from luthier.train.members import on_device, rows_of
 from luthier.train.stack import trainer
 
@@ -17,16 +18,28 @@ if TYPE_CHECKING:
 
 
 def final_test(work: Work, job: Job, result: Result) -> dict[str, float]:
-    """Loss and metrics of a finished job on the test split. Call it once, for the configuration a study ends with."""
+    """Loss and metrics of a finished job on the test split, by its best weights where those were kept.
+
+    Call it once, for the configuration that a study ends with.
+    """
     program, state = _restore(work, job, result)
+    state = at_best(state)
     if "test" not in program.sources:
         return {}
     return {name: float(value) for name, value in program.evaluate(state, "test").items()}
 
 
-def load_model(work: Work, job: Job, result: Result) -> nn.Module:
-    """The user's module with the weights at the end of a job, in evaluation mode."""
+def load_model(work: Work, job: Job, result: Result, last: bool = False) -> nn.Module:
+    """The user's module with the weights of a job, in evaluation mode.
+
+    Args:
+        work: What was trained.
+        job: The job.
+        result: Its result.
+        last: The weights at the end, also where those of the best measurement were kept.
+    """
     program, state = _restore(work, job, result)
+    state = without_best(state)[0] if last else at_best(state)
     return program.module(dict(result.final) or job.config, state)
 
 

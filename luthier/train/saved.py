@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from luthier.errors import CheckpointError, TaskError
 from luthier.jobs import Job, Partial, Report, Result
+from luthier.train.best import with_best, without_best
 from luthier.train.keep import load, load_partial, log
 from luthier.train.members import on_device, rows_of
 
@@ -31,6 +32,7 @@ class Member:
     reports: list[Report] = field(default_factory=list)
     seconds: float = 0.0
     limit: float | None = None  # seconds that it may take
+    best: Any = None  # the weights of its best measurement, a stack of one, where they are kept
     saved: int = -1  # the age in steps at which it was last saved on the way
 
 
@@ -90,16 +92,16 @@ def begin(work: Work, program: Program, adapter: Any, job: Job, saved: Saved) ->
     """A job where it starts from here, on whichever of the three grounds there are."""
     partial, limit = saved.partial(job), work.seconds_left(job, saved.parents)
     if partial is not None and _is_of(partial, job, adapter.init(program, job.config, work.key(job))):
-        state, meta = partial
+        (state, best), meta = without_best(partial[0]), partial[1]
         reports = [Report(job.number, *report) for report in meta["reports"]]
         age = int(state["t"][0])
-        return Member(job, state, meta["start"], meta["end"], reports, meta["seconds"], limit, age)
+        return Member(job, state, meta["start"], meta["end"], reports, meta["seconds"], limit, best, age)
     key = work.key(job)
     parent = saved.parent(job)
     if parent is None:
         state = adapter.init(program, job.config, key)
     else:
-        before, final = parent
+        before, final = without_best(parent[0])[0], parent[1]
         if program.task.static(dict(final)) != program.static:
             fresh = adapter.init(program, job.config, key)
             slots = before["opt"] if getattr(program.optimizer, "starts_empty", False) else fresh["opt"]
@@ -152,6 +154,6 @@ def save_partials(checkpoints: Checkpoints, state: State, rows: list[Member], ac
         reports = [[report.step, dict(report.metrics), dict(report.hyperparameters)] for report in member.reports]
         of = repr(dict(member.job.config))
         meta = {"config": of, "start": member.start, "end": member.end, "seconds": member.seconds, "reports": reports}
-        file = checkpoints.save(f"partial-{member.job.number}", rows_of(state, [i]), meta)
+        file = checkpoints.save(f"partial-{member.job.number}", with_best(state, rows, [i]), meta)
         member.saved = age
         ask([Partial(member.job.number, file, age - member.start)])

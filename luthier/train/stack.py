@@ -20,6 +20,7 @@ from luthier.task.call import describe
 from luthier.task.torch_task import TorchTask
 from luthier.train import keep
 from luthier.train.alone import over_time
+from luthier.train.best import noted, with_best, worn_out
 from luthier.train.halt import Halt, Overtime, guard
 from luthier.train.keep import Rhythm, StorageTrouble
 from luthier.train.members import rows_of, stacked
@@ -193,6 +194,8 @@ class _Stack:
             ended: dict[int, Status] = {}
             for i, report in reports.items():
                 status = _status(rows[i], report, self._position, stop)
+                if status is None and worn_out(self._work, self._program, rows[i].reports):
+                    status = "ok"
                 if status is not None:
                     ended[i] = status
             if ended:
@@ -227,6 +230,7 @@ class _Stack:
         for i, report in reports.items():
             rows[i].reports.append(report)
             rows[i].seconds += share
+            rows[i].best = noted(self._work, self._program, state, i, rows[i].reports, rows[i].best)
         return reports
 
     def _patience(self) -> float | None:
@@ -268,7 +272,7 @@ class _Stack:
         file = None
         if kept and self._work.save and checkpoints and keeps:
             numbers = [rows[i].job.number for i in kept]
-            state, name = rows_of(self._state, kept), f"jobs-{numbers[0]}-{position}"
+            state, name = with_best(self._state, rows, kept), f"jobs-{numbers[0]}-{position}"
             file = guard().deferred(lambda: keep.save(checkpoints, name, state, {"jobs": numbers}))
         for i, status in ended.items():
             member, report = rows[i], rows[i].reports[-1]
