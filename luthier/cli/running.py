@@ -80,6 +80,8 @@ def tune(
     patience: Annotated[
         int | None, typer.Option(min=1, help="End after so many trials without a better one.", metavar="TRIALS")
     ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train failed trials again.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew; what was there is kept by another name.")] = False,
     metric: Annotated[
         str | None, typer.Option(help="The objective, or several with commas between. \\[default: loss]")
     ] = None,
@@ -132,6 +134,8 @@ def tune(
             seed=seed,
             start=[_configuration(text) for text in start or []],
             stop=_conditions(target, patience),
+            retry_failed=retry_failed,
+            fresh=fresh,
             executor=_executor(executor, workers, address, cpus, gpus),
             progress=False if quiet else None,
         )

@@ -44,6 +44,7 @@ def open_ledger(
     seed: int,
     store: str | Path | Store | None,
     task: str = "",
+    fresh: bool = False,
 ) -> Ledger:
     """Create a study or go on with the one that is there.
 
@@ -56,6 +57,7 @@ def open_ledger(
         seed: Its seed.
         store: A store, or what :func:`luthier.store.open_store` takes.
         task: What is tuned, in a word.
+        fresh: Begin anew; the study that has the name is kept under another, the ledger's ``kept_as``.
 
     Raises:
         MethodError: If the method and the budget do not fit.
@@ -66,17 +68,35 @@ def open_ledger(
     own = not hasattr(store, "attach")
     opened: Any = open_store(store) if own else store  # type: ignore[arg-type]
     try:
+        kept_as = _lay_aside(opened, name) if fresh else ""
         stored = opened.create(name, given)
         lines = study_settings.differences(stored, given, bound.extendable)
         study_settings.refuse(name, public_url(opened.url), lines)
         if stored["budget"] != given["budget"]:
             stored = {**stored, "budget": given["budget"]}
             opened.update_settings(name, stored)
-        return Ledger(opened, name, stored, History(space, goals), bound, Seeds(seed), budget)
+        ledger = Ledger(opened, name, stored, History(space, goals), bound, Seeds(seed), budget)
+        ledger.kept_as = kept_as
+        return ledger
     except BaseException:
         if own:
             opened.close()
         raise
+
+
+def _lay_aside(store: Any, name: str) -> str:
+    """Give the study of this name another one, and return that; nothing where there is no such study."""
+    taken = {one.name for one in store.studies()}
+    if name not in taken:
+        return ""
+    if store.url == MEMORY:
+        remedy = "Take another name=, or a new store."
+        raise StudyError("fresh=True renames the study in its database", where=f"study {name!r}", remedy=remedy)
+    from luthier.store.copying import rename_study
+
+    other = next(f"{name}-{number}" for number in itertools.count(1) if f"{name}-{number}" not in taken)
+    rename_study(store, name, other)
+    return other
 
 
 def _alone(method: Callable[Concatenate[Ledger, Given], Returned]) -> Callable[Concatenate[Ledger, Given], Returned]:
@@ -114,6 +134,7 @@ class Ledger:
         budget: Budget | None = None,
     ) -> None:
         self.store, self.name, self.settings, self.history = store, name, settings, history
+        self.kept_as = ""  # the name that an older study of this name has now
         self.proposer, self.seeds, self.budget = proposer, seeds, budget or Budget()
         self.proposing = 0.0  # seconds of this thread's CPU time spent in the method
         self.busy = False  # somebody else is proposing: nothing was given, more may come

@@ -54,6 +54,7 @@ def tune(
     seed: int | None = None,
     start: str | Mapping[str, Any] | Sequence[Mapping[str, Any] | str] = (),
     known: Any = None,
+    fresh: bool = False,
     retry_failed: bool = False,
     on_change: OnChange = "warn",
     stop: Callable[[Study], bool] | Sequence[Callable[[Study], bool]] = (),
@@ -97,6 +98,7 @@ def tune(
             what the study has tried already is skipped, so that a script may be run again.
         known: Results from elsewhere that a method with a model learns from: a study, pairs (configuration, metrics)
             or a DataFrame. They are no trials; what lies outside the space is left aside and counted.
+        fresh: Begin anew under the same name; the study that was there is kept under another, which is said.
         retry_failed: Try the failed trials of a stored study again, under their numbers and seeds.
         on_change: What to do where the task's code has changed since the stored study was begun: ``"warn"`` and go
             on, or ``"error"``.
@@ -149,7 +151,7 @@ def tune(
     elsewhere, on_change = check_known(known, given.space, goals), check_on_change(on_change)
     first = check_start(start, given.space, resolved.proposer, trials, seed)
     built = check_first(given, resolved.adapter, executor, seed, first)
-    ledger = open_ledger(name, given.space, goals, resolved, budget, seed, store, task_name(task))
+    ledger = open_ledger(name, given.space, goals, resolved, budget, seed, store, task_name(task), fresh is True)
     save = checkpoints if checkpoints is not None else is_torch(given) or hasattr(ledger.proposer, "parents")
     keep = ledger.checkpoints if save or not isinstance(given, FunctionTask) else None
     work = Work(given, ledger.seeds, resolved.adapter, keep, goals, save, trial_seconds=trial_seconds)
@@ -173,6 +175,8 @@ def tune(
     told.started(study)
     try:
         loop = Loop(ledger, work, executor, budget, max_failures, progress, told, lambda: met(conditions, study))
+        if ledger.kept_as:
+            loop.shown.say(f"the study that was here is kept as {ledger.kept_as!r}")
         if execution:
             loop.shown.say(execution)
         loop.run()
