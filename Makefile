@@ -6,7 +6,7 @@ TWO := --numprocesses 2 --dist worksteal
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all bench papers postgres lint format clean
+.PHONY: help demo test test-slow test-all bench papers zoo docs package postgres lint format clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,13 @@ papers: $(INSTALLED)  ## The five papers anew, two at a time, about an hour; HOW
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[papers,optuna]'
 	printf '%s\n' $(PAPERS) | xargs -P 2 -I {} $(BIN)/python -m papers.{}.run $(HOW)
 
+docs: $(INSTALLED)  ## The documentation as a site, in site/; a link that leads nowhere is an error
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/zensical build --config-file mkdocs.yml --strict
+
+package: $(INSTALLED)  ## Wheel and sdist, checked, and the README's first example run from the wheel
+	scripts/package
+
 postgres:  ## Start a throw-away PostgreSQL server, installed by apt-get if need be, and print its address
 	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 \
 		|| $(SUDO) apt-get install --yes postgresql >&2
@@ -49,7 +56,7 @@ format: $(INSTALLED)  ## Put every file into the one format, imports sorted
 	$(BIN)/ruff format .
 
 clean:  ## Remove .venv, caches and what the demo wrote
-	rm -rf .venv demo build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv demo build dist site .pytest_cache .ruff_cache .hypothesis
 	find luthier tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch is never installed without its constraint: another build of it can be several gigabytes.

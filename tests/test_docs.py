@@ -12,12 +12,38 @@ from luthier import METHODS
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
-@pytest.mark.parametrize("page", ["extend.md"])
+RUN = ("extend", "from_optuna", "from_ray_tune", "going_on", "machines", "spaces", "stacks", "start", "weights")
+
+
+@pytest.mark.parametrize("page", RUN)
 def test_the_code_of_a_page_runs(page: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code = "\n".join(re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL))
+    code = "\n".join(re.findall(r"```python\n(.*?)```", (DOCS / f"{page}.md").read_text(), re.DOTALL))
     exec(compile(code, page, "exec"), {"__name__": __name__})
     promised = re.findall(r"^print\(.*\)  # (.*)$", code, re.MULTILINE)
     assert promised and capsys.readouterr().out.split("\n")[:-1] == promised
+
+
+QUESTIONS = {  # of a new user, and words on the page that answers
+    "How do I tune a loop that I have?": ("start", "trial.report", "trial.should_stop"),
+    "I know Optuna: what is suggest_float here?": ("from_optuna", "suggest_float", "lt.Float"),
+    "How do I use two GPUs?": ("machines", "devices=["),
+    "How do I run it under SLURM?": ("machines", "sbatch", "SIGTERM"),
+    "Which method should I take?": ("choose", "no idea yet"),
+    "How do I get the trained network?": ("weights", "study.model()", "luthier weights"),
+    "Can I start from a configuration that works?": ("going_on", "start=", "known="),
+    "Can I say that two values must not come together?": ("spaces", "constraint="),
+    "Is my result reproducible?": ("faq", "same seed"),
+    "What happens when a machine dies?": ("promises", "SIGKILL"),
+    "How do I write my own method?": ("extend", "propose(self, history, count, seeds)"),
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_a_new_user_finds_the_answer(question: str) -> None:
+    page, *words = QUESTIONS[question]
+    text = (DOCS / f"{page}.md").read_text()
+    assert [word for word in words if word not in text] == []
+    assert f"{page}.md" in (DOCS.parent / "mkdocs.yml").read_text()
 
 
 def test_the_table_of_the_readme_is_that_of_the_methods() -> None:
