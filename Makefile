@@ -33,6 +33,9 @@ papers: $(INSTALLED)  ## The five papers anew, two at a time, about an hour; HOW
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[papers,optuna]'
 	printf '%s\n' $(PAPERS) | xargs -P 2 -I {} $(BIN)/python -m papers.{}.run $(HOW)
 
+zoo: $(INSTALLED)  ## Every network of the zoo beside a plain loop, a few minutes; writes docs/networks.md
+	PYTHONPATH=.:tests $(BIN)/python -m zoo.table
+
 docs: $(INSTALLED)  ## The documentation as a site, in site/; a link that leads nowhere is an error
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	$(BIN)/zensical build --config-file mkdocs.yml --strict

@@ -2,7 +2,7 @@
 
 Names are imported when they are first used, so ``import luthier`` is quick and does not load PyTorch.
 
-Example:
+Examples:
     >>> import luthier as lt
     >>> space = lt.Space(x=lt.Float(-1.0, 1.0))
     >>> study = lt.tune(lambda config: config["x"] ** 2, space=space, trials=32, progress=False)

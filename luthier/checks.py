@@ -94,7 +94,7 @@ def checked(
     Raises:
         LuthierError: If the rule does not accept it.
 
-    Example:
+    Examples:
         >>> checked("steps", 3, whole(1), where="a doctest")
         3
         >>> checked("steps", 0, whole(1), where="a doctest")

@@ -77,7 +77,7 @@ def fashion_mnist(
         DataError: If a file is missing, damaged or another than the official one, if the download fails, or if the
             sizes asked for do not fit.
 
-    Example:
+    Examples:
         >>> fashion_mnist(train=5_000)  # doctest: +SKIP
         Splits(train=5000, valid=10000, test=10000, inputs=(1, 28, 28) float32, targets=() int64, classes=10)
 
@@ -115,7 +115,7 @@ def mnist(
         DataError: If a file is missing, truncated or not in this format, images and labels differ in number, or
             the sizes asked for do not fit.
 
-    Example:
+    Examples:
         >>> mnist("~/data/mnist")  # doctest: +SKIP
         Splits(train=50000, valid=10000, test=10000, inputs=(1, 28, 28) float32, targets=() int64, classes=10)
 
@@ -151,7 +151,7 @@ def digits(
     Raises:
         DataError: If the sizes asked for do not fit.
 
-    Example:
+    Examples:
         >>> digits()
         Splits(train=1077, valid=360, test=360, inputs=(1, 8, 8) float32, targets=() int64, classes=10)
 

@@ -17,7 +17,7 @@ class LuthierError(Exception):
 
     Passwords in these texts are not kept: an error ends in logs and on screens that others see.
 
-    Example:
+    Examples:
         >>> print(LuthierError("low=3.0 is not below high=1.0", where="lr", remedy="Swap them."))
         lr: low=3.0 is not below high=1.0. Swap them.
     """

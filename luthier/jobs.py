@@ -201,7 +201,7 @@ class History:
         objectives: Name of each objective and its direction, ``{"loss": "min"}``. Inside, all are minimised: the
             value of a ``"max"`` objective is negated in :attr:`values`.
 
-    Example:
+    Examples:
         >>> from luthier.space import Float
         >>> history = History(Space(x=Float(0, 1)), {"loss": "min"})
         >>> history.add(Job(0, {"x": 0.25})); history.add(Result(0, "ok", {"loss": 3.0}))

@@ -142,7 +142,7 @@ def cross_entropy(output: Tensor, target: Tensor, *, label_smoothing: float | Te
         target: Class numbers, (batch, …), or probabilities in the output's shape.
         label_smoothing: Share of the target that is spread evenly over the classes, in [0, 1].
 
-    Example:
+    Examples:
         >>> cross_entropy(torch.zeros(5, 4), torch.zeros(5, dtype=torch.int64))
         tensor(1.3863)
         >>> smooth = functools.partial(cross_entropy, label_smoothing=0.1)  # keeps the fast stacked form
@@ -240,7 +240,7 @@ class Mean:
     Args:
         function: ``function(output, target)`` or ``function(output, target, hyper)``, a scalar.
 
-    Example:
+    Examples:
         >>> brier = Mean(lambda output, target: (output.softmax(1) - F.one_hot(target, 10)).square().sum(1).mean())
     """
 
@@ -396,7 +396,7 @@ def stacked_loss(loss: Callable[..., Any]) -> StackedLoss:
     Raises:
         TaskError: If it cannot be called with an output and a target.
 
-    Example:
+    Examples:
         >>> stacked_loss(mean_squared_error)(torch.ones(3, 4, 1), torch.zeros(4))
         tensor([1., 1., 1.])
     """

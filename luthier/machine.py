@@ -24,7 +24,7 @@ def environment(*packages: str, folder: str | Path | None = None) -> dict[str, s
         may use; ``capability``, the instruction set that torch runs, once torch is imported; ``commit`` inside a git
         checkout, with a ``+`` where tracked files were changed.
 
-    Example:
+    Examples:
         >>> from luthier import environment
         >>> sorted({"python", "luthier", "processor", "cores"} - set(environment()))
         []

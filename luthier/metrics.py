@@ -109,7 +109,7 @@ def accuracy(output: Tensor, target: Tensor, *, threshold: float = 0.0) -> Tenso
         target: Class numbers, (batch, …), or probabilities in the output's shape; with one score a row, 0 or 1.
         threshold: 0 for logits; for probabilities give ``functools.partial(accuracy, threshold=0.5)``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> accuracy(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))
         tensor(0.5000)
@@ -148,7 +148,7 @@ def parameters(model: nn.Module, inputs: Tensor) -> float:
         model: The network.
         inputs: Not looked at.
 
-    Example:
+    Examples:
         >>> import torch
         >>> parameters(nn.Linear(3, 2), torch.zeros(1, 3))
         8.0

@@ -70,7 +70,7 @@ class Dropout(nn.Module):
     Raises:
         TaskError: If ``name`` is not a name or ``p`` is not a rate.
 
-    Example:
+    Examples:
         >>> import torch
         >>> Dropout("dropout").eval()(torch.ones(2))
         tensor([1., 1.])
@@ -155,7 +155,7 @@ class Choose(nn.Module):
     Raises:
         TaskError: If ``name`` is not a name, or an option is not a module.
 
-    Example:
+    Examples:
         >>> import torch
         >>> Choose("activation", {"relu": nn.ReLU(), "tanh": nn.Tanh()})(torch.tensor([-1.0]))
         tensor([0.])
@@ -197,7 +197,7 @@ def Skip(name: str, module: nn.Module) -> Choose:
         name: The hyperparameter, ``luthier.Choice([False, True])``.
         module: Must keep the shape of its inputs.
 
-    Example:
+    Examples:
         >>> Skip("skip", nn.ReLU()).values
         (False, True)
     """
@@ -220,7 +220,7 @@ class Width(nn.Module):
     Raises:
         TaskError: If ``name`` is not a name, or ``axis`` is that of the batch.
 
-    Example:
+    Examples:
         >>> import torch
         >>> nn.Sequential(nn.Linear(8, 64), Width("width"), nn.ReLU())(torch.ones(2, 8)).shape
         torch.Size([2, 64])

@@ -22,7 +22,7 @@ def non_dominated(values: np.ndarray) -> np.ndarray:
     Returns:
         (n,) bool.
 
-    Example:
+    Examples:
         >>> non_dominated(np.array([[1.0, 3.0], [2.0, 2.0], [2.0, 4.0]])).tolist()
         [True, True, False]
     """
@@ -63,7 +63,7 @@ def ranks(values: np.ndarray) -> np.ndarray:
     Returns:
         (n,) int64; rows that are not finite come last, in a rank of their own.
 
-    Example:
+    Examples:
         >>> ranks(np.array([[1.0, 3.0], [2.0, 2.0], [2.0, 4.0], [3.0, 5.0]])).tolist()
         [0, 0, 1, 2]
     """
@@ -88,7 +88,7 @@ def crowding(values: np.ndarray) -> np.ndarray:
         (n,): the sum over objectives of the distance between the two neighbours, each objective scaled to its range;
         infinite for the lowest and the highest of an objective.
 
-    Example:
+    Examples:
         >>> crowding(np.array([[0.0, 4.0], [1.0, 1.0], [4.0, 0.0]])).tolist()
         [inf, 2.0, inf]
     """
@@ -131,7 +131,7 @@ def hypervolume(values: np.ndarray, reference: np.ndarray) -> float:
     Raises:
         StudyError: If the reference does not have one finite number for each objective.
 
-    Example:
+    Examples:
         >>> hypervolume(np.array([[1.0, 2.0], [2.0, 1.0]]), np.array([3.0, 3.0]))
         3.0
 

@@ -27,7 +27,7 @@ class Schedule(Sequence[tuple[int, Config]]):
             that an adapter had come to at the end.
         seed: The seed of the study in which it was found; None takes any.
 
-    Example:
+    Examples:
         >>> schedule = Schedule([{"steps": 5, "config": {"lr": 0.1}}, {"steps": 5, "config": {"lr": 0.01}}])
         >>> list(schedule), schedule.steps
         ([(0, {'lr': 0.1}), (5, {'lr': 0.01})], 10)

@@ -18,7 +18,7 @@ class Seeds:
     Args:
         study: The study's seed, any integer.
 
-    Example:
+    Examples:
         >>> Seeds(0).rng(3, "propose").integers(100) == Seeds(0).rng(3, "propose").integers(100)
         np.True_
     """

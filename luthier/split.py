@@ -30,7 +30,7 @@ class Split:
     Raises:
         DataError: If the numbers of rows differ, there is none, or something is no tensor.
 
-    Example:
+    Examples:
         >>> Split({"ids": torch.zeros(6, 8, dtype=torch.int64), "mask": torch.ones(6, 8)}, torch.zeros(6))
         Split(inputs={'ids': (6, 8) int64, 'mask': (6, 8) float32}, targets=(6,) float32)
     """
@@ -108,7 +108,7 @@ class Splits:
     Raises:
         DataError: If a part is empty or no data, or parts have other structures than the training part.
 
-    Example:
+    Examples:
         >>> Splits(*(Split(torch.zeros(n, 3), torch.zeros(n)) for n in (6, 2, 2)))
         Splits(train=6, valid=2, test=2, inputs=(3,) float32, targets=() float32)
     """

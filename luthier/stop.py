@@ -31,7 +31,7 @@ class Target:
     Raises:
         MethodError: If the value is not a number.
 
-    Example:
+    Examples:
         >>> import luthier as lt
         >>> space = lt.Space(x=lt.Float(0, 1))
         >>> study = lt.tune(lambda c: c["x"], space=space, trials=1000, stop=lt.stop.Target(0.1), progress=False)
@@ -75,7 +75,7 @@ class NoImprovement:
     Raises:
         MethodError: If it is not a positive whole number.
 
-    Example:
+    Examples:
         >>> import luthier as lt
         >>> space = lt.Space(x=lt.Float(0, 1))
         >>> stop = lt.stop.NoImprovement(trials=10)

@@ -23,7 +23,7 @@ def plain(text: object) -> str:
 
     Line ends and tabs stay.
 
-    Example:
+    Examples:
         >>> print(plain("scan-\udcff.png \x1b[2J"))
         scan-\udcff.png \x1b[2J
     """
@@ -49,7 +49,7 @@ def _is_number(text: str) -> bool:
 def without_secrets(text: str, secrets: Iterable[str] = ()) -> str:
     """Text without the passwords that stand in it: in addresses, in options such as ``password=…``, and those given.
 
-    Example:
+    Examples:
         >>> without_secrets("postgresql://me:one@host/db?sslpassword=two failed for three", ["three"])
         'postgresql://me:***@host/db?sslpassword=*** failed for ***'
     """
@@ -63,7 +63,7 @@ def without_secrets(text: str, secrets: Iterable[str] = ()) -> str:
 def public_url(url: str) -> str:
     """A store's URL without its passwords, which libpq then takes from the environment or its own files.
 
-    Example:
+    Examples:
         >>> public_url("postgresql://me:one@host/luthier?password=two&sslmode=require")
         'postgresql://me@host/luthier?sslmode=require'
     """

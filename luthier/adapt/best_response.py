@@ -34,7 +34,7 @@ class BestResponse:
         names: The hyperparameters to which the weights respond.
         numbers: Of the hypernetwork, those of the network itself included.
 
-    Example:
+    Examples:
         >>> import luthier as lt
         >>> from luthier.testing.adapters import digits_task
         >>> task = digits_task(space=lt.Space(dropout=lt.Float(0.0, 0.6)), optimizer=lt.optim.Adam(lr=3e-3))

@@ -74,7 +74,7 @@ class Bilevel:
     Raises:
         MethodError: If a setting makes no sense.
 
-    Example:
+    Examples:
         >>> Bilevel(response.implicit, inner_steps=10)
         Bilevel(response='implicit', inner_steps=10)
 

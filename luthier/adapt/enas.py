@@ -73,7 +73,7 @@ class Enas:
     Raises:
         MethodError: If a setting makes no sense.
 
-    Example:
+    Examples:
         >>> Enas("unrolled", samples=8).window
         40
 

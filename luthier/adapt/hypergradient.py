@@ -39,7 +39,7 @@ class Hypergradient:
     Raises:
         MethodError: If a setting makes no sense.
 
-    Example:
+    Examples:
         >>> Hypergradient(0.05)
         Hypergradient(hyper_lr=0.05, rule='multiplicative', bounds=None)
 

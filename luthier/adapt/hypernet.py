@@ -65,7 +65,7 @@ class Hypernet:
     Raises:
         MethodError: If a setting makes no sense.
 
-    Example:
+    Examples:
         >>> Hypernet(mode="global", warmup=20).structure
         'auto'
 

@@ -31,7 +31,7 @@ def free(domain: Float, value: Tensor) -> Tensor:
         domain: The hyperparameter's domain.
         value: Values in it, (members, …).
 
-    Example:
+    Examples:
         >>> free(Float(0.0, 1.0), torch.tensor([0.0, 0.5]))
         tensor([-6.9088,  0.0000])
     """
@@ -49,7 +49,7 @@ def value(domain: Float, free: Tensor) -> Tensor:
         domain: The hyperparameter's domain.
         free: Numbers, (members, …).
 
-    Example:
+    Examples:
         >>> value(Float(0.01, 1.0, log=True), torch.tensor([-9.0, 0.0]))
         tensor([0.0100, 1.0000])
     """

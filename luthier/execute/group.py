@@ -46,7 +46,7 @@ class Group:
         MethodError: If an argument is out of range.
         TaskError: From a call, if the function cannot be sent to the processes, or one of them fails or dies.
 
-    Example:
+    Examples:
         >>> import luthier as lt
         >>> lt.execute.Group(print, processes=2)
         Group(print, processes=2, backend=None)

@@ -46,7 +46,7 @@ class Local:
     Raises:
         MethodError: If an argument is out of range.
 
-    Example:
+    Examples:
         >>> from luthier import jobs, seeds, space, task, train
         >>> square = task.as_task(lambda config: config["x"] ** 2, space.Space(x=space.Float(-1, 1)))
         >>> executor = Local()

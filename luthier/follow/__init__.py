@@ -27,7 +27,7 @@ class Follower:
 
     A follower that raises is named in a warning, once, and goes on to be called; it never stops the study.
 
-    Example:
+    Examples:
         >>> import luthier as lt
         >>> class Counter(lt.follow.Follower):
         ...     ended = 0

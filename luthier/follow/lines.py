@@ -24,7 +24,7 @@ def lines(path: str | Path = "study.csv") -> Background:
     Args:
         path: The file. Several drivers of one study may give the same; each study needs a file of its own.
 
-    Example:
+    Examples:
         >>> import luthier as lt, tempfile
         >>> path = Path(tempfile.mkdtemp(), "log.csv")
         >>> space = lt.Space(x=lt.Float(0, 1))

@@ -20,7 +20,7 @@ def replay(study: Any, callbacks: Any, every: float | None = None) -> int:
     Returns:
         How many events they were told of.
 
-    Example:
+    Examples:
         >>> import luthier as lt
         >>> store = lt.open_store()
         >>> space = lt.Space(x=lt.Float(0, 1))

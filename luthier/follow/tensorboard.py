@@ -26,7 +26,7 @@ def tensorboard(folder: str | Path = "runs") -> Background:
     Raises:
         StudyError: If tensorboard is not installed.
 
-    Example:
+    Examples:
         >>> import luthier as lt, tempfile
         >>> folder = tempfile.mkdtemp()
         >>> space = lt.Space(x=lt.Float(0, 1))

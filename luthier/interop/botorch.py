@@ -71,7 +71,7 @@ class HypervolumeImprovement:
         points: Results that the models take at most: of more, the best half of ``points`` and the latest.
         budget: Set by :meth:`bind`.
 
-    Example:
+    Examples:
         >>> from luthier.space import Float, Space
         >>> from luthier.testing import simulate
         >>> history = simulate(

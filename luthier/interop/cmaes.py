@@ -62,7 +62,7 @@ class CMAES:
             default.
         budget: Set by :meth:`bind`.
 
-    Example:
+    Examples:
         >>> from luthier import Float, Space
         >>> from luthier.testing import simulate
         >>> space = Space(x=Float(-5.0, 5.0), y=Float(-5.0, 5.0))

@@ -36,7 +36,7 @@ class Report(Callback):
     Raises:
         TaskError: At the first validation, if ``monitor`` was not logged.
 
-    Example:
+    Examples:
         >>> import luthier as lt
         >>> def train(config, trial):
         ...     trainer = Trainer(max_epochs=10, callbacks=[Report(trial, monitor="val_loss")])

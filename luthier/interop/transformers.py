@@ -35,7 +35,7 @@ class Report(TrainerCallback):
     Raises:
         TaskError: At the first evaluation, if ``monitor`` is not among its metrics.
 
-    Example:
+    Examples:
         >>> def train(config, trial):
         ...     trainer = Trainer(model_init=…, args=arguments(config), callbacks=[Report(trial)], …)
         ...     trainer.train()

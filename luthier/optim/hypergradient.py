@@ -50,7 +50,7 @@ class HypergradientDescent(torch.optim.Optimizer):
         MethodError: If a setting makes no sense, a rate starts outside the bounds, or the optimizer's step is not
             proportional to its learning rate (LBFGS, Rprop, ASGD, Adafactor).
 
-    Example:
+    Examples:
         >>> w = torch.nn.Parameter(torch.tensor([3.0, -2.0]))
         >>> optimizer = HypergradientDescent(torch.optim.SGD([w], lr=1e-4))
         >>> for _ in range(250):

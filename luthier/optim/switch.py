@@ -34,7 +34,7 @@ class Switch:
     Raises:
         TaskError: If a family is not one of luthier's optimizers.
 
-    Example:
+    Examples:
         >>> switch = Switch("optimizer", {"sgd": SGD(momentum=0.9), "adam": Adam()})
         >>> switch({"optimizer": "sgd"})
         SGD(lr=None, momentum=0.9, weight_decay=0.0, clip_norm=None, nesterov=False)

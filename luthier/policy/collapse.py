@@ -41,7 +41,7 @@ def collapsed(policy: Policy, params: Params, *, probability: float = 0.95, widt
         probability: The most probable options must be drawn at least as often as this,
         width: and every real number beside them must deviate by at most this part of its domain's range.
 
-    Example:
+    Examples:
         >>> from luthier.policy import Factorised
         >>> from luthier.space import Choice, Space
         >>> policy = Factorised(Space(depth=Choice([1, 2])))

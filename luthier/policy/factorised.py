@@ -28,7 +28,7 @@ class Factorised(Policy):
     Raises:
         MethodError: If a name cannot be decided.
 
-    Example:
+    Examples:
         >>> from luthier.space import Choice
         >>> policy = Factorised(Space(depth=Choice([1, 2, 3])))
         >>> policy.evaluate(policy.init(0), policy.actions([{"depth": 2}])).log_prob.exp().item()

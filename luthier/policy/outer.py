@@ -44,7 +44,7 @@ def outer_gradient(
         MethodError: If the method is unknown, or a hyperparameter has no response under it: the learning rate has one
             under ``"unrolled"`` alone.
 
-    Example:
+    Examples:
         >>> w, strength = {"w": torch.tensor([1.0])}, {"strength": torch.tensor([1.0])}
         >>> train = lambda p, h, _: ((p["w"] - 2) ** 2 + h["strength"] * p["w"] ** 2).sum()
         >>> valid = lambda p, h, _: ((p["w"] - 3) ** 2).sum()

@@ -99,7 +99,7 @@ class ASHA:
         budget: Set by :meth:`bind`.
         chooser: Set by :meth:`bind`: the inner proposer.
 
-    Example:
+    Examples:
         >>> from luthier.space import Float, Space
         >>> from luthier.testing import simulate
         >>> from luthier.testing.problems import decay

@@ -39,7 +39,7 @@ class Derive:
     Raises:
         MethodError: If a setting makes no sense.
 
-    Example:
+    Examples:
         >>> Derive().bind(Budget(trials=10, epochs=5.0)).children
         5
     """

@@ -97,7 +97,7 @@ class FreezeThaw:
         stops: Trainings begin as if they were to run whole, and are stopped instead of laid aside.
         budget: Set by :meth:`bind`.
 
-    Example:
+    Examples:
         >>> from luthier.space import Float, Space
         >>> from luthier.testing import simulate
         >>> from luthier.testing.problems import decay

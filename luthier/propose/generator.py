@@ -147,7 +147,7 @@ def sharpness(log_rewards: np.ndarray, effective: float) -> float:
         log_rewards: (leaves,) log R.
         effective: Leaves among which the probability is spread, as exp(entropy) counts them.
 
-    Example:
+    Examples:
         >>> rewards = np.log(np.arange(1.0, 101.0))
         >>> beta = sharpness(rewards, 10.0)
         >>> p = rewards**0 * np.exp(beta * rewards); p /= p.sum()

@@ -68,7 +68,7 @@ class Genetic:
         distinct: Without inheritance: a child that equals an earlier configuration draws one hyperparameter anew.
         budget: Set by :meth:`bind`.
 
-    Example:
+    Examples:
         >>> from luthier.space import Int
         >>> from luthier.testing import simulate
         >>> space = Space(x=Float(-5.0, 5.0), n=Int(1, 9))

@@ -70,7 +70,7 @@ class GFlowNet:
         training: How a learnt sampler is trained; None is brief while proposing and thorough in :meth:`fit`.
         budget: Set by :meth:`bind`.
 
-    Example:
+    Examples:
         >>> from luthier.space import Float, Space
         >>> from luthier.testing import simulate
         >>> space = Space(x=Float(-5.0, 5.0), y=Float(-5.0, 5.0))

@@ -46,7 +46,7 @@ class GaussianProcess:
             square and cube.
         budget: Set by :meth:`bind`.
 
-    Example:
+    Examples:
         >>> from luthier.space import Float, Space
         >>> from luthier.testing import simulate
         >>> space = Space(x=Float(-5.0, 5.0), y=Float(-5.0, 5.0))

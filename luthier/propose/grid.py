@@ -43,7 +43,7 @@ class Grid:
         shuffle: Visit the grid in an order drawn from the study's seed.
         budget: Set by :meth:`bind`.
 
-    Example:
+    Examples:
         >>> from luthier.space import Int
         >>> space = Space(lr=Float(1e-4, 1e-2, log=True), layers=Int(1, 2))
         >>> jobs = Grid(points=3).propose(History(space), 4, Seeds(0))

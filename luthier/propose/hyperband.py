@@ -69,7 +69,7 @@ class Hyperband:
         budget: Set by :meth:`bind`.
         chooser: Set by :meth:`bind`: the inner proposer.
 
-    Example:
+    Examples:
         >>> from luthier.space import Float, Space
         >>> from luthier.testing import simulate
         >>> from luthier.testing.problems import decay

@@ -58,7 +58,7 @@ class PB2:
         asynchronous: Do not wait for the others at the end of a round, as for PBT.
         budget: Set by :meth:`bind`.
 
-    Example:
+    Examples:
         >>> from luthier.space import Float, Space
         >>> from luthier.testing import simulate
         >>> from luthier.testing.problems import decay

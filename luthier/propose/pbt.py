@@ -52,7 +52,7 @@ class PBT:
             the same round before it. For workers of unequal speed; the result then depends on who was first.
         budget: Set by :meth:`bind`.
 
-    Example:
+    Examples:
         >>> from luthier.space import Float
         >>> from luthier.testing import simulate
         >>> from luthier.testing.problems import decay

@@ -19,7 +19,7 @@ class Random:
     Args:
         budget: Set by :meth:`bind`.
 
-    Example:
+    Examples:
         >>> from luthier.space import Float, Space
         >>> random = Random().bind(Budget(trials=3))
         >>> [round(job.config["x"], 3) for job in random.propose(History(Space(x=Float(0, 1))), 8, Seeds(0))]

@@ -32,7 +32,7 @@ class Replay:
         schedule: The values over the steps, and where they come from.
         budget: Set by :meth:`bind`.
 
-    Example:
+    Examples:
         >>> from luthier.space import Float, Space
         >>> schedule = Schedule([{"steps": 5, "config": {"lr": 0.1}}, {"steps": 5, "config": {"lr": 0.01}}])
         >>> history = History(Space(lr=Float(1e-3, 1.0, log=True)))

@@ -58,7 +58,7 @@ class Stopping:
         budget: Set by :meth:`bind`.
         chooser: Set by :meth:`bind`: the inner proposer.
 
-    Example:
+    Examples:
         >>> from luthier.space import Float, Space
         >>> from luthier.testing import simulate
         >>> from luthier.testing.problems import decay

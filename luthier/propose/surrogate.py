@@ -44,7 +44,7 @@ class Surrogate:
         lr: Its first learning rate; it falls to zero along a cosine.
         decay: Weight decay, as in AdamW.
 
-    Example:
+    Examples:
         >>> from luthier.space import Float
         >>> space = Space(x=Float(0.0, 1.0))
         >>> x = np.linspace(0.0, 1.0, 40)[:, None]

@@ -1,6 +1,6 @@
 """A study as one self-contained HTML page: no network, no other files.
 
-Example:
+Examples:
     >>> from luthier.jobs import History, Job, Result
     >>> from luthier.space import Float, Space
     >>> history = History(Space(x=Float(0, 1)), {"loss": "min"})

@@ -58,7 +58,7 @@ class StudyInfo:
         export: The shell command that writes every trial to a file; None gives ``luthier export NAME``.
         samples: Of a method that draws from a generative sampler; None of all others.
 
-    Example:
+    Examples:
         >>> StudyInfo("digits", {"method": "random", "seed": 0}).name
         'digits'
     """

@@ -31,7 +31,7 @@ def label(text: object, limit: int = 48) -> str:
 def number(value: object, digits: int = 4) -> str:
     """A number to ``digits`` significant digits.
 
-    Example:
+    Examples:
         >>> number(0.97234567), number(12345), number(0.0000123), number(float("nan"))
         ('0.9723', '12,345', '1.23e-5', 'NaN')
     """
@@ -69,7 +69,7 @@ def setting(value: object, digits: int = 4, items: int = 4) -> str:
 def duration(seconds: float) -> str:
     """Seconds for people.
 
-    Example:
+    Examples:
         >>> duration(0.25), duration(75), duration(7380)
         ('250 ms', '1 min 15 s', '2 h 03 min')
     """

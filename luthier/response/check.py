@@ -78,7 +78,7 @@ def check(
     Raises:
         MethodError: The losses are of a stack, or the training loss could not be minimised.
 
-    Example:
+    Examples:
         >>> w, penalty = {"w": torch.tensor([1.0]).double()}, {"penalty": torch.tensor([1.0]).double()}
         >>> train = lambda p, h, _: ((p["w"] - 2) ** 2 + h["penalty"] * p["w"] ** 2).sum()
         >>> valid = lambda p, h, _: ((p["w"] - 3) ** 2).sum()

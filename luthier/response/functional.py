@@ -40,7 +40,7 @@ def functional(
     Returns:
         `params`, `train_loss`, `valid_loss`; a batch is (inputs, target), inputs a tensor or a tuple of them.
 
-    Example:
+    Examples:
         >>> import torch
         >>> model, decay = nn.Linear(3, 1), lambda p, h: (h["decay"].exp() * p["weight"] ** 2).sum()
         >>> params, train_loss, valid_loss = functional(model, nn.functional.mse_loss, decay)

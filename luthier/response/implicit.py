@@ -54,7 +54,7 @@ def implicit(
         MethodError: A hyperparameter has no response (a learning rate), or an argument is wrong.
         NonFiniteError: The result is NaN or infinite.
 
-    Example:
+    Examples:
         >>> w, penalty = {"w": torch.tensor([1.0])}, {"penalty": torch.tensor([1.0])}
         >>> train = lambda p, h, _: ((p["w"] - 2) ** 2 + h["penalty"] * p["w"] ** 2).sum()
         >>> valid = lambda p, h, _: ((p["w"] - 3) ** 2).sum()

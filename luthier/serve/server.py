@@ -39,7 +39,7 @@ class Server:
         StoreError: If there is no such store.
         StudyError: If the port is taken, or the address is none of this machine.
 
-    Example:
+    Examples:
         >>> import luthier as lt
         >>> with lt.serve.Server(lt.open_store(), port=0) as server:
         ...     server.url.startswith("http://127.0.0.1:")

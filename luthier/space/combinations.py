@@ -19,7 +19,7 @@ class Combinations:
         axes: The values of each name, distinct, in order.
         conditions: ``{name: {earlier name: values}}`` as :attr:`luthier.Space.conditions` has them.
 
-    Example:
+    Examples:
         >>> grid = Combinations({"a": [1, 2, 3], "b": "xy"}, {"b": {"a": (2,)}})
         >>> grid.count, [grid[i] for i in range(grid.count)]
         (4, [{'a': 1}, {'a': 2, 'b': 'x'}, {'a': 2, 'b': 'y'}, {'a': 3}])

@@ -26,7 +26,7 @@ def distances(
         other_codes: (m, columns).
         other_mask: (m, columns).
 
-    Example:
+    Examples:
         >>> from luthier.space import Choice, Float
         >>> space = Space(lr=Float(1e-4, 1.0, log=True), kind=Choice(["a", "b", "c"]))
         >>> one = space.encode([{"lr": 0.01, "kind": "a"}])

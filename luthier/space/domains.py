@@ -48,7 +48,7 @@ class Float:
     Raises:
         SpaceError: If no such domain can exist.
 
-    Example:
+    Examples:
         >>> Float(1e-4, 1.0, log=True)
         Float(0.0001, 1.0, log=True)
     """
@@ -168,7 +168,7 @@ class Int:
     Raises:
         SpaceError: If no such domain can exist.
 
-    Example:
+    Examples:
         >>> Int(16, 1024, log=True)
         Int(16, 1024, log=True)
     """
@@ -265,7 +265,7 @@ class Choice:
     Raises:
         SpaceError: If no such domain can exist.
 
-    Example:
+    Examples:
         >>> Choice(["sgd", "adam"])
         Choice(('sgd', 'adam'))
     """

@@ -53,7 +53,7 @@ def groups_of(names: Collection[str]) -> frozenset[str]:
 class Grouped(dict[str, Any]):
     """A configuration as the user's code gets it: a dict by whole names, whose groups can be read too.
 
-    Example:
+    Examples:
         >>> config = Grouped({"layers": 2, "optimizer.kind": "sgd", "optimizer.lr": 0.1}, frozenset({"optimizer"}))
         >>> config["optimizer.lr"], config["optimizer"]["lr"], dict(**config["optimizer"])
         (0.1, 0.1, {'kind': 'sgd', 'lr': 0.1})

@@ -48,7 +48,7 @@ class Space:
     Raises:
         SpaceError: If a name, a domain or a condition is impossible, or nothing fulfils the constraint.
 
-    Example:
+    Examples:
         >>> space = Space(
         ...     lr=Float(1e-4, 1.0, log=True),
         ...     optimizer=Choice(["sgd", "adam"]),

@@ -15,7 +15,7 @@ Option = str | int | float | bool | None | tuple[Any, ...] | list[Any]
 class Steps(Sequence[float]):
     """``low, low + step, …`` up to ``high``, as their decimals say: 0.1, 0.2, 0.3 and no 0.30000000000000004.
 
-    Example:
+    Examples:
         >>> list(Steps(0.1, 0.5, 0.1)), Steps(0.0, 1.0, 0.3).index(0.6000000001)
         ([0.1, 0.2, 0.3, 0.4, 0.5], 2)
     """
@@ -62,7 +62,7 @@ class Steps(Sequence[float]):
 def key(option: Any) -> Any:
     """Something hashable for an option, the same for a list and a tuple of the same: one cannot be told from the other.
 
-    Example:
+    Examples:
         >>> key([1, (2, 3)]) == key((1, [2, 3]))
         True
     """

@@ -39,7 +39,7 @@ class Noise:
         site: Added to the site of each draw: sets the draws of one caller apart from those of another.
         differentiable: Random layers give their output a derivative by their rate. The numbers are the same.
 
-    Example:
+    Examples:
         >>> noise = Noise(torch.tensor([7, 8]), torch.tensor([0, 0]))
         >>> noise.uniform(0, (2,)).shape
         torch.Size([2, 2])

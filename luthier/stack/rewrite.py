@@ -121,7 +121,7 @@ def stack_module(module: nn.Module, example: Tensor, *, training: bool) -> Stack
     Raises:
         TaskError: If forward fails on the example, draws from torch's generators, or changes the module's attributes.
 
-    Example:
+    Examples:
         >>> stacked = stack_module(nn.Linear(3, 2), torch.zeros(4, 3), training=True)
         >>> params, buffers = stack_parameters([nn.Linear(3, 2) for _ in range(5)])
         >>> stacked(params, buffers, torch.ones(4, 3))[0].shape

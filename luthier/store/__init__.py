@@ -293,7 +293,7 @@ def open_store(
     Raises:
         StoreError: If the URL is of no known kind, or the database cannot be opened or is not luthier's.
 
-    Example:
+    Examples:
         >>> with open_store() as store:
         ...     store.create("study", {"objectives": {"loss": "min"}})
         {'objectives': {'loss': 'min'}}

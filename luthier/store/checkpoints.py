@@ -37,7 +37,7 @@ class Checkpoints:
             into each file, and a file with others is refused. None: nothing is checked.
         older: Whether files without ids are taken too: those that luthier wrote before it gave any.
 
-    Example:
+    Examples:
         >>> import tempfile, torch
         >>> checkpoints = Checkpoints(tempfile.mkdtemp())
         >>> file = checkpoints.save("job-7", {"w": torch.ones(2)}, {"jobs": [7]})

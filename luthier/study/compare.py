@@ -128,7 +128,7 @@ def compare(
         TaskError, SpaceError, MethodError, StudyError, StoreError: As :func:`luthier.tune`; all methods are looked at
             before the first is run.
 
-    Example:
+    Examples:
         >>> from luthier import Float, Space, compare
         >>> space = Space(x=Float(-1.0, 1.0), y=Float(-1.0, 1.0))
         >>> bowl = lambda c: c["x"] ** 2 + c["y"] ** 2

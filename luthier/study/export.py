@@ -29,7 +29,7 @@ def records(history: History) -> list[dict[str, Any]]:
     hyperparameter, ``final.<name>`` for each that an adapter moved, ``metrics.<name>``, and
     ``notes.<name>`` for what ``trial.note`` has kept.
 
-    Example:
+    Examples:
         >>> from luthier.jobs import Job, Result
         >>> from luthier.space import Float, Space
         >>> history = History(Space(x=Float(0, 1)))

@@ -292,7 +292,7 @@ def resolve(method: Any = "random", options: Mapping[str, Any] | None = None, ob
         MethodError: If the name is not in the table, an option is not one of the method's, or the object is neither
             a proposer nor an adapter.
 
-    Example:
+    Examples:
         >>> resolve("random").adapter is None
         True
     """
@@ -386,7 +386,7 @@ def _named(name: str, options: Mapping[str, Any] | None, objectives: int) -> Any
 def settings_of(name: str, objectives: int = 1) -> dict[str, tuple[str, str]]:
     """The settings of a method: for each its default as text, and what its docstring says of it.
 
-    Example:
+    Examples:
         >>> settings_of("pbt")["rounds"][0]
         '10'
     """

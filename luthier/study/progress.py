@@ -83,7 +83,7 @@ def line(tick: Tick, elapsed: float) -> str:
         tick: What to say.
         elapsed: Seconds since the call began.
 
-    Example:
+    Examples:
         >>> line(Tick(done=5, running=2, total=10, fresh=5, best=0.25, metric="loss"), elapsed=10.0)
         '5/10 done · 2 running · best loss 0.25 · 0.5/s · 10 s left'
     """
@@ -126,7 +126,7 @@ def moved(report: Report) -> str:
         report: A measurement with the hyperparameters that the adapter moves; vectors are told by their 5 %, 50 % and
             95 % quantiles.
 
-    Example:
+    Examples:
         >>> moved(Report(0, 20, {"loss": 0.5, "hypergradient": 0.25}, {"weight_decay": 0.01, "penalty": [1.0, 3.0]}))
         'job 0 · step 20 · loss 0.5 · hypergradient 0.25 · weight_decay 0.01 · penalty 1.1 2 2.9 (2 numbers)'
     """
@@ -144,7 +144,7 @@ def moved(report: Report) -> str:
 def duration(seconds: float) -> str:
     """Seconds as a person says them.
 
-    Example:
+    Examples:
         >>> duration(9.6), duration(75), duration(7260)
         ('10 s', '1 min 15 s', '2 h 1 min')
     """

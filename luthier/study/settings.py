@@ -29,7 +29,7 @@ def objectives(metric: str | Sequence[str] | None, mode: str | Sequence[str] | N
         StudyError: If a name is not a string or comes twice, a mode is neither ``"min"`` nor ``"max"``, or their
             numbers differ.
 
-    Example:
+    Examples:
         >>> objectives(["loss", "accuracy"], ["min", "max"])
         {'loss': 'min', 'accuracy': 'max'}
     """

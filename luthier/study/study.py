@@ -61,7 +61,7 @@ class Study:
         SpaceError, MethodError, StudyError, StoreError: For what cannot be meant, and for a stored study whose
             settings differ from these.
 
-    Example:
+    Examples:
         >>> from luthier import Float, Space, Study
         >>> study = Study("bowl", Space(x=Float(-1.0, 1.0)), trials=20)
         >>> while jobs := study.ask(4):
@@ -464,7 +464,7 @@ class Study:
         Raises:
             StudyError: If there is no task, or no job ended well.
 
-        Example:
+        Examples:
             >>> import luthier as lt
             >>> space = lt.Space(x=lt.Float(0.0, 1.0))
             >>> def noisy(config, trial):

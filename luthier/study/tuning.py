@@ -121,7 +121,7 @@ def tune(
         StoreError, CheckpointError, ExecutionError: If the store or the workers cannot do their part.
         KeyboardInterrupt: After Ctrl-C, when everything is recorded.
 
-    Example:
+    Examples:
         >>> from luthier import Float, Space, tune
         >>> space = Space(x=Float(-1.0, 1.0), y=Float(-1.0, 1.0))
         >>> study = tune(lambda c: c["x"] ** 2 + c["y"] ** 2, space=space, trials=50, seed=1, progress=False)

@@ -81,7 +81,7 @@ class FunctionTask:
     Raises:
         TaskError: If it does not take one or two arguments.
 
-    Example:
+    Examples:
         >>> from luthier.space import Float
         >>> FunctionTask(lambda config: config["x"] ** 2, Space(x=Float(-1, 1))).takes_trial
         False
@@ -153,7 +153,7 @@ def as_task(given: Any, space: Space | None = None) -> Task:
     Raises:
         TaskError: If it is none of these, has no space, or has another one than ``space``.
 
-    Example:
+    Examples:
         >>> from luthier.space import Float
         >>> as_task(lambda config: config["x"] ** 2, Space(x=Float(-1, 1)))
         FunctionTask(<lambda>)

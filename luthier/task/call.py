@@ -40,7 +40,7 @@ class Trial:
         study: The study's name.
         place: Gives the path of the trial's own folder, which need not exist yet.
 
-    Example:
+    Examples:
         >>> trial = Trial(0, {"lr": 0.1}, key=7, steps=1, send=lambda step, metrics: step >= 2)
         >>> trial.report(0, loss=0.5)
         >>> trial.report(1, loss=0.6)
@@ -144,7 +144,7 @@ def as_step(step: Any, where: str) -> int:
     Raises:
         TaskError: If it is not a whole number, or below 0.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> as_step(np.int64(3), "report")
         3
@@ -165,7 +165,7 @@ def as_note(value: Any, where: str) -> Any:
     Raises:
         TaskError: If it holds something else.
 
-    Example:
+    Examples:
         >>> as_note({"weights": Path("best.pt"), "shape": (3, 4)}, "note")
         {'weights': 'best.pt', 'shape': [3, 4]}
     """
@@ -195,7 +195,7 @@ def as_metrics(given: Mapping[Any, Any], where: str) -> dict[str, float]:
     Raises:
         TaskError: If a name is not a string or a value is not a real number.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> as_metrics({"loss": np.float32(0.5), "epochs": 3}, "result")
         {'loss': 0.5, 'epochs': 3.0}
@@ -265,7 +265,7 @@ def describe(error: BaseException) -> str:
     Frames of luthier itself are left out where there are others. The place is the innermost frame of the user's own
     files, that is, not of an installed library.
 
-    Example:
+    Examples:
         >>> describe(ValueError("no such file"))
         'ValueError: no such file'
     """

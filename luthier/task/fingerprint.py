@@ -31,7 +31,7 @@ def fingerprint(task: Any) -> str:
     Args:
         task: A FunctionTask, a TrainableTask or a TorchTask.
 
-    Example:
+    Examples:
         >>> from luthier.space import Float, Space
         >>> from luthier.task import as_task
         >>> one, two = (as_task(f, Space(x=Float(0, 1))) for f in (lambda c: c["x"], lambda c: -c["x"]))

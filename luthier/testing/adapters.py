@@ -103,7 +103,7 @@ class AdapterContract:
         moves: The hyperparameters that the adapter moves; empty for one that moves none.
         steps: Minibatches of a training here: two epochs and a bit, at least.
 
-    Example:
+    Examples:
         >>> from luthier.adapt import Hypergradient
         >>> class TestHypergradient(AdapterContract):
         ...     moves = frozenset({"lr"})

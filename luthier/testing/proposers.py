@@ -44,7 +44,7 @@ class ProposerContract(ABC):
         milliseconds_per_job: Limit of the processor time of a proposed job after 10,000 finished ones, if any.
         long_budget: A budget of more than 10,200 jobs, for that measurement.
 
-    Example:
+    Examples:
         >>> class TestRandom(ProposerContract):
         ...     batch_invariant = True
         ...     milliseconds_per_job = 0.2

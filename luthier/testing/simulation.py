@@ -59,7 +59,7 @@ def simulate(
     Returns:
         The history of the study. A value that is not finite makes its job "diverged".
 
-    Example:
+    Examples:
         >>> from luthier.propose import Random
         >>> from luthier.space import Float
         >>> history = simulate(Random(), lambda config: config["x"] ** 2, Space(x=Float(-1, 1)), Budget(trials=50))

@@ -25,7 +25,7 @@ class StoreContract(StoredThroughFaults):
     A subclass has a fixture ``connect``: a callable that takes ``lease`` (seconds) and returns the store, open; all its
     calls in one test reach the same studies. The subclass closes them.
 
-    Example:
+    Examples:
         >>> import contextlib
         >>> from luthier.store import open_store
         >>> class TestMine(StoreContract):

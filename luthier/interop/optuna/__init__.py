@@ -1,6 +1,6 @@
 """Optuna: its samplers as proposers, any proposer as a sampler, and studies in both directions.
 
-Example:
+Examples:
     >>> import luthier as lt
     >>> from luthier.interop.optuna import TPE
     >>> space = lt.Space(x=lt.Float(-5.0, 5.0), y=lt.Float(-5.0, 5.0))

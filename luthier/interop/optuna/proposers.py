@@ -33,7 +33,7 @@ class Sampler:
         batch: Jobs that may be running at once; more wait for results to learn from.
         budget: Set by :meth:`bind`.
 
-    Example:
+    Examples:
         >>> import functools, optuna
         >>> from luthier import Float, Space
         >>> from luthier.testing import simulate
@@ -94,7 +94,7 @@ class TPE:
         batch: Jobs that may be running at once; more wait for results to learn from.
         budget: Set by :meth:`bind`.
 
-    Example:
+    Examples:
         >>> from luthier import Float, Space
         >>> from luthier.testing import simulate
         >>> space = Space(x=Float(-5.0, 5.0), y=Float(-5.0, 5.0))
@@ -154,7 +154,7 @@ class NSGA2:
         mutation: Probability that a name is drawn anew; 1 / names by default.
         budget: Set by :meth:`bind`.
 
-    Example:
+    Examples:
         >>> from luthier import Float, Space
         >>> from luthier.testing import simulate
         >>> history = simulate(

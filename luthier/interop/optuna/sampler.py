@@ -36,7 +36,7 @@ class OptunaSampler(optuna.samplers.BaseSampler):
     Raises:
         MethodError: If it is no proposer, or one that continues trainings, which Optuna cannot.
 
-    Example:
+    Examples:
         >>> import optuna
         >>> optuna.logging.set_verbosity(optuna.logging.WARNING)
         >>> study = optuna.create_study(sampler=OptunaSampler("gp", seed=1))

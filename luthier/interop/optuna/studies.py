@@ -38,7 +38,7 @@ def to_optuna(study: Study | History, *, storage: Any = None, name: str | None =
     Raises:
         StudyError: If the storage has a study of this name.
 
-    Example:
+    Examples:
         >>> import luthier as lt
         >>> done = lt.tune(lambda c: c["x"] ** 2, space=lt.Space(x=lt.Float(-1, 1)), trials=8, progress=False)
         >>> copy = to_optuna(done)
@@ -134,7 +134,7 @@ def from_optuna(study: optuna.Study, space: Space | None = None) -> History:
         StudyError: If the space is not known, or no trial has all of its names.
         ConfigError: If a value is outside its domain.
 
-    Example:
+    Examples:
         >>> import optuna
         >>> from luthier import Float, Space
         >>> optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -75,7 +75,7 @@ def exact(tree: Tree, log_reward: LogReward) -> Exact:
     Raises:
         MethodError: If the tree is larger, or the rewards cannot be.
 
-    Example:
+    Examples:
         >>> from luthier.space import Choice, Space
         >>> tree = Tree(Space(a=Choice([1, 2]), b=Choice([1, 3])))
         >>> sampler = exact(tree, lambda leaves: np.log([1.0, 3.0, 2.0, 6.0]))

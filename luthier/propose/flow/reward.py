@@ -25,7 +25,7 @@ def log_rewards(rewards: np.ndarray, beta: float = 1.0) -> np.ndarray:
     Raises:
         MethodError: If a reward is negative or not finite, or beta is not above zero.
 
-    Example:
+    Examples:
         >>> log_rewards(np.array([1.0, 0.5]), beta=2.0).round(3).tolist()
         [0.0, -1.386]
     """

@@ -83,7 +83,7 @@ def learn(
     Raises:
         MethodError: If the rewards cannot be, or ``start`` does not fit.
 
-    Example:
+    Examples:
         >>> from luthier.propose.flow import exact
         >>> from luthier.space import Choice, Space
         >>> tree = Tree(Space(a=Choice(["x", "y", "z"]), b=Choice([1, 2], when={"a": "z"})))

@@ -56,7 +56,7 @@ class Tree:
     Raises:
         MethodError: If ``bins`` is not a whole number above zero.
 
-    Example:
+    Examples:
         >>> from luthier.space import Choice
         >>> tree = Tree(Space(a=Choice(["x", "y", "z"]), b=Float(0.0, 1.0, when={"a": "z"})), bins=4)
         >>> tree.size, tree.all.actions.tolist()
