@@ -1,4 +1,4 @@
-"""Trainings under each adapter, killed with SIGKILL and resumed: they end as if nothing had been, bit for bit."""
+"""Trainings under adapters, and with what others wrote, killed by SIGKILL and resumed, bit for bit as if never cut."""
 
 from __future__ import annotations
 
@@ -23,11 +23,21 @@ ADAPTERS = {  # a row for each adapter: how to make one, in the driver
     "unrolled": "lt.adapt.Bilevel(lt.response.unrolled, inner_steps=4)",
     "hypernet": "lt.adapt.Hypernet()",
 }
+RATE = "'space': lt.Space(lr=lt.Float(1e-3, 0.05, log=True), dropout=lt.Float(0.0, 0.6))"
+TRAININGS = {  # plain trainings with what others wrote: the settings of the task, in the driver
+    "AdamW, OneCycle, average, best": f"{{{RATE}, 'optimizer': torch.optim.AdamW, 'average': 0.9, 'keep': 'best', "
+    "'scheduler': lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.02, total_steps=400)}",
+    "schedule-free over a loader": f"{{{RATE}, 'optimizer': schedulefree.AdamWScheduleFree, 'data': noisy(), "
+    "'accumulate': 2, 'clip_norm': 1.0}",
+}
 KILLS = (3, 8)  # measurements of a process until it is killed
 DRIVER = """
 import sys
+import time
 
+import schedulefree
 import torch
+from torch.utils.data import DataLoader
 
 import luthier as lt
 from luthier.testing.adapters import digits_task
@@ -36,8 +46,38 @@ from luthier.train import stack
 torch.set_num_threads(1)
 stack.PARTIAL_SECONDS = 0.0  # save at each measurement, as one that takes half a minute would
 stack.stack_width = lambda program, adapter, state, members: members
-method = (lt.propose.Random(), eval(sys.argv[2]))
-lt.tune(digits_task(evaluate_every=0.3), method, trials=2, epochs=6, store=sys.argv[1], name="killed", seed=3)
+
+
+
+class Noisy(torch.utils.data.Dataset):
+    def __init__(self, split):
+        self.split = split
+
+    def __len__(self):
+        return len(self.split)
+
+    def __getitem__(self, i):
+        return self.split.inputs[i] + 0.1 * torch.rand(()), self.split.targets[i]
+
+
+def noisy():
+    digits = lt.data.digits()
+    return lt.Splits(DataLoader(Noisy(digits.train), 32, shuffle=True), digits.valid)
+
+
+given = eval(sys.argv[2])
+
+
+def slow(output, target):  # or it would end before it is killed; it says itself that it has come so far
+    time.sleep(0.05)
+    print(" · step ", file=sys.stderr, flush=True)
+    return output.argmax(1).eq(target).double().mean()
+
+
+settings, adapter = ({**given, "metrics": {"accuracy": slow}}, None) if isinstance(given, dict) else ({}, given)
+method = lt.propose.Random() if adapter is None else (lt.propose.Random(), adapter)
+task = digits_task(evaluate_every=0.3, **settings)
+lt.tune(task, method, trials=2, epochs=6, store=sys.argv[1], name="killed", seed=3)
 """
 pytestmark = [
     pytest.mark.slow,
@@ -82,7 +122,7 @@ def ended(folder: Path) -> tuple[Any, list[Any]]:
     return recorded, [leaf[best[1]] for leaf in pytree.tree_leaves(state)]
 
 
-@pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=ADAPTERS.keys())
+@pytest.mark.parametrize("adapter", [*ADAPTERS.values(), *TRAININGS.values()], ids=[*ADAPTERS, *TRAININGS])
 def test_killed_twice_it_ends_as_if_it_had_not_been(adapter: str, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     for folder in (whole, cut):

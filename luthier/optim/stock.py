@@ -443,7 +443,7 @@ class Stock:
         parts = [((), {k: v for k, v in group.items() if k != "params"}) for group in after]
         numbers = dict(_numbers(parts))
         if any(before.get(key) != value for key, value in numbers.items()):  # others may follow in later steps
-            for group, setting in numbers.keys() - {*self._bound, *self._own}:
+            for group, setting in (key for key in numbers if key not in self._bound and key not in self._own):
                 kind = type(_raw(parts[group][1], setting))
                 self._evolving[group, setting] = kind if kind is int else float
 
