@@ -43,6 +43,22 @@ def test_a_model_learns_from_known_results(tmp_path: Path) -> None:
     assert best(tune(method="random", known=first)).value == best(tune(method="random")).value
 
 
+def test_tpe_learns_from_known_results_and_others_say_that_they_do_not(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    first = tune(method="random", trials=60)
+    plain = [best(tune(method="tpe", seed=seed, trials=12)).value for seed in range(5)]
+    known = [best(tune(method="tpe", seed=seed, trials=12, known=first)).value for seed in range(5)]
+    assert np.median(known) < np.median(plain) / 2
+    store = tmp_path / "s.db"
+    half = tune(method="tpe", trials=6, known=first, store=store, name="tpe")
+    assert len(half.trials) == 6
+    whole = tune(method="tpe", trials=12, known=first, store=store, name="tpe")
+    alone = tune(method="tpe", trials=12, known=first)
+    assert [job.config for job in whole.history.jobs] == [job.config for job in alone.history.jobs]
+    with pytest.warns(RuntimeWarning, match="Genetic keeps the 60 known results and learns nothing"):
+        tune(method="genetic", trials=3, known=first)
+
+
 def test_of_known_results_what_lies_outside_is_counted() -> None:
     pairs = [({"x": 3.0, "y": 1.0}, 0.5), ({"x": 0.3, "y": 0.5}, {"loss": 0.1}), ({"x": 0.3}, 0.5)]
     with pytest.warns(RuntimeWarning, match="2 of 3 known results lie outside the space .* x: 3.0 is outside"):

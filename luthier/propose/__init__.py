@@ -71,8 +71,12 @@ class Proposer(Protocol):
     - ``stopping() -> Proposer``: of a method that continues trainings, the form that only stops them early. It stands
       in for the method where the task is a function, which cannot be continued.
 
-    Optional attribute: ``stops_early``, true where most trials end before their steps are spent, so that a budget of
-    trials says little of the training that it costs.
+    Optional attributes:
+
+    - ``learns_known``: true where the method learns from ``history.foreign``, results that were known before, and false
+      where it learns from none at all; without it ``tune(known=…)`` warns.
+    - ``stops_early``: true where most trials end before their steps are spent, so that a budget of trials says little
+      of the training that it costs.
 
     Attributes:
         extendable: A finished study may go on under a larger budget, and ends as if it had had that budget at first.

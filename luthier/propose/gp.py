@@ -66,6 +66,7 @@ class GaussianProcess:
     points: int = 400
     budget: Budget | None = field(default=None, repr=False)
     extendable: ClassVar[bool] = True
+    learns_known: ClassVar[bool] = True
 
     def bind(self, budget: Budget) -> GaussianProcess:
         """The same search, ending after ``budget.trials`` configurations.

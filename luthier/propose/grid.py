@@ -55,6 +55,7 @@ class Grid:
     shuffle: bool = False
     budget: Budget | None = field(default=None, repr=False)
     extendable: ClassVar[bool] = True
+    learns_known: ClassVar[bool] = False  # it learns from no results at all
 
     def __post_init__(self) -> None:
         if isinstance(self.points, Mapping):

@@ -31,6 +31,7 @@ class Random:
 
     budget: Budget | None = field(default=None, repr=False)
     extendable: ClassVar[bool] = True
+    learns_known: ClassVar[bool] = False  # it learns from no results at all
 
     def bind(self, budget: Budget) -> Random:
         """The same search, ending after ``budget.trials`` configurations."""

@@ -76,6 +76,13 @@ def tell_known(ledger: Ledger, given: Results, outside: Sequence[str]) -> None:
         fresh = [one for one in given if (text(one[0]), text(one[1])) not in have]
         if fresh:
             ledger.know(fresh)
+    if given and getattr(ledger.proposer, "learns_known", None) is None:
+        warnings.warn(
+            f"study {ledger.name!r}: {type(ledger.proposer).__name__} keeps the {len(given)} known results and learns "
+            "nothing from them: gp and tpe do",
+            RuntimeWarning,
+            stacklevel=3,
+        )
     if outside:
         warnings.warn(
             f"study {ledger.name!r}: {len(outside)} of {len(outside) + len(given)} known results lie outside the space "

@@ -55,7 +55,13 @@ class Asker:
             return _Reflection(self, history, seeds)
 
         with quiet():
-            reflection = history.fold((TAG, self.method, seeds.study), start, _Reflection.see)
+            key = (
+                TAG,
+                self.method,
+                seeds.study,
+                len(history.foreign),
+            )  # they come before all trials, whenever they came
+            reflection = history.fold(key, start, _Reflection.see)
             return reflection.propose(numbers, budget or Budget())
 
 
@@ -72,6 +78,9 @@ class _Reflection:
         directions = [optuna.study.StudyDirection.MINIMIZE] * len(history.objectives)
         sampler = optuna.samplers.RandomSampler(seed=0)
         self._study = optuna.create_study(storage=self._mirror, directions=directions, sampler=sampler)
+        for number, one in enumerate(history.foreign):
+            trial, result = self._running(Job(number, one.config)), Result(number, "ok", one.metrics)
+            self._mirror.end(self._finished(trial, result))
 
     def see(self, event: Event) -> _Reflection:
         """Take in one more event; taking it in twice changes nothing."""

@@ -113,6 +113,7 @@ class TPE:
     batch: int = 8
     budget: Budget | None = field(default=None, repr=False)
     extendable: ClassVar[bool] = True
+    learns_known: ClassVar[bool] = True
 
     def bind(self, budget: Budget) -> TPE:
         """The same, ending after ``budget.trials`` configurations.
