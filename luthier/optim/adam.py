@@ -11,6 +11,8 @@ from torch import Tensor
 
 from luthier.optim.common import Scale, Tensors, add_scaled, clip_by_norm, read, root, rows
 
+MISSED = "missed"  # the slot that counts, (members,) int64 a parameter, where a network branches on its data
+
 
 @dataclass(frozen=True)
 class Adam:
@@ -66,14 +68,20 @@ class Adam:
                 gradients = {name: add_scaled(g, params[name], decay) for name, g in gradients.items()}
         first = {name: _lerp(m, gradients[name], beta1) for name, m in state["first"].items()}
         second = {name: _lerp(v, gradients[name].square(), beta2) for name, v in state["second"].items()}
-        count = step.to(torch.float64) + 1  # float32 powers of beta2 lose the digits that the correction needs
-        correction1 = _to(1 - beta1**count, params)
-        correction2 = _to((1 - beta2**count).sqrt(), params)
+        missed = state.get(MISSED, {})  # steps that did not reach a parameter, which count for none of its moments
+        correction1, correction2 = self._corrections(step, beta1, beta2, params)
         new = {}
         for name, p in params.items():
+            if missed:
+                correction1, correction2 = self._corrections(step - missed[name], beta1, beta2, params)
             denominator = root(second[name]) / rows(correction2, p) + self.eps
             new[name] = add_scaled(p, first[name] / denominator, lr / correction1, -1.0)
-        return new, {"first": first, "second": second}
+        return new, {"first": first, "second": second} | ({MISSED: missed} if missed else {})
+
+    def _corrections(self, step: Tensor, beta1: Scale, beta2: Scale, params: Tensors) -> tuple[Tensor, Tensor]:
+        """What makes up for both moments' beginning at zero, (members,) each."""
+        count = step.to(torch.float64) + 1  # float32 powers of beta2 lose the digits that the correction needs
+        return _to(1 - beta1**count, params), _to((1 - beta2**count).sqrt(), params)
 
 
 def _lerp(average: Tensor, value: Tensor, beta: Scale) -> Tensor:

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from luthier.errors import TaskError
 from luthier.losses import stacked_loss
 from luthier.nn import Choose
+from luthier.optim.adam import MISSED, Adam
 from luthier.optim.common import Tensors
 from luthier.optim.stock import Stock
 from luthier.optim.switch import Switch
@@ -136,12 +137,19 @@ class Program:
         return {
             "params": params,
             "buffers": named | buffers,
-            "opt": self.optimizer.init(params, hyper),
+            "opt": self._slots(params, hyper),
             "t": torch.zeros(1, dtype=torch.int64, device=self.device),
             "key": torch.tensor([key], device=self.device),
             "hyper": hyper,
             "own": self.updater.begun(params),
         }
+
+    def _slots(self, params: Tensors, hyper: Tensors) -> dict[str, Tensors]:
+        """The optimizer's slots; with them, where branches may leave a parameter out of a step, how often they did."""
+        slots = self.optimizer.init(params, hyper)
+        if isinstance(self.optimizer, Adam) and self.in_turn:
+            slots[MISSED] = {name: torch.zeros(1, dtype=torch.int64, device=self.device) for name in params}
+        return slots
 
     def hyper(self, config: Mapping[str, Any]) -> Tensors:
         """The dynamic hyperparameters of a configuration as a stack of one, (1,) or (1, d) each.
@@ -250,7 +258,15 @@ class Program:
 
         Parameters and members that no gradient reaches keep their values and their part of the optimizer's state.
         """
-        return self.updater.averaged(state, self._applied(state, hyper, gradients, buffers))
+        after = self._applied(state, hyper, gradients, buffers)
+        if MISSED in state["opt"]:
+            reached = getattr(gradients, "reached", {})
+            missed = {
+                name: count + (~reached[name] if name in reached else int(name not in gradients))
+                for name, count in state["opt"][MISSED].items()
+            }
+            after = {**after, "opt": {**after["opt"], MISSED: missed}}
+        return self.updater.averaged(state, after)
 
     def _applied(self, state: State, hyper: Tensors, gradients: Tensors, buffers: Tensors) -> State:
         if isinstance(self.optimizer, Stock):

@@ -107,7 +107,8 @@ class Learnt(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("make", "name"), [(Frozen, "SGD"), (Frozen, "Adam"), (Branching, "SGD"), (Complex, "SGD"), (Complex, "Adam")]
+    ("make", "name"),
+    [(Frozen, "SGD"), (Frozen, "Adam"), (Branching, "SGD"), (Branching, "Adam"), (Complex, "SGD"), (Complex, "Adam")],
 )
 def test_parameters_that_get_no_gradient_stay_and_all_others_train_as_in_torch(make, name):
     ours, theirs = getattr(lt.optim, name)(weight_decay=0.1), getattr(torch.optim, name)
