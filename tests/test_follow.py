@@ -173,7 +173,7 @@ def test_a_log_is_taken_over_where_it_stands_and_nothing_is_in_it_twice(tmp_path
     found = scalars(tmp_path / "a%2Fb")
     for trial, curves in wanted.items():
         same(found[trial], curves)
-    assert lt.follow.replay(lt.Study.load("a/b", store), lt.follow.TensorBoard(tmp_path)) == len(history.events)
+    assert lt.follow.replay(lt.Study.load("a/b", store), lt.follow.TensorBoard(tmp_path)) == len(history.log)
     assert scalars(tmp_path / "a%2Fb") == found
 
 

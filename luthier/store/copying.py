@@ -19,7 +19,8 @@ from luthier.store import rows
 from luthier.store import statements as sql
 from luthier.store.checkpoints import SUFFIX, folder_name
 from luthier.store.connect import explained
-from luthier.store.schema import RESULT, events, queue, studies
+from luthier.store.rows import RESULT
+from luthier.store.schema import events, queue, studies
 from luthier.store.sql import SQL
 from luthier.store.summary import Best, check_name
 

@@ -11,7 +11,8 @@ import uuid
 import sqlalchemy as sa
 
 from luthier.store.checkpoints import folder_name
-from luthier.store.schema import JOB, REPORTS, RESULT, metadata, studies, version_table
+from luthier.store.rows import JOB, REPORTS, RESULT
+from luthier.store.schema import metadata, studies, version_table
 
 _OLD = ("luthier_schema", "luthier_studies", "luthier_owners")
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 from luthier.errors import StoreError
 from luthier.jobs import NOTE_KINDS, STATUS_CODES, Event, Job, Note, Report, Result
 from luthier.store import codec
-from luthier.store.schema import JOB, NOTE, REPORTS, RESULT
 
+JOB, REPORTS, RESULT, NOTE = range(4)  # kinds of events; here, for a study in memory needs no SQLAlchemy
 Made = TypeVar("Made")
 # What comes of reading a row that a hand has changed: no JSON, other types, numbers and nests without end.
 _DAMAGED = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)

@@ -19,7 +19,6 @@ from sqlalchemy.sql.functions import FunctionElement
 from luthier.errors import StoreError
 
 VERSION = 2
-JOB, REPORTS, RESULT, NOTE = range(4)  # kinds of events
 
 metadata = sa.MetaData()
 _Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")

@@ -6,13 +6,22 @@ import hashlib
 import importlib.util
 import re
 import sys
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 from luthier.errors import TaskError
 from luthier.task.call import describe
 
 FILES: dict[str, Path] = {}  # module name -> file, for the files loaded in this process
+
+
+class _Source(SourceFileLoader):
+    """Compiles the file as it is: a cached one is judged by its size and a time in whole seconds."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """The code of the file's text now."""
+        return self.source_to_code(self.get_data(self.path), self.path)
 
 
 def module_name(path: Path) -> str:
@@ -40,7 +49,8 @@ def load_file(path: str | Path) -> ModuleType:
             where=str(path),
             remedy="Give the path of a Python file that defines task.",
         )
-    spec = importlib.util.spec_from_file_location(name, file) if file.suffix == ".py" else None
+    spec = importlib.util.spec_from_file_location(name, file, loader=_Source(name, str(file)))
+    spec = spec if file.suffix == ".py" else None
     if spec is None or spec.loader is None:
         raise TaskError("it is not a .py file", where=str(path), remedy="Give the path of a Python file.")
     module = importlib.util.module_from_spec(spec)

@@ -132,6 +132,13 @@ class TorchTask:
     def __post_init__(self) -> None:
         if self.loss is None:
             object.__setattr__(self, "loss", Mean(models_own))
+        for name, value in (("metrics", self.metrics), ("costs", self.costs)):
+            if not isinstance(value, Mapping):
+                raise TaskError(
+                    f"{name} must be functions by name, got {value!r}",
+                    where="TorchTask",
+                    remedy=f'Write {name}={{"accuracy": lt.metrics.accuracy}}.',
+                )
         object.__setattr__(self, "metrics", {name: as_function(metric) for name, metric in self.metrics.items()})
         for name, value in (("model", self.model), ("loss", self.loss), ("optimizer", self.optimizer)):
             if not callable(value) and not isinstance(value, SGD | Adam | torch.optim.Optimizer):
