@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._guards import detect_fake_mode
 from torch.func import functional_call, vmap
 from torch.utils import _pytree as pytree
 
@@ -320,7 +321,8 @@ class StackedLoss:
                     remedy="Draw nothing in a loss; for noise on the inputs give the task an augment function.",
                 ) from error
             result = self._in_turn(outputs, targets, extra, own)
-            self.form = "loop"
+            if detect_fake_mode() is None:  # what fails on a trace's tensors without values may do on real ones
+                self.form = "loop"
             return result
 
     @property

@@ -139,7 +139,7 @@ def report(
     from luthier.study.study import Study
 
     with told(), existing(store) as opened:
-        typer.echo(Study.load(name, opened).write_report(output or Path(f"{name.replace('/', '-')}.html")))
+        typer.echo(Study.load(name, opened).write_report(output or Path(f"{name.replace('/', '-')[:200]}.html")))
 
 
 def export(

@@ -35,6 +35,7 @@ class Scheduler:
     def __init__(self, factory: Callable[..., Any], instance: Callable[[Mapping[str, Any]], Any]) -> None:
         self._factory, self._instance = factory, instance
         self._kept: dict[Any, tuple[Any, Any, list[dict[str, float]]]] = {}
+        self._others: dict[Any, dict[str, float]] = {}  # settings that a scheduler must not change
 
     def rows(self, config: Mapping[str, Any], end: int) -> Sequence[dict[str, float]]:
         """The settings, by "<group>.<setting>", after 0, 1, … ``end`` - 1 calls of the scheduler's ``step``.
@@ -47,7 +48,9 @@ class Scheduler:
             if len(self._kept) >= KEPT:
                 self._kept.clear()
             optimizer = self._instance(config)
+            self._others[key] = _others(optimizer)
             scheduler = self.made(optimizer, config)
+            self._check_others(key, optimizer, scheduler)
             self._kept[key] = optimizer, scheduler, [_settings(optimizer, scheduler)]
         optimizer, scheduler, rows = self._kept[key]
         with warnings.catch_warnings():
@@ -63,7 +66,19 @@ class Scheduler:
                         remedy="Give it as many steps, or epochs, as the training has.",
                     ) from error
                 rows.append(_settings(optimizer, scheduler))
+                self._check_others(key, optimizer, scheduler)
         return rows
+
+    def _check_others(self, key: Any, optimizer: torch.optim.Optimizer, scheduler: Any) -> None:
+        before, now = self._others[key], _others(optimizer)
+        for name, value in now.items():
+            if before.get(name) != value:
+                raise TaskError(
+                    f"{type(scheduler).__name__} changes {name}, and only lr and the momentum of cyclic schedules are "
+                    "followed",
+                    where=WHERE,
+                    remedy="Leave that setting to the optimizer, or to the loss as a penalty.",
+                )
 
     def made(self, optimizer: torch.optim.Optimizer, config: Mapping[str, Any]) -> Any:
         """The scheduler of one optimizer."""
@@ -110,6 +125,17 @@ def _settings(optimizer: torch.optim.Optimizer, scheduler: Any) -> dict[str, flo
         elif cycles and "betas" in group:
             found[f"{i}.betas.0"] = float(group["betas"][0])
     return found
+
+
+def _others(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """The settings that are not followed, by name and group."""
+    own = ("lr", "initial_lr", "momentum", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr")
+    return {
+        f"{name} of group {i}": value
+        for i, group in enumerate(optimizer.param_groups)
+        for name, value in group.items()
+        if type(value) in (int, float) and name not in own
+    }
 
 
 def checked_scheduler(given: Any) -> tuple[Callable[..., Any], str]:

@@ -79,8 +79,19 @@ def _can_be_traced(program: Any, adapter: Any) -> bool:
     return traceable and (not program.in_turn or program.task.compile)
 
 
-def _shapes(batches: Any, valid: Any) -> list[tuple[int, ...]]:
-    return [tuple(leaf.shape) for leaf in pytree.tree_leaves((batches, valid or ())) if isinstance(leaf, torch.Tensor)]
+def _shapes(*parts: Any) -> list[torch.Size]:
+    """The shapes of all tensors of a step's minibatches, without pytree, which takes longer than a small step."""
+    found: list[torch.Size] = []
+    for part in parts:
+        if isinstance(part, torch.Tensor):
+            found.append(part.shape)
+        elif isinstance(part, list | tuple):
+            found += _shapes(*part)
+        elif isinstance(part, dict):
+            found += _shapes(*part.values())
+        elif part is not None:
+            found += [leaf.shape for leaf in pytree.tree_leaves(part) if isinstance(leaf, torch.Tensor)]
+    return found
 
 
 class Prepared:

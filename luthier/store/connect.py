@@ -26,6 +26,7 @@ from luthier.text import without_secrets
 
 Value = TypeVar("Value")
 
+SLICE = 1.0  # seconds that SQLite waits for a lock at a time
 PAUSES = (0.02, 1.0)  # seconds between two tries while the database is away, the first and the longest
 _chance = random.SystemRandom()  # spreads tries of many drivers; no result depends on it
 
@@ -149,7 +150,9 @@ class Database:
         if self.sqlite and not read_only:
             self._prepare_file()
         try:
-            arguments = {"check_same_thread": False, "timeout": self.wait} if self.sqlite else {"connect_timeout": 15}
+            # SQLite waits for a lock in C, where no signal is heard: in slices, while there is an outage to wait out.
+            wait = min(self.wait, SLICE) if outage >= self.wait else self.wait
+            arguments = {"check_same_thread": False, "timeout": wait} if self.sqlite else {"connect_timeout": 15}
             if "connect_timeout" in self.url.query:
                 arguments = {}
             self._engine = sa.create_engine(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
 import uuid
@@ -115,11 +116,15 @@ def backup(store: Any, path: str | Path) -> tuple[Path, list[str]]:
     if not isinstance(store, SQL) or not store._database.sqlite:
         remedy = "Back up PostgreSQL by its own pg_dump; luthier copy takes one study into an SQLite file."
         raise StoreError("only an SQLite file is backed up so", where="backup", remedy=remedy)
+    if re.match(r"[a-z][a-z0-9+]*:/", str(path)):
+        remedy = "Give the path of a new file; luthier copy takes a study to a server."
+        raise StoreError("the backup is a file, and this is a URL", where="backup", remedy=remedy)
     target = Path(path).expanduser().absolute()
     if target.exists() or Path(f"{target}.checkpoints").exists():
         raise StoreError("there is something already", where=str(target), remedy="Give the path of a new file.")
     source, folder = Path(store._folder), Path(f"{target}.checkpoints")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         _copy_tree(source, folder)  # before: a file that is named at the moment of the copy may be removed after it
         with replacing(target) as partial:
             copy = sqlite3.connect(partial)

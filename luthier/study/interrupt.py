@@ -70,6 +70,10 @@ class Interrupts:
         """What ended the study, in a word."""
         return "interrupted" if self.told is None else f"ended by {signal.Signals(self.told).name}"
 
+    def since(self) -> float:
+        """Seconds since the first signal that ends the study; -inf before."""
+        return time.monotonic() - self._since if self.told is not None or self._count else -math.inf
+
     def check(self) -> None:
         """Raise what has been waiting, if anything has."""
         if self.told is not None:
@@ -93,6 +97,7 @@ class Interrupts:
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self._count += 1
+        self._since = time.monotonic() if self._count == 1 and self.told is None else self._since
         if self._guard.open or self._count > 1 or self.told is not None:
             raise KeyboardInterrupt
 

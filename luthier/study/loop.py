@@ -371,6 +371,11 @@ class Loop:
         if trouble is None:
             self.said_once.clear()
         self.say_once("the database is there again" if trouble is None else f"the database is away: {trouble}")
+        if trouble is not None and self.interrupts.since() > GIVE_BACK:
+            self.interrupts.check()  # the grace of a signal is short: what is in hand runs again
+        if trouble is not None and self.deadline is not None and time.monotonic() > self.deadline + GIVE_BACK:
+            remedy = "What is recorded stays, and what is in hand runs again: make the same call once it is there."
+            raise StudyError(f"the time is up and {trouble}", where=f"study {self.ledger.name!r}", remedy=remedy)
 
     def say_how_to_resume(self) -> None:
         if self.loud:

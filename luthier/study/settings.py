@@ -42,7 +42,7 @@ def objectives(metric: str | Sequence[str] | None, mode: str | Sequence[str] | N
         raise StudyError(f"metric={metric!r} names one twice", where="metric", remedy="Name each metric once.")
     if mode is None:
         _check_direction(names)
-    modes = [mode or "min"] * len(names) if mode is None or isinstance(mode, str) else list(mode)
+    modes = ["min" if mode is None else mode] * len(names) if mode is None or isinstance(mode, str) else list(mode)
     for one in modes:
         if one not in ("min", "max"):
             raise StudyError(f"mode={one!r} is not a direction", where="mode", remedy="Use 'min' or 'max'.")

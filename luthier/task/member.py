@@ -95,3 +95,55 @@ def read_by(model: nn.Module) -> tuple[set[str], bool]:
     layers = [part for part in model.modules() if isinstance(part, Dropout | Choose | Width)]
     names = {part.dropout_hyperparameter if isinstance(part, Dropout) else part.name for part in layers}
     return names, any(isinstance(part, Choose) for part in layers)
+
+
+def refuse_gradient_hooks(model: nn.Module) -> None:
+    """Refuse hooks on the gradients of parameters: a stack computes gradients of tensors of its own.
+
+    Raises:
+        TaskError: If there is one.
+    """
+    for name, param in model.named_parameters():
+        if param._backward_hooks or getattr(param, "_post_accumulate_grad_hooks", None):
+            raise TaskError(
+                "a hook on its gradient would not be called, for a stack takes gradients of tensors of its own",
+                where=f"model, {name}",
+                remedy="Multiply the parameter by its mask in forward, or make it of a frozen and a trained part.",
+            )
+
+
+def refuse_counting(member: Member, batch: Any, hyper: Mapping[str, Tensor]) -> None:
+    """Refuse a network or loss that counts its calls in a plain attribute, which all members of a stack would share.
+
+    Two equal calls leave equal numbers behind, such as the last input's size, or it counts.
+
+    Raises:
+        TaskError: If a number differs.
+    """
+    kept: list[dict[str, float]] = []
+    for _ in range(2):
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                member(batch, hyper, "loss", False)
+        except Exception:  # it has run before, in its own way
+            return
+        kept.append(_numbers(member))
+    for name, value in kept[1].items():
+        if kept[0].get(name) != value and value == value:
+            raise TaskError(
+                f"it counts its calls in the attribute {name!r}, which all members of a stack would share",
+                where="model or loss",
+                remedy="Register what is counted as a buffer (register_buffer) and change it in place.",
+            )
+
+
+def _numbers(member: Member) -> dict[str, float]:
+    """The plain numbers that network and loss keep, by the path of their attributes."""
+    holders: dict[str, Any] = {"loss": member._measures["loss"][0], **dict(member.named_modules())}
+    return {
+        f"{path}.{name}".removeprefix("."): value
+        for path, holder in holders.items()
+        for name, value in getattr(holder, "__dict__", {}).items()
+        if type(value) in (int, float)
+    }

@@ -25,7 +25,7 @@ from luthier.stack.settle import Work
 from luthier.task.choices import arrange, check_choices, owners, settle
 from luthier.task.evaluate import evaluate
 from luthier.task.made import as_eager, converted, materialise, prepared
-from luthier.task.member import LOSS, Member, call_model, own_name, parts
+from luthier.task.member import LOSS, Member, call_model, own_name, parts, refuse_counting, refuse_gradient_hooks
 from luthier.task.network import Whole, make_network
 from luthier.task.reading import InMemory
 from luthier.task.update import Updater
@@ -83,6 +83,8 @@ class Program:
         hyper = self.hyper(config)
         member = lambda: self._member(self._model(config, key=0))  # noqa: E731
         self.network = make_network(member, self._trained, self._batch, hyper, self.measures, task)
+        if not task.shared:
+            refuse_counting(member(), self._batch, {name: value[0] for name, value in hyper.items()})
         self._check_readers(config)
 
     @property
@@ -359,6 +361,7 @@ class Program:
             torch.manual_seed(key)
             model = self.task.model(self.task.space.given(config))
             if isinstance(model, nn.Module):
+                refuse_gradient_hooks(model)
                 model = as_eager(model)
                 materialise(model, lambda: (self.task.forward or call_model)(model, parts(self._batch)[0]))
         if not isinstance(model, nn.Module):

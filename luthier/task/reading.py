@@ -71,6 +71,8 @@ def rows_of_tree(tree: Any, index: Any) -> Any:
     """The rows of every tensor of a nest."""
     if isinstance(tree, Tensor):
         return tree[index]
+    if type(tree) is tuple:  # a pair, mostly: pytree would take longer than a step of a small network
+        return tuple(rows_of_tree(part, index) for part in tree)
     return pytree.tree_map_only(Tensor, lambda tensor: tensor[index], tree)
 
 

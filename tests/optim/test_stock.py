@@ -126,7 +126,7 @@ def test_an_optimizer_of_torchs_kind_is_the_plain_loop(
     space = lt.Space({n: domain for n, domain in domains.items() if n != left})
     configs = [{n: c[n] for n in space} for c in CONFIGS]
     one = task(given, dtype, space=space, clip_norm=0.8, clip_value=0.5, accumulate=2)
-    usual = 1e-9 if dtype == torch.float64 else 1e-5
+    usual = 1e-9 if dtype == torch.float64 else 5e-5 if name == "Prodigy" else 1e-5  # its rate is a ratio of sums
     assert off(one, make, Trained(one, configs)) < TOLERANCE.get(name, usual)
     assert one.program(configs[0]).optimizer.in_turn == (name in IN_TURN), "one instance over the stack, or not"
 

@@ -191,3 +191,59 @@ def test_the_width_of_a_stack_follows_from_sizes():
 
     assert of(4, 200) == 200 and of(4, 300) == 256
     assert of(1000, 300) == 16 and of(30_000, 300) == 1 and of(30_000, 1) == 1
+
+
+def test_what_a_stack_cannot_carry_is_refused_at_the_call():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.calls = nn.Linear(64, 10), 0
+
+        def forward(self, x):
+            self.calls += 1  # an annealing that begins at the seventh call changes no result of the first
+            return self.layer(x) * (1.0 if self.calls < 7 else 0.5)
+
+    class Sized(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.rows = nn.Linear(64, 10), 0
+
+        def forward(self, x):
+            self.rows = len(x)  # kept, and the same each time
+            return self.layer(x)
+
+    class Loss:
+        calls = 0
+
+        def __call__(self, output, target):
+            self.calls += 1
+            return F.cross_entropy(output, target)
+
+    def hooked():
+        model = nn.Linear(64, 10)
+        model.weight.register_hook(lambda gradient: gradient * 0)
+        return model
+
+    class Decaying(torch.optim.lr_scheduler.LambdaLR):
+        def step(self, *args):
+            super().step(*args)
+            self.optimizer.param_groups[0]["weight_decay"] = 0.5
+
+    def decaying(optimizer):
+        return Decaying(optimizer, lambda step: 1.0)
+
+    for wrong, make, more in (
+        ("counts its calls in the attribute 'model.calls'", Counting, {}),
+        ("counts its calls in the attribute 'loss.calls'", lambda: nn.Linear(64, 10), {"loss": Loss()}),
+        ("weight: a hook on its gradient", hooked, {}),
+        ("changes weight_decay of group 0", lambda: nn.Linear(64, 10), {"scheduler": decaying}),
+    ):
+        with pytest.raises(lt.errors.TaskError, match=wrong):
+            task = {"loss": lt.losses.cross_entropy, "optimizer": torch.optim.SGD, **more}
+            lt.tune(
+                lt.TorchTask(space=lt.Space(lr=lt.Float(0.1, 0.2)), model=lambda config: make(), data=DATA, **task),  # noqa: B023
+                trials=1,
+                steps=3,
+                progress=False,
+            )
+    assert tuned(Sized).best is not None

@@ -17,6 +17,12 @@ SCRIPTS = Path(__file__).parents[2] / "examples" / "cluster"
 TRIALS, EPOCHS = 24, 40
 
 
+def begun(url: str, folder: Path) -> bool:
+    """Whether some trial has ended."""
+    with lt.open_store(url, checkpoints=folder) as store:
+        return any(study.done for study in store.studies())
+
+
 @pytest.mark.server
 @pytest.mark.slow
 def test_three_workers_share_a_study_and_one_leaves(postgres_url: str, tmp_path: Path) -> None:
@@ -29,10 +35,17 @@ def test_three_workers_share_a_study_and_one_leaves(postgres_url: str, tmp_path:
     }
     command = [str(SCRIPTS / "worker"), str(TRIALS), str(EPOCHS)]
     first, *others = [subprocess.Popen(command, env=environment) for _ in range(3)]
-    time.sleep(8.0)
-    first.send_signal(signal.SIGTERM)  # as both schedulers do
-    assert first.wait(30) in (0, 128 + signal.SIGTERM)  # 0: the study was over before
-    assert [worker.wait(300) for worker in others] == [0, 0]
+    try:
+        while not begun(postgres_url, tmp_path):
+            time.sleep(0.2)
+        first.send_signal(signal.SIGTERM)  # as both schedulers do
+        # 0: the study was over before; -SIGTERM: this one had not begun to listen.
+        assert first.wait(30) in (0, 128 + signal.SIGTERM, -signal.SIGTERM)
+        assert [worker.wait(300) for worker in others] == [0, 0]
+    finally:
+        for worker in (first, *others):
+            worker.kill()
+            worker.wait()
     with lt.open_store(postgres_url, checkpoints=tmp_path) as store:
         history = lt.Study.load("cluster", store).history
         assert [result and result.status for result in history.results] == ["ok"] * TRIALS

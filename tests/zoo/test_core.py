@@ -39,6 +39,7 @@ def test_a_network_runs_as_in_a_plain_loop_and_the_same_alone_stacked_traced_and
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_a_scripted_module_is_refused_by_its_name():
     row = row_of(ZOO["jit-scripted module"])
     assert row.runs == "refused" and "ScriptModule" in row.note and "torch.jit" in row.note

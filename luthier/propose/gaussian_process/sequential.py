@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from luthier.jobs import Budget, History, Job
+from luthier.propose.door import unseen
 from luthier.propose.gaussian_process.design import sobol
 from luthier.seeds import Seeds
 from luthier.space.encoder import Points, encoding_of, join, keys
@@ -35,17 +36,22 @@ def one_by_one(
 ) -> list[Job]:
     """The jobs of these numbers, each chosen with those before it added to ``near``, what has no known result.
 
-    Where ``choose`` has none, the Sobol design gives it.
+    Where ``choose`` has none, the Sobol design gives it. One that was tried before gives way to another near it: of a
+    finite space the door sees to that, but other spaces have branches of options alone too.
     """
-    encoding, budget = encoding_of(history.space), budget or Budget()
+    space, encoding, budget = history.space, encoding_of(history.space), budget or Budget()
     seen = set(keys(history.codes))
     jobs = []
     for number in numbers:
         code = choose(number, seen, near, seeds.rng(number, "propose"))
         code = sobol(encoding.width, number, seeds) if code is None else code
-        [config] = history.space.decode(code[None])
-        jobs.append(Job(number, config, budget.steps_for(config)))
+        [config] = space.decode(code[None])
         point = encoding.points([config])
+        if space.finite is None and not seen.isdisjoint(keys(point.codes)):
+            tried = {space.key(job.config) for job in (*history.jobs, *jobs)}
+            config = unseen(space, config, [tried], seeds.rng(number, "another")) or config
+            point = encoding.points([config])
+        jobs.append(Job(number, config, budget.steps_for(config)))
         seen.update(keys(point.codes))
         near = join(near, point)
     return jobs
