@@ -64,12 +64,17 @@ CASES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 }
 
 
-def events(history: History) -> list[str]:
-    """All that happened but what a clock says of it, and the random parts of the names of files."""
-    found = [event for event in history.log if not isinstance(event, Note)]
-    return [
-        repr(replace(event, seconds=0.0, checkpoint=None) if isinstance(event, Result) else event) for event in found
-    ]
+def events(history: History) -> dict[int, list[str]]:
+    """All that happened to each job but what a clock says of it, and the random parts of the names of files.
+
+    Jobs of one stack end together, and whether a report of one is written before the result of another is the clock's.
+    """
+    found: dict[int, list[str]] = {}
+    for event in history.log:
+        if not isinstance(event, Note):
+            told = replace(event, seconds=0.0, checkpoint=None) if isinstance(event, Result) else event
+            found.setdefault(event.number, []).append(repr(told))
+    return found
 
 
 @pytest.mark.slow
