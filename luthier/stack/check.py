@@ -19,11 +19,10 @@ from luthier.stack.choices import choosing, replace_choices
 from luthier.stack.dropout import refuse_generators, replace_dropout
 from luthier.stack.layout import Call, Value
 from luthier.stack.members import general_attention
+from luthier.stack.settle import close, failing_part
 
 INTERNAL = vars(nn.Module()).keys()  # attributes in which a module keeps its parts
 Run = Callable[[Call, Value], Any]
-TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}  # of the largest value, on a CPU
-ROUGH = 3e-2  # of other types, and where float32 is computed in fewer bits
 
 
 def prepare(module: nn.Module, example: Tensor, training: bool) -> tuple[nn.Module, dict[str, int]]:
@@ -55,7 +54,7 @@ def prepare(module: nn.Module, example: Tensor, training: bool) -> tuple[nn.Modu
         raise
     except Exception as error:  # anything that a user's forward may raise
         raise TaskError(
-            f"forward fails on inputs of shape {tuple(example.shape)}{_place(model, run)}: "
+            f"forward fails on inputs of shape {tuple(example.shape)}{failing_part(model, run)}: "
             f"{type(error).__name__}: {error}",
             where=f"model ({type(module).__name__})",
             remedy="Run model(inputs) on a batch of the data to see the whole error.",
@@ -68,32 +67,6 @@ def prepare(module: nn.Module, example: Tensor, training: bool) -> tuple[nn.Modu
             remedy="Register it as a buffer (register_buffer) and change it in place, or compute it outside the model.",
         )
     return model, read
-
-
-def _place(model: nn.Module, run: Callable[[], None]) -> str:
-    """Where in the model ``run`` fails: the innermost module that it does not come out of."""
-    inside: list[str] = []
-
-    def entered(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            shapes = ", ".join(str(tuple(x.shape)) for x in inputs if isinstance(x, Tensor))
-            inside.append(f", in {name} ({type(module).__name__}), which gets {shapes}")
-
-        return hook
-
-    hooks: list[Any] = []
-    for name, module in model.named_modules():
-        if name:
-            hooks.append(module.register_forward_pre_hook(entered(name)))
-            hooks.append(module.register_forward_hook(lambda *_: inside.pop() and None))
-    try:
-        run()
-    except Exception:
-        return inside[-1] if inside else ""
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return ""
 
 
 def _of_one_input(model: nn.Module) -> None:
@@ -150,7 +123,7 @@ def agree(run: Run, reference: Run, model: nn.Module, example: Tensor, options: 
                 found = _results(run, model, inputs, decision)
         except Exception:  # of a form that does not fit this model
             return False
-        if len(found) != len(expected) or not all(map(_close, found, expected)):
+        if len(found) != len(expected) or not all(map(close, found, expected)):
             return False
     return True
 
@@ -181,17 +154,3 @@ def _results(run: Run, model: nn.Module, inputs: Value, decision: dict[str, Tens
 
 def _weights(leaf: Tensor) -> Tensor:
     return torch.arange(leaf.numel(), device=leaf.device).view(leaf.shape).to(leaf.dtype).sin()
-
-
-def _close(found: list[Tensor], expected: list[Tensor]) -> bool:
-    """Equal up to rounding, measured against the largest value of the list."""
-    if [tensor.shape for tensor in found] != [tensor.shape for tensor in expected]:
-        return False
-    finite = [tensor.detach()[tensor.isfinite()].abs().max() for tensor in expected if tensor.isfinite().any()]
-    scale = max(map(float, finite), default=0.0)
-    for a, b in zip(found, expected, strict=True):
-        rough = b.dtype not in TOLERANCE or (b.dtype == torch.float32 and b.device.type != "cpu")
-        tolerance = (ROUGH if rough else TOLERANCE[b.dtype]) * max(scale, 1e-6) if b.is_floating_point() else 0
-        if not torch.allclose(a.double(), b.double(), rtol=0, atol=tolerance, equal_nan=True):
-            return False
-    return True
