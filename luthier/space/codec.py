@@ -44,7 +44,7 @@ class Slot:
         name: Its name.
         domain: Its domain.
         start: Its first column; it has ``domain.width`` of them.
-        conditions: What must hold for it to be active: for each earlier name, the values one of which it must have.
+        conditions: Requirements for it to be active: for each earlier name, the values of which it must have one.
     """
 
     name: str
@@ -54,12 +54,12 @@ class Slot:
 
     @property
     def vector(self) -> bool:
-        """Whether its values are lists."""
+        """True if its values are lists."""
         return isinstance(self.domain, Float) and bool(self.domain.shape)
 
 
 def holds(conditions: Conditions, config: Mapping[str, Any]) -> bool:
-    """Whether every condition holds; a name that is absent (inactive itself) fulfils none."""
+    """Return True if every condition holds; an absent (itself inactive) name fulfils none."""
     return all(other in config and config[other] in values for other, values in conditions.items())
 
 

@@ -22,7 +22,7 @@ class Constraint:
 
     Args:
         function: ``f(config) -> bool``; None where a space was read from a store, which keeps the text alone.
-        text: What it is called, and the fingerprint of what it computes.
+        text: Its name, and the fingerprint of what it computes.
     """
 
     def __init__(self, function: Callable[[Mapping[str, Any]], bool] | None, text: str | None = None) -> None:
@@ -34,14 +34,14 @@ class Constraint:
 
     @property
     def name(self) -> str:
-        """What the function is called."""
+        """Name of the function."""
         return self.text.partition(" ")[0]
 
     def allows(self, config: Mapping[str, Any]) -> bool:
-        """Whether a configuration fulfils it; any does where the function is not at hand.
+        """Return True if a configuration fulfils it; any does where the function is not available.
 
         Raises:
-            SpaceError: If the function raises, or returns something else than True or False.
+            SpaceError: If the function raises, or returns anything other than True or False.
         """
         if self.function is None:
             return True

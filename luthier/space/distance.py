@@ -1,4 +1,4 @@
-"""How much configurations differ, and choices among them that do.
+"""Distances between configurations, and selections of configurations that are far enough apart.
 
 The distance of two configurations is the root mean square over the columns of their codes' difference: numbers and
 ordered options by their place in their range, unordered options 0 or 1, a name that is active in one alone 1, and 0 in
@@ -51,7 +51,7 @@ def first_apart(space: Space, codes: np.ndarray, mask: np.ndarray, least: float,
         codes: (n, columns), the preferred first.
         mask: (n, columns).
         least: The distance that two must exceed.
-        count: How many at most.
+        count: Maximum number of configurations.
 
     Returns:
         Their rows, in order.

@@ -1,4 +1,4 @@
-"""What a domain refuses when it is made: bounds, scales, shapes and conditions that cannot be."""
+"""Checks made when a domain is created: impossible bounds, scales, shapes and conditions are refused."""
 
 from __future__ import annotations
 

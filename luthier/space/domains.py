@@ -84,7 +84,7 @@ class Float:
 
     @property
     def continuous(self) -> bool:
-        """Whether its values are uncountable."""
+        """True if its values are uncountable."""
         return self.step is None
 
     @cached_property
@@ -162,8 +162,8 @@ class Int:
         high: Largest value.
         log: Uniform in the logarithm (``low`` must be at least 1).
         step: Only ``low``, ``low + step``, ``low + 2 step``, … up to ``high`` are values; excludes ``log``.
-        default: As for :class:`Float`.
-        when: As for :class:`Float`.
+        default: Same as for :class:`Float`.
+        when: Same as for :class:`Float`.
 
     Raises:
         SpaceError: If no such domain can exist.
@@ -259,8 +259,8 @@ class Choice:
     Args:
         options: The options, all different (1, 1.0 and True count as the same, and so do (1, 2) and [1, 2]).
         ordered: The options are in a meaningful order: neighbours are near each other.
-        default: As for :class:`Float`.
-        when: As for :class:`Float`.
+        default: Same as for :class:`Float`.
+        when: Same as for :class:`Float`.
 
     Raises:
         SpaceError: If no such domain can exist.
@@ -315,7 +315,7 @@ class Choice:
 
     @cached_property
     def _several(self) -> bool:
-        """Whether an option is a list or a tuple."""
+        """True if any option is a list or a tuple."""
         return any(isinstance(option, list | tuple) for option in self.options)
 
     def index(self, value: Any) -> int:

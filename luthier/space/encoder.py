@@ -51,7 +51,7 @@ class Levels:
 
     Args:
         domain: The domain.
-        count: How many there are.
+        count: Number of values.
     """
 
     domain: Domain
@@ -90,7 +90,7 @@ def levels_of(domain: Domain) -> Levels | None:
 
 @final
 class Encoding:
-    """How one space is sampled, snapped and turned into features. Make it with :func:`encoding_of`.
+    """Sampling, snapping and features of one space. Create it with :func:`encoding_of`.
 
     Numbers and ordered options are one feature each, their code; the options of an unordered choice are one-hot
     divided by √2, so that two different ones are at distance 1. Inactive names lie in the middle: 0.5, or 1/K for each
@@ -160,7 +160,7 @@ class Encoding:
         return Points(codes, mask)
 
     def features(self, points: Points) -> np.ndarray:
-        """What the kernel compares, (points, features)."""
+        """Return the features that the kernel compares, (points, features)."""
         parts = []
         for i, count in self._sources:
             codes, levels = points.codes[:, i], self.levels[i]
@@ -181,7 +181,7 @@ class Encoding:
         return self.points([finite[i] for i in listed])
 
     def allowed(self, points: Points) -> np.ndarray:
-        """Which points the constraint allows, (points,) bool."""
+        """Return a mask of the points that the constraint allows, (points,) bool."""
         if self.space.constraint is None:
             return np.ones(len(points.codes), dtype=bool)
         return np.array([self.space.feasible(config) for config in self.space.decode(points.codes)], dtype=bool)

@@ -18,7 +18,7 @@ class Finite:
     Args:
         axes: The values of each name (of one element of a vector), distinct, in order.
         domains: The domain of each name.
-        conditions: As :attr:`luthier.Space.conditions` has them.
+        conditions: The conditions, in the form of :attr:`luthier.Space.conditions`.
     """
 
     def __init__(

@@ -140,7 +140,7 @@ class Space:
 
     @cached_property
     def columns(self) -> list[Column]:
-        """What each column of the codec is."""
+        """Descriptions of the codec's columns, in order."""
         return [
             Column(slot.name, i, slot.domain.kind, slot.domain.levels)
             for slot in self._slots.values()
@@ -180,7 +180,7 @@ class Space:
         return self.constraint is not None and self.constraint.function is not None
 
     def feasible(self, config: Mapping[str, Any]) -> bool:
-        """Whether a configuration fulfils the constraint.
+        """Return True if a configuration fulfils the constraint.
 
         Raises:
             SpaceError: If the constraint raises.
@@ -392,7 +392,7 @@ class Space:
             rng: Source of the noise.
             scale: Standard deviation of the noise, as a fraction of the (logarithmic) range.
             factors: Multiply numbers by one of these, drawn uniformly, then clip: ``(0.8, 1.2)``.
-            probability: Of moving each value.
+            probability: Probability of moving each value.
         """
         for attempt in range(TRIES if self._judges else 1):
             near = self.fill(self._moved(config, rng, scale / (1 + attempt / 10), factors, probability), rng)
@@ -491,7 +491,7 @@ class Space:
         return conditions
 
     def _items(self, config: Mapping[str, Any]) -> Iterator[tuple[str, Slot, Any]]:
-        """What ``config`` names, in the space's order: a database may have given it back in another one."""
+        """Iterate over the entries of ``config`` in the space's order: a database may have returned them in another."""
         self._check_names(config)
         return ((name, slot, config[name]) for name, slot in self._slots.items() if name in config)
 

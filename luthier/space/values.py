@@ -89,7 +89,7 @@ def from_json(option: Any) -> Any:
 
 
 def faulty(option: Any) -> str | None:
-    """What is wrong with an option, or None."""
+    """Return a description of what is wrong with an option, or None."""
     if isinstance(option, list | tuple):
         return next((fault for part in option if (fault := faulty(part))), None)
     if option is not None and not isinstance(option, str | int | float):

@@ -1,4 +1,4 @@
-"""Where studies live: every job, report and result, whole transactions at a time, and the checkpoints beside them.
+"""Storage of studies: every job, report and result, written in whole transactions, with checkpoints beside them.
 
 :func:`open_store` chooses by URL: memory, an SQLite file, PostgreSQL. All keep the same contract
 (:class:`luthier.testing.stores.StoreContract` checks it):
@@ -32,13 +32,13 @@ Propose = Callable[[int, int], Sequence[Job]]
 
 
 class Exchanged(NamedTuple):
-    """What :meth:`StudyStore.exchange` did.
+    """Outcome of :meth:`StudyStore.exchange`.
 
     Args:
         accepted: The numbers of the results that count.
         jobs: Jobs for this owner, which it now holds.
-        busy: Whether others were proposing, so that more jobs may come.
-        synced: Whether the history that was given is up to date.
+        busy: True if others were proposing, so that more jobs may come.
+        synced: True if the given history is up to date.
     """
 
     accepted: list[int]
@@ -60,7 +60,7 @@ class StudySummary:
         best_value: Its value, in the user's own units and direction.
         created: When the study was created, seconds since 1970.
         updated: When it was last written to, seconds since 1970.
-        damaged: What is wrong with the study where it cannot be read, else "".
+        damaged: Reason why the study cannot be read, or "" if it can.
     """
 
     name: str
@@ -122,8 +122,8 @@ class StudyStore(Protocol):
         """:meth:`record`, and at most ``room`` new jobs in the same transaction where that can be.
 
         Args:
-            results: As for :meth:`record`.
-            reports: As for :meth:`record`.
+            results: Same as for :meth:`record`.
+            reports: Same as for :meth:`record`.
             room: Jobs that this owner can take.
             propose: Makes new jobs. It is called under the study's lock (and once more where the transaction has to be
                 repeated), so it has to be quick; slow methods use :meth:`turn` and :meth:`append`.
@@ -202,12 +202,12 @@ class Store(Protocol):
 
     @property
     def url(self) -> str:
-        """What :func:`open_store` was given, in its full form. It may hold a password: do not print it."""
+        """Full form of the URL given to :func:`open_store`. It may hold a password: do not print it."""
         ...
 
     @property
     def away(self) -> str | None:
-        """What the trouble is while the database is away, and None while it is there."""
+        """Description of the problem while the database is unreachable, and None while it is reachable."""
         ...
 
     def when_away(self, tell: Callable[[str | None], None] | None) -> None:

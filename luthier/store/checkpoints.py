@@ -32,10 +32,10 @@ class Checkpoints:
     Args:
         folder: A local folder, created by the first save, or an fsspec URL (``s3://bucket/runs``, ``memory://runs``),
             where the file is written under another name and moved.
-        durable: Whether a file has to outlive a crash of the machine; False saves the wait for the disk.
+        durable: True if a file must survive a crash of the machine; False saves the wait for the disk.
         identity: Ids of the store and the study, by ``"store"`` and ``"study"``; they go into the folder's marker and
             into each file, and a file with others is refused. None: nothing is checked.
-        older: Whether files without ids are taken too: those that luthier wrote before it gave any.
+        older: True to accept files without ids too: those that luthier wrote before it assigned any.
 
     Examples:
         >>> import tempfile, torch

@@ -39,7 +39,7 @@ def check_claims(data: bytes) -> None:
 
 
 class _Structure(pickle.Unpickler):
-    """What a checkpoint is made of, where nothing is built: tensors are checked and left out."""
+    """Reader of a checkpoint's structure that builds nothing: tensors are checked and left out."""
 
     def __init__(self, data: bytes, sizes: dict[str, int]) -> None:
         super().__init__(io.BytesIO(data))

@@ -35,7 +35,7 @@ _THINNED = object()
 
 
 def stride(count: int) -> int:
-    """Of ``count`` snapshots each ``stride``-th is kept: the smallest power of two that leaves at most SNAPSHOTS."""
+    """Return the interval of kept snapshots: the smallest power of two that leaves at most SNAPSHOTS of ``count``."""
     return 1 << (max(1, math.ceil(count / SNAPSHOTS)) - 1).bit_length()
 
 
@@ -88,7 +88,7 @@ def dumps(value: Any) -> str:
 
 
 def spelled(value: Any) -> str:
-    """As :func:`dumps`, of a value that may hold tuples."""
+    """Like :func:`dumps`, for a value that may hold tuples."""
     return _encode(_spell(value))
 
 
@@ -215,7 +215,7 @@ def thinned(report: Report) -> Report:
 
 
 def has_vectors(report: Report) -> bool:
-    """Whether the report holds a long vector."""
+    """Return True if the report holds a long vector."""
     return bool(report.hyperparameters) and any(_is_long(value) for value in report.hyperparameters.values())
 
 

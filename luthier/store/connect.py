@@ -122,7 +122,7 @@ class Database:
         url: See :func:`luthier.store.open_store`.
         read_only: Never write, not even to create or to bring up to date what is there.
         outage: Seconds for which :meth:`again` tries.
-        folder: Of a database of schema 1, given the URL: where its checkpoints are.
+        folder: Function that returns where a database of schema 1 keeps its checkpoints.
 
     Raises:
         StoreError: If the URL is of no known kind, or the database cannot be opened or is not luthier's.
@@ -285,7 +285,7 @@ class Database:
             self.on_away(trouble)
 
     def _passing(self, error: BaseException | None) -> bool:
-        """Whether what the driver raised may pass by itself."""
+        """Return True if the error that the driver raised may be transient."""
         if self.sqlite:
             return bool(_PASSING.search(str(error)))
         state = getattr(error, "sqlstate", None)

@@ -1,4 +1,4 @@
-"""What a checkpoint may hold, and the latest of them in memory, for whoever continues them in the same process."""
+"""Permitted contents of a checkpoint, and the latest checkpoints in memory for continuing in the same process."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _copied(value: Any) -> Any:
 
 
 def _shared(value: Any) -> bool:
-    """Whether two tensors lie in the same memory, as a file keeps them and copies one by one would not."""
+    """Return True if two tensors share memory, which a file preserves and copying them one by one would not."""
     seen: list[int] = []
     todo = [value]
     while todo:

@@ -1,4 +1,4 @@
-"""Where checkpoints lie: a folder of this machine's file system, or one behind an fsspec URL."""
+"""Folders that hold checkpoints: one in this machine's file system, or one behind an fsspec URL."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Folder(Protocol):
         ...
 
     def names(self) -> list[str]:
-        """Of all that is there; empty without the folder."""
+        """Return the names of all files in the folder; empty if it does not exist."""
         ...
 
     def remove(self, name: str) -> None:
@@ -48,11 +48,11 @@ class Folder(Protocol):
         ...
 
     def stamp(self, name: str) -> Stamp | None:
-        """What tells its content from another; None where that is not known."""
+        """Return a stamp that changes with the file's content; None where that is not known."""
         ...
 
     def sweep(self) -> None:
-        """Remove what processes that are dead now had not finished writing."""
+        """Remove unfinished files of processes that are now dead."""
         ...
 
     def clear(self) -> None:
@@ -200,7 +200,7 @@ class RemoteFolder:
 
 
 def owner_mark() -> str:
-    """What names this process in the files that it is writing."""
+    """Return the mark that identifies this process in the files that it is writing."""
     return _mark(os.getpid())
 
 

@@ -1,4 +1,4 @@
-"""Who runs on this machine, and whether it still does: what lets a dead driver's jobs be taken over at once."""
+"""Identity and liveness of processes on this machine, so that a dead driver's jobs can be taken over at once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Process:
 
     @property
     def dead(self) -> bool:
-        """Whether the process certainly has ended, as the system says; False where this machine cannot know.
+        """True if the system says that the process has certainly ended; False where this machine cannot know.
 
         A process that is not seen may be another user's, hidden from us (proc(5), hidepid): only ESRCH is a death, or a
         start that is seen and is another's.

@@ -79,7 +79,7 @@ class Reader:
 
     @property
     def stale(self) -> bool:
-        """Whether the files have changed under a connection that does not see it."""
+        """True if the files have changed under a connection that does not notice."""
         return self._seen is not None and self._seen != self._state()
 
     def _open(self, uri: str) -> sqlite3.Connection:
@@ -106,7 +106,7 @@ class Reader:
         return self._copy
 
     def _state(self) -> Any:
-        """What differs once somebody has written, for connections that look at no lock."""
+        """Return a value that differs after every write, for connections that look at no lock."""
         found = []
         for ending in ("", "-wal"):
             try:

@@ -172,7 +172,7 @@ def _default_folder(database: Database, uid: str) -> str:
 
 
 def _folder_of_schema_1(database: Database) -> str:
-    """Where the version before kept the checkpoints of a store for which no folder was given."""
+    """Return the folder where the previous version kept a store's checkpoints if none was given."""
     if database.sqlite:
         return str(Path(database.name).with_suffix(".checkpoints"))
     if folder := os.environ.get("LUTHIER_CHECKPOINTS"):

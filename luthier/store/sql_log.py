@@ -66,7 +66,7 @@ class Counts:
 
 @dataclass
 class Transaction:
-    """What a transaction knows while it runs."""
+    """State of a running transaction."""
 
     session: Session
     now: float | None = None  # the database's clock, once the gate is passed
@@ -85,7 +85,7 @@ class Log:
         study: Its id.
         label: The owner, for people; None for a reader, who writes nothing.
         lease: Seconds of its lease.
-        best: How the study's best job is found.
+        best: Tracker of the study's best job.
     """
 
     def __init__(self, database: Database, name: str, study: int, label: str | None, lease: float, best: Best) -> None:
@@ -128,7 +128,7 @@ class Log:
         """``body`` in one transaction that is committed once, however often it has to be tried.
 
         Args:
-            body: What to do. It passes the gate before it writes, or raises Nothing.
+            body: Function to run. It passes the gate before it writes, or raises Nothing.
             recover: Finds the value where an earlier try turns out to be in.
             again: Called before each further try.
         """
@@ -189,7 +189,7 @@ class Log:
         tx.now, self.given = row.now, row.given
 
     def news(self) -> bool:
-        """Whether others have put jobs aside for this owner since the last call."""
+        """Return True if others have put jobs aside for this owner since the last call."""
         before, self._given = self._given, self.given
         return before != self.given
 

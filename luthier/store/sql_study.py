@@ -518,7 +518,7 @@ class SQLStudy:
 
 
 def _dead(row: Any, known: dict[Process, bool]) -> bool:
-    """Whether the process of a row's owner is dead; ``known`` remembers within one question."""
+    """Return True if the process of a row's owner is dead; ``known`` caches the answers within one query."""
     process = Process(row.host, row.pid, row.started)
     if process not in known:
         known[process] = process.dead

@@ -19,7 +19,7 @@ LEASE, NOW = bind("b_lease", type_=sa.Double), bind("b_now")
 
 
 class among(sa.ColumnElement[bool]):
-    """Whether a column is among the numbers of the parameter ``b_numbers``, see :func:`numbers`."""
+    """Test that a column is among the numbers of the parameter ``b_numbers``; see :func:`numbers`."""
 
     type = sa.Boolean()
     inherit_cache = False

@@ -1,4 +1,4 @@
-"""What every store checks and counts in the same way."""
+"""Checks and counts that are the same in every store."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ def died(number: int) -> Result:
 
 
 def summary(row: Any, settings: Callable[[Any], Mapping[str, Any]], late: Iterable[Any] = ()) -> StudySummary:
-    """One line about a study; of one whose row makes no sense, what is wrong with it.
+    """Return one line about a study, or what is wrong with it where its row makes no sense.
 
     Args:
         row: Its row in the table of studies.
-        settings: What reads the settings out of the row.
+        settings: Function that reads the settings from the row.
         late: Rows of results that its counts do not have yet.
     """
     try:

@@ -20,13 +20,13 @@ _WORDS = re.compile(r"(^|\s)(host|dbname|user|password|service)\s*=")
 
 
 class Address(NamedTuple):
-    """Where a store is.
+    """Location of a store.
 
     Args:
         url: For SQLAlchemy.
-        name: As messages name it: the path of an SQLite file, or the URL without its passwords.
+        name: Name used in messages: the path of an SQLite file, or the URL without its passwords.
         wait: Seconds to wait for other writers.
-        synchronous: Of SQLite, NORMAL or FULL.
+        synchronous: SQLite's ``synchronous`` setting, NORMAL or FULL.
         secrets: Texts that no message may hold.
     """
 
