@@ -61,15 +61,15 @@ def __dir__() -> list[str]:
 
 
 class Proposer(Protocol):
-    """What every proposer is: a frozen dataclass of settings with two methods.
+    """The interface of every proposer: a frozen dataclass of settings with two methods.
 
     Optional methods, looked up by name:
 
     - ``stop(history, number) -> bool``: end the running job ``number`` early, judging by its reports so far.
     - ``parents(history) -> set[int]``: the jobs that a later job may still continue from; the checkpoints of all
       others may be removed.
-    - ``stopping() -> Proposer``: of a method that continues trainings, the form that only stops them early. It stands
-      in for the method where the task is a function, which cannot be continued.
+    - ``stopping() -> Proposer``: for a method that continues training runs, the form that only stops them early. It
+      stands in for the method where the task is a function, which cannot be continued.
 
     Optional attributes:
 
@@ -93,14 +93,14 @@ class Proposer(Protocol):
         ...
 
     def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
-        """The next jobs, numbered from ``len(history)`` on.
+        """Return the next jobs, numbered from ``len(history)`` on.
 
         Equal histories give equal answers, and ``history`` is left as it is. Randomness comes from
         ``seeds.rng(number of the job, "propose")``, so that an answer need not depend on how the calls were split.
 
         Args:
             history: All jobs, reports and results so far.
-            count: How many jobs can be taken now; fewer may be returned.
+            count: Number of jobs that can be taken now; fewer may be returned.
             seeds: The study's seeds.
 
         Returns:

@@ -62,7 +62,7 @@ class _Rung:
         self.waiting.pop(number, None)
 
     def left(self) -> list[Entry]:
-        """What is not among the best and has not been promoted."""
+        """Return the entries that are not among the best and have not been promoted."""
         return [entry for entry in self.rest if entry[1] not in self.promoted]
 
 
@@ -92,7 +92,7 @@ class ASHA:
     stopped at its reports instead (:meth:`stopping`).
 
     Args:
-        inner: What chooses the configurations: ``"random"``, ``"grid"``, ``"genetic"``, ``"gp"``, or a proposer. It
+        inner: Source of the configurations: ``"random"``, ``"grid"``, ``"genetic"``, ``"gp"``, or a proposer. It
             sees each configuration once, with the result of its first rung.
         eta: One in ``eta`` is continued.
         rungs: Stages from the shortest training to the whole one: the shortest is eta ** (1 - rungs) of it.

@@ -30,10 +30,10 @@ class Derive:
     third phase alone, so ``study.best`` is a network that was trained from scratch.
 
     Args:
-        search: The share of the budget that the search gets, with its draws.
-        draws: Children drawn.
-        draw_steps: Steps of each: a child trains for as many before it is measured, if its reward counted that.
-        rank: What ranks them; by default the study's first objective, measured under the shared weights.
+        search: Share of the budget that goes to the search, draws included.
+        draws: Number of children drawn.
+        draw_steps: Steps of each draw: a child trains for this many before it is measured, if its reward counted that.
+        rank: Metric that ranks them; by default the study's first objective, measured under the shared weights.
         budget: Set by :meth:`bind`.
 
     Raises:

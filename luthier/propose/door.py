@@ -26,7 +26,7 @@ MANY = 10_000  # where the configurations are too many to be listed
 
 
 def propose(proposer: Any, history: History, count: int, seeds: Seeds) -> list[Job]:
-    """What a bound proposer proposes.
+    """Return the checked proposals of a bound proposer.
 
     A fresh configuration that the constraint refuses, or that was tried before in a finite space, gives way to one near
     it, or to any other that is left; where none is left, it is not begun. A job that goes on under a configuration that
@@ -36,11 +36,11 @@ def propose(proposer: Any, history: History, count: int, seeds: Seeds) -> list[J
     Args:
         proposer: The method, bound to its budget.
         history: All that is known.
-        count: How many jobs can be taken.
+        count: Number of jobs that can be taken.
         seeds: The study's seeds.
 
     Raises:
-        MethodError: If an answer is no list of jobs, too long, or has a job that cannot be run.
+        MethodError: If the answer is not a list of jobs, is too long, or contains a job that cannot be run.
     """
     jobs, first = _listed(proposer, proposer.propose(history, count, seeds), count), len(history)
     checked = [_checked(proposer, history, first, place, job) for place, job in enumerate(jobs)]

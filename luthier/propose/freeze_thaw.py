@@ -40,13 +40,13 @@ FRESH = -1.0  # the curve of a configuration that has none
 
 @dataclass
 class _Curve:
-    """What one trial has come to.
+    """Progress of one trial.
 
     Args:
         steps: Fractions of a whole training at which there is a value, rising.
         values: The values there, minimised; NaN where there is none.
         last: Its last job.
-        open: Whether it can go on: its last job has ended well and it is not whole.
+        open: True if it can go on: its last job has ended well and its training is not complete.
     """
 
     steps: list[float] = field(default_factory=list)
@@ -61,9 +61,9 @@ class _Memory:
 
     Args:
         root: The first job of each job's trial.
-        running: Of each pending job, the fraction at which it will end.
+        running: Fraction at which each pending job will end.
         seen: Results and rungs reached so far.
-        fitted: How many of them the parameters know.
+        fitted: Number of these that the parameters were fitted to.
         theta: The parameters; None before the first fit.
     """
 
@@ -164,7 +164,7 @@ class FreezeThaw:
         return jobs
 
     def stop(self, history: History, number: int) -> bool:
-        """Whether a new configuration promises more than the running job ``number``, at a rung that it has reached."""
+        """True if a new configuration promises more than the running job ``number``, at a rung that it has reached."""
         if not self.stops or not self._reached(history, number):
             return False
         memory = self._memory(history)
@@ -225,7 +225,7 @@ class FreezeThaw:
         return self._go_on(history, memory, min(ready)[1], number)
 
     def _decided(self, history: History, memory: _Memory, model: Posterior) -> bool:
-        """Whether what the model believes best is trained as far as it can be."""
+        """True if the trial that the model believes best is trained as far as it can be."""
         roots = [root for root, curve in memory.curves.items() if curve.steps]
         features = _features(encoding_of(history.space), _of(history, roots), 1.0, [float(root) for root in roots])
         means = model.predict(features)[0].mean(axis=1)
@@ -252,7 +252,7 @@ class FreezeThaw:
         return next((part for part in map(self._rung, range(self.rungs)) if part > done * 1.001), 1.0)
 
     def _reached(self, history: History, number: int) -> bool:
-        """Whether the last report of a job is the first at or past a rung."""
+        """True if the last report of a job is the first at or past a rung."""
         whole = (self.budget or Budget()).steps_for(history.jobs[number].config)
         parts = [report.step / whole for report in history.reports.get(number, ())[-2:]]
         before = parts[0] if len(parts) > 1 else 0.0
@@ -387,7 +387,7 @@ def _of(history: History, numbers: list[int]) -> Points:
 
 
 def _features(encoding: Encoding, points: Points, times: Any, curves: Any) -> np.ndarray:
-    """What the kernel compares, (points, features): the configuration, the time, the number of the curve."""
+    """Features that the kernel compares, (points, features): configuration, time and number of the curve."""
     found = np.empty((len(points.codes), 2))
     found[:, 0], found[:, 1] = times, curves
     return np.concatenate([encoding.features(points), found], axis=1)

@@ -1,4 +1,4 @@
-"""What a GFlowNet's fit gives: a sampler over the configurations of a space, and the surrogate behind its rewards."""
+"""Result of a GFlowNet's fit: a sampler over the configurations of a space, and the surrogate behind its rewards."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Generator:
 
     Args:
         sampler: Exact where the space is small, else learnt; see :mod:`luthier.propose.flow`.
-        surrogate: What the rewards come from; it says its held-out error, ``surrogate.rmse``.
+        surrogate: Source of the rewards; it reports its held-out error, ``surrogate.rmse``.
         log_reward: log R of leaves.
         beta: The exponent.
         sign: -1 where the objective is maximised, else 1.
@@ -49,16 +49,16 @@ class Generator:
     sign: float = 1.0
 
     def sample(self, count: int, temperature: float = 1.0, seed: int = 0) -> list[Config]:
-        """Configurations drawn independently; some may come twice.
+        """Draw configurations independently; some may occur twice.
 
         Args:
-            count: How many.
+            count: Number of configurations.
             temperature: Divides the logits of each step: 0.1 is greedy, 10 nearly uniform. Unlike ``beta``, which
                 favours tall peaks, it favours broad ones.
-            seed: Of the draws.
+            seed: Seed of the draws.
 
         Raises:
-            MethodError: If the count is not a whole number from 0 on or the temperature is not above zero.
+            MethodError: If the count is not a whole number of at least 0 or the temperature is not above zero.
         """
         count = checked("count", count, whole(0), where="GFlowNet")
         rng = Seeds(seed).rng(0, "gflownet sample")
@@ -91,15 +91,15 @@ class Generator:
         return self.sign * mean, deviation
 
     def top(self, count: int, apart: float = 0.1, seed: int = 0) -> list[Config]:
-        """Distinct good configurations, the best by the surrogate's mean first.
+        """Return distinct good configurations, the best by the surrogate's mean first.
 
         Args:
-            count: How many; fewer where not so many differ.
-            apart: The distance that any two exceed (see :mod:`luthier.space.distance`): 0.1 is a tenth of the box.
-            seed: Of the samples among which they are chosen.
+            count: Number of configurations; fewer are returned where not that many differ.
+            apart: Distance that any two exceed (see :mod:`luthier.space.distance`): 0.1 is a tenth of the box.
+            seed: Seed of the samples from which they are chosen.
 
         Raises:
-            MethodError: If the count is not a whole number above zero, or the distance not a number from 0 on.
+            MethodError: If the count is not a whole number above zero, or the distance is not a number of at least 0.
         """
         count = checked("count", count, whole(1), where="GFlowNet")
         apart = checked("apart", apart, real(0), where="GFlowNet", remedy="Give a distance such as 0.1.")
@@ -119,13 +119,13 @@ class Generator:
 
 
 def tree_of(space: Space, bins: int | None, leaves: int = CHEAP, fewest: int = 5) -> Tree:
-    """The tree of a space: with given bins, or as many as are cheap to enumerate; of a large space with 16.
+    """The tree of a space: with given bins, or as many as are cheap to enumerate; 16 for a large space.
 
     Args:
         space: The search space.
-        bins: Of a Float, an Int and an ordered Choice; None chooses.
-        leaves: How many are cheap.
-        fewest: Bins that are enough.
+        bins: Number of bins of a Float, an Int and an ordered Choice; None chooses.
+        leaves: Number of leaves that is still cheap.
+        fewest: Number of bins that is enough.
     """
     if bins is not None:
         return Tree(space, bins)
@@ -191,8 +191,8 @@ def build(
         log_reward: log R of leaves.
         beta: The exponent, or None: such that exp(entropy) is ``effective``.
         effective: See ``beta``; never more than a quarter of the leaves.
-        settings: Of a learnt sampler's training.
-        key: Of all randomness.
+        settings: Settings that a learnt sampler is trained with.
+        key: Key of all randomness.
         start: A learnt sampler to begin with, and its beta.
         method: ``"exact"`` or ``"learnt"``; None is exact wherever the leaves can be enumerated.
         progress: Called after every round of a training.

@@ -27,7 +27,7 @@ PAPER_SPACE = Space(lr=Float(1e-4, 1.0), momentum=Float(0.0, 0.9), weight_decay=
 
 @dataclass
 class _Memory:
-    """What has come of each generation. Jobs are named by number, best first."""
+    """Outcome of each generation so far. Jobs are named by number, best first."""
 
     good: list[list[int]] = field(default_factory=list)  # of each generation that has ended: those that can be parents
     ended: list[int] = field(default_factory=list)  # jobs with any result

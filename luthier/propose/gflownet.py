@@ -47,27 +47,27 @@ class GFlowNet:
     best result is highest, as long as it is worth a job. All others go where one more good configuration is most likely
     that is different from the good ones so far: configurations are drawn in proportion to R(x)^beta, R the probability
     of being nearly as good as the best, and a local search goes on from there. Nothing is proposed twice; a finite
-    space that was visited whole ends the study. Failed and diverged trainings count as the worst result. It takes one
-    objective.
+    space that was visited whole ends the study. Failed and diverged training runs count as the worst result. It takes
+    one objective.
 
     Args:
         beta: Exponent of the target R^beta. None chooses it by the entropy of the target: exp(entropy), in leaves, is
             ``effective`` times ``batch``.
-        batch: Results of a round, and jobs that may be running at once.
-        initial: Results before the first round.
-        within: How much worse than the best result is still good, as a part of the distance from it to the median of
-            the first ``initial`` results.
+        batch: Number of results in a round, and of jobs that may be running at once.
+        initial: Number of results before the first round.
+        within: Margin below the best result that still counts as good, as a fraction of the distance from it to the
+            median of the first ``initial`` results.
         effective: See ``beta``; None is 2 while proposing and 10 in :meth:`fit`.
         apart: The distance between configurations that count as different (see :mod:`luthier.space.distance`).
         bins: Most bins of a Float, an Int and an ordered Choice; None is as many as can be enumerated cheaply.
-        model: What is fitted to the results while proposing: a Gaussian process, which is better on few results, or
+        model: Model fitted to the results while proposing: a Gaussian process, which is better on few results, or
             the ensemble. :meth:`fit` takes the ensemble.
-        reward: What :meth:`fit` takes for R: ``"score"`` is exp of the expected result, less one deviation of the
+        reward: R of :meth:`fit`: ``"score"`` is exp of the expected result, less one deviation of the
             expectation, in standard deviations of the results; ``"metric"`` is the expected metric itself, which must
             be maximised and not negative (the paper's).
         sampler: ``"exact"`` by enumeration, ``"learnt"``; None is exact up to a million leaves.
-        surrogate: How the ensemble is made.
-        training: How a learnt sampler is trained; None is brief while proposing and thorough in :meth:`fit`.
+        surrogate: Settings of the ensemble.
+        training: Training settings of a learnt sampler; None is brief while proposing and thorough in :meth:`fit`.
         budget: Set by :meth:`bind`.
 
     Examples:
@@ -133,12 +133,12 @@ class GFlowNet:
         What is unknown is not rewarded: the default reward is made of the surrogate's mean less one deviation.
 
         Args:
-            study: A study or a history; of several objectives the first counts.
-            seed: Of the surrogate and of a learnt sampler.
-            progress: Whether a training of more than a few seconds says on stderr how far it is.
+            study: A study or a history; the first of several objectives counts.
+            seed: Seed of the surrogate and of a learnt sampler.
+            progress: If true, training that takes more than a few seconds reports its progress on stderr.
 
         Raises:
-            MethodError: If fewer than two results ended well, or the reward cannot be.
+            MethodError: If fewer than two results ended well, or the reward is impossible.
         """
         self._check_settings()
         history = getattr(study, "history", study)
@@ -269,7 +269,7 @@ def metrics(ensemble: Ensemble) -> LogReward:
 
 
 def _improving(number: int, budget: Budget) -> bool:
-    """Whether a job may be for a better configuration, rather than a different one."""
+    """True if a job may look for a better configuration, rather than a different one."""
     return budget.trials is None or number < UNTIL * budget.trials
 
 

@@ -176,7 +176,7 @@ def _axis(name: str, domain: Domain, points: int | list[Any], named: bool) -> Se
 
 
 def _shuffled(place: int, size: int, seeds: Seeds) -> int:
-    """Where the ``place``-th visit goes: a permutation of 0 … size - 1 that is never written down.
+    """Return the target of the ``place``-th visit: a permutation of 0 … size - 1 that is never written down.
 
     A Feistel network permutes the next power of four; a place beyond the grid is permuted again until it is inside
     (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).

@@ -22,7 +22,7 @@ WHERE = "method hyperband"
 
 @dataclass
 class _Rung:
-    """What has come of one rung: jobs asked for, jobs with any result, and (value, number) of the good, best first."""
+    """Outcome of one rung: jobs asked for, jobs with any result, and (value, number) of the good, best first."""
 
     asked: int = 0
     ended: int = 0
@@ -60,7 +60,7 @@ class Hyperband:
     function cannot be held until the others have come as far: it is stopped at its reports instead (:meth:`stopping`).
 
     Args:
-        inner: What chooses the configurations: ``"random"``, ``"grid"``, ``"genetic"``, ``"gp"``, or a proposer. It
+        inner: Source of the configurations: ``"random"``, ``"grid"``, ``"genetic"``, ``"gp"``, or a proposer. It
             sees each configuration once, with the result of its first rung.
         eta: One in ``eta`` is continued.
         rungs: Stages from the shortest training to the whole one: the shortest is eta ** (1 - rungs) of it.

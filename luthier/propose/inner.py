@@ -25,12 +25,12 @@ def bind_inner(inner: Any, budget: Budget, where: str, continues: bool = False) 
 
     Args:
         inner: ``"random"``, ``"grid"``, ``"genetic"``, ``"gp"``, or a proposer.
-        budget: What it is bound to.
-        where: The outer method, for errors.
-        continues: Whether it may be one that continues trainings itself.
+        budget: Budget that it is bound to.
+        where: Name of the outer method, for errors.
+        continues: True if it may be one that continues training runs itself.
 
     Raises:
-        MethodError: If it is none of these, or continues trainings and may not.
+        MethodError: If it is none of these, or continues training runs and may not.
     """
     if isinstance(inner, str):
         if inner not in PLACES:
@@ -55,7 +55,7 @@ def first_results(history: History, key: Hashable) -> History:
 
     Args:
         history: The study.
-        key: Of the outer proposer, so that two of them do not share a cache.
+        key: Key of the outer proposer, so that two of them do not share a cache.
     """
 
     def start() -> tuple[History, dict[int, int]]:
@@ -80,5 +80,5 @@ def new_configurations(inner: Any, seen: History, count: int, seeds: Seeds) -> l
 
 
 def inner_tag(job: Job) -> dict[str, Any]:
-    """What the inner proposer has noted on its job, as a part of the outer one's tag."""
+    """Return the inner proposer's note on its job, as a part of the outer one's tag."""
     return {"inner": dict(job.tag)} if job.tag else {}

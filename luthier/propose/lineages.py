@@ -1,4 +1,4 @@
-"""What proposers that continue trainings share: how far each job has come, and which names weights can go on under."""
+"""Common parts of proposers that continue training: the progress of each job, and the names that may change."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def end_of(history: History, number: int) -> Config:
 
 
 def usable(history: History, number: int) -> bool:
-    """Whether an ended job has a finite value and has left a state."""
+    """True if an ended job has a finite value and has left a state."""
     return history.status[number] in (OK, PRUNED) and bool(np.isfinite(history.values[number, 0]))
 
 
 def movable(space: Space, mutate: Sequence[str] | None, where: str) -> list[str]:
-    """The names that change under weights that go on: those given, or all Floats.
+    """The names that may change while training continues: those given, or all Floats.
 
     A proposer does not see the network. An Int or a Choice may be a width or a number of layers, under another value
     of which the weights do not fit; a Float hardly ever is.

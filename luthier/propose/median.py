@@ -21,7 +21,7 @@ EVER = 1 << 62  # a step that no training reaches
 
 @dataclass
 class _Curve:
-    """What a job has reported: how often, the sum, and the best; a value that is not finite is infinite."""
+    """Reports of a job: their number, sum and best; a value that is not finite is infinite."""
 
     count: int = 0
     total: float = 0.0
@@ -53,7 +53,7 @@ class _Stretches:
             begin, end, level = begin >> 1, end >> 1, level + 1
 
     def at(self, step: int, value: float) -> tuple[int, int, int]:
-        """How many means are in force at a step, are below ``value``, and are equal to it."""
+        """Return how many means are in force at a step, how many are below ``value``, and how many equal it."""
         found = [self._nodes.get((level, step >> level), ()) for level in range(EVER.bit_length())]
         below = sum(bisect_left(means, value) for means in found)
         return sum(map(len, found)), below, sum(bisect_right(means, value) for means in found) - below
@@ -87,7 +87,7 @@ class Median:
     ``trial.report``.
 
     Args:
-        inner: What chooses the configurations: a method by name, ``"random"``, ``"gp"``, ``"tpe"``, …, or a proposer.
+        inner: Source of the configurations: a method by name, ``"random"``, ``"gp"``, ``"tpe"``, …, or a proposer.
         startup: Jobs to compare with, at least.
         warmup: No job is stopped before this step.
         quantile: 0.5 is the median; at 0.8 only the worst fifth is stopped.
@@ -130,20 +130,20 @@ class Median:
 
     @property
     def extendable(self) -> bool:
-        """Whether the inner proposer is."""
+        """True if the inner proposer is extendable."""
         return bool(self.chooser is not None and self.chooser.extendable)
 
     @property
     def parents(self) -> Callable[[History], set[int]]:
-        """``parents(history)`` of the inner proposer; absent where that continues no trainings."""
+        """``parents(history)`` of the inner proposer; absent if that one never continues a training run."""
         return (self.inner if self.chooser is None else self.chooser).parents
 
     def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
-        """What the inner proposer proposes."""
+        """Return the inner proposer's proposals."""
         return self.chooser.propose(history, count, seeds)
 
     def stop(self, history: History, number: int) -> bool:
-        """Whether the running job ``number`` is worse than the median by its last report."""
+        """True if the running job ``number`` is worse than the median by its last report."""
         curves = self._curves(history)
         own = curves.jobs.get(number)
         if own is None or not own.count or own.step < self.warmup:

@@ -107,7 +107,7 @@ def _views(flat: Tensor, layers: Networks) -> Networks:
 
 
 def forward(layers: Networks, x: Tensor) -> Tensor:
-    """What every network says of every row, (networks, n)."""
+    """Return the output of every network for every row, (networks, n)."""
     hidden = x.expand(len(layers[0][0]), *x.shape)
     for weight, bias in layers[:-1]:
         hidden = torch.nn.functional.silu(torch.baddbmm(bias, hidden, weight))
@@ -118,7 +118,7 @@ def forward(layers: Networks, x: Tensor) -> Tensor:
 @one_torch_thread()
 @torch.no_grad()
 def outputs(layers: Networks, prior: Networks, x: np.ndarray) -> np.ndarray:
-    """What every network says with the fixed one beside it, (networks, n) float64."""
+    """Return the output of every network plus that of its fixed one, (networks, n) float64."""
     rows = torch.as_tensor(x, dtype=torch.float32)
     return (forward(layers, rows) + forward(prior, rows)).double().numpy()
 

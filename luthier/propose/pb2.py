@@ -129,7 +129,7 @@ class PB2:
     def _explore(
         self, history: History, donor: int, names: list[str], jobs: list[Job], rng: np.random.Generator
     ) -> Config:
-        """What the copy of ``donor`` goes on with."""
+        """Return the configuration that the copy of ``donor`` continues with."""
         encoding, config = encoding_of(history.space), end_of(history, donor)
         told, running = self._told(history, len(history) + len(jobs))
         model = self._model(history, told)
@@ -187,7 +187,7 @@ def landed(space: Space, code: np.ndarray, config: Config, names: Sequence[str])
 
 
 def kernel_of(encoding: Encoding) -> Drifting:
-    """Of hyperparameters and the loss before, with a lengthscale each, and of the time."""
+    """Kernel over the hyperparameters and the loss before, with a lengthscale each, and over time."""
     context = len(set(encoding.groups.tolist()))
     return Drifting(Kernel(np.append(encoding.groups, context), encoding.warped))
 
@@ -201,17 +201,17 @@ def features_of(history: History, encoding: Encoding, jobs: Sequence[Job]) -> np
 
 
 def standing(history: History, number: int) -> float:
-    """Where a job's loss lies among those that ended its round well: in deviations, clipped, times 1/4."""
+    """Return a job's loss relative to those that ended its round well: in standard deviations, clipped, times 1/4."""
     losses = _losses(history)[history.jobs[number].tag["round"]]
     return 0.25 * float(standardised(np.array(losses), history.values[number, :1])[0])
 
 
 def changes(history: History, numbers: Sequence[int]) -> np.ndarray:
-    """How the loss changed in each job, standardised within its round and clipped, (jobs,); lower is better.
+    """Return the change of the loss in each job, standardised within its round and clipped, (jobs,); lower is better.
 
-    Within its round, since all trainings slow down, and the bound compares hyperparameters for one and the same time.
-    The first round has no loss before it, but one network to begin with as good as another. What failed or diverged
-    counts as the worst of its round.
+    Within its round, since all training runs slow down, and the bound compares hyperparameters for one and the same
+    time. The first round has no loss before it, but there one initial network is as good as another. A job that failed
+    or diverged counts as the worst of its round.
     """
     rounds = np.array([history.jobs[n].tag["round"] for n in numbers])
     parents = [history.jobs[n].parent for n in numbers]

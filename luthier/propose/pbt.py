@@ -128,7 +128,7 @@ def explore(
     """A configuration in which ``names`` were moved by a factor, or drawn anew; all others stay.
 
     Args:
-        space: What it stays inside.
+        space: Space that it stays inside.
         config: A configuration of the space.
         names: The names to move, where they are active.
         rng: The source of chance.

@@ -24,7 +24,7 @@ under which the copy goes on."""
 
 @dataclass
 class _Members:
-    """Where the members are.
+    """Positions of the members.
 
     Args:
         ranked: For each round, (value, job number) of what ended well in it, best first.

@@ -1,4 +1,4 @@
-"""What a GFlowNet proposes between one batch of results and the next: a better configuration, or a different good one.
+"""Proposals of a GFlowNet between two batches of results: a better configuration, or a different good one.
 
 A better one is where the expected improvement on the best result is highest. A different one is where the probability
 of being nearly as good as the best result is highest, apart from all that are known to be good: how likely one more
@@ -34,16 +34,16 @@ Found = tuple[np.ndarray | None, float]
 
 
 class Making(NamedTuple):
-    """How the samples of a round are made.
+    """Settings with which the samples of a round are made.
 
     Args:
-        tree: Of the space.
+        tree: Tree of the space.
         beta: The exponent, or None: such that exp(entropy) is ``effective``.
-        effective: In leaves.
-        settings: Of a learnt sampler's training.
+        effective: The exponential of the target's entropy, in leaves.
+        settings: Settings that a learnt sampler is trained with.
         method: ``"exact"``, ``"learnt"``, or None: exact where the leaves can be enumerated.
         apart: The distance between configurations that count as different.
-        key: Of a learnt sampler's randomness.
+        key: Key of a learnt sampler's randomness.
         before: The learnt sampler of the round before, and its beta.
     """
 
@@ -58,7 +58,7 @@ class Making(NamedTuple):
 
     @property
     def exact(self) -> bool:
-        """Whether all leaves are weighed, and no sampler is learnt."""
+        """True if all leaves are weighed, and no sampler is learnt."""
         return self.method == "exact" or (self.method is None and self.tree.enumerable)
 
 
@@ -68,7 +68,7 @@ class Known(NamedTuple):
     Args:
         points: (n) configurations.
         y: (n,) transformed results.
-        limit: Up to where a transformed result is nearly as good as the best.
+        limit: Largest transformed result that is nearly as good as the best.
     """
 
     points: Points
@@ -92,7 +92,7 @@ class Known(NamedTuple):
 
 
 class Places(NamedTuple):
-    """Where different good configurations are looked for.
+    """Leaves among which different good configurations are looked for.
 
     Args:
         leaves: All leaves of the tree, or samples of a learnt sampler.
@@ -108,7 +108,7 @@ class Places(NamedTuple):
 
 
 class Round(NamedTuple):
-    """What is proposed from; made by :func:`round_of`."""
+    """Basis of the proposals; made by :func:`round_of`."""
 
     making: Making
     model: Ensemble | Process
@@ -116,11 +116,11 @@ class Round(NamedTuple):
     places: Places
 
     def draw(self, improving: bool, seen: set[bytes], near: Points, rng: np.random.Generator) -> np.ndarray | None:
-        """The code of one configuration that was not seen, (columns,), or None where all were.
+        """Return the code of one configuration not seen before, (columns,), or None where all were.
 
         Args:
-            improving: Whether a better one goes first, where the improvement that is expected is worth it.
-            seen: Names of what was proposed.
+            improving: If true, a better one goes first, where its expected improvement is worth it.
+            seen: Names of the configurations proposed so far.
             near: Configurations that the round does not know: they are running, or ended after it. The expected
                 improvement is taken given them; what is different is apart from them too.
             rng: Source of the choice.
@@ -182,8 +182,8 @@ def round_of(making: Making, model: Ensemble | Process, known: Known, rng: np.ra
     """The round after given results.
 
     Args:
-        making: How its samples are made.
-        model: Of the results.
+        making: Settings with which its samples are made.
+        model: Model of the results.
         known: The results.
         rng: Source of the samples.
     """

@@ -25,7 +25,7 @@ class _State:
 
     Args:
         seen: The study as the inner proposer sees it: every configuration with its value at its first rung.
-        passed: Of each job, the next rung that it has not reached; those of its kind of bracket.
+        passed: The next rung that each job has not reached, among those of its kind of bracket.
         rungs: For each (kind of bracket, rung), the values of the jobs that have reached it, in order.
         stopped: Jobs that were not among the best of a rung.
     """
@@ -50,7 +50,7 @@ class Stopping:
     synchronous bracket would have to hold a function at a report until all others have come as far.
 
     Args:
-        inner: What chooses the configurations: a method by name, ``"random"``, ``"gp"``, ``"tpe"``, …, or a proposer.
+        inner: Source of the configurations: a method by name, ``"random"``, ``"gp"``, ``"tpe"``, …, or a proposer.
             It sees each configuration once, with its value at the first rung.
         eta: One in ``eta`` goes on.
         rungs: Stages from the shortest training to the whole one: the shortest is eta ** (1 - rungs) of it.
@@ -103,7 +103,7 @@ class Stopping:
         return jobs
 
     def stop(self, history: History, number: int) -> bool:
-        """Whether the running job ``number`` was not among the best at a rung that it has reached."""
+        """True if the running job ``number`` was not among the best at a rung that it has reached."""
         return number in self._state(history).stopped
 
     def _bracket(self, number: int) -> int:

@@ -32,7 +32,7 @@ LARGEST = 1e100  # results beyond it count as it: their squares must not overflo
 
 @dataclass(frozen=True)
 class Surrogate:
-    """How an ensemble is made.
+    """Settings with which an ensemble is made.
 
     Every member is a small network added to another, random one that is never trained, so that members agree where
     there are results and differ elsewhere.
@@ -86,7 +86,7 @@ class Surrogate:
             codes: (n, columns) configurations, as :meth:`luthier.Space.encode` has them.
             mask: (n, columns) bool, which columns are active.
             values: (n,); rows that are not finite are left out.
-            key: Of all randomness.
+            key: Key of all randomness.
 
         Raises:
             MethodError: If fewer than two values are finite.
@@ -134,9 +134,9 @@ class Ensemble:
         prior: The fixed ones.
         centre: Mean of the values.
         scale: Their standard deviation.
-        factor: What the members' spread is multiplied by (calibrated on held-out values).
+        factor: Factor on the members' spread (calibrated on held-out values).
         floor: Deviation that is left where all members agree, in units of ``scale``.
-        residuals: (tested,) held-out values less what was predicted by members that did not know them.
+        residuals: (tested,) held-out values less the predictions of members that did not know them.
         deviations: (tested,) the predicted deviations there.
     """
 
@@ -173,7 +173,7 @@ class Ensemble:
 
 
 def inputs(space: Space, codes: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """What a network sees, (n, features): numbers by their codes, options one-hot, and which names are active."""
+    """Return a network's inputs, (n, features): numbers by their codes, options one-hot, and which names are active."""
     encoding = encoding_of(space)
     if not len(encoding.groups):
         return np.zeros((len(codes), 1))  # a space of constants

@@ -1,4 +1,4 @@
-"""Which columns are active, as small automata: one for each group of names that conditions tie together."""
+"""Activity of the columns as small automata, one for each group of names that conditions tie together."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def automaton(levels: Sequence[int], bins: Sequence[int], requirements: Requirem
     Args:
         levels: The group, in order.
         bins: Number of bins of every level of the tree.
-        requirements: Of every conditional level.
+        requirements: Requirements of every conditional level.
 
     Raises:
         MethodError: If the conditions can combine in too many ways.

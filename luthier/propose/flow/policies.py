@@ -21,14 +21,14 @@ WAVES = 3  # Fourier features of a scaled value: sine and cosine of 1, 2 and 4 h
 
 
 class Policy(Protocol):
-    """What a policy is, beside an nn.Module."""
+    """Interface of a policy, in addition to that of an nn.Module."""
 
     def root(self) -> Tensor:
-        """(1, d) what is carried at the root."""
+        """Return what is carried at the root, (1, d)."""
         ...
 
     def extend(self, level: int, carry: Tensor, actions: Tensor) -> Tensor:
-        """What is carried after the level's actions, (n,), -1 where it was skipped, from (n, d) before it."""
+        """Return the carry after the level's actions, (n,), -1 where it was skipped, from the (n, d) before it."""
         ...
 
     def logits(self, first: int, carries: Sequence[Tensor]) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""What the exact and the learnt sampler have in common."""
+"""The interface shared by the exact and the learnt sampler."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Sampler(Protocol):
 
     Attributes:
         tree: The tree.
-        log_z: Logarithm of the sum of R^beta over all leaves; of a learnt sampler, its estimate.
-        evaluations: How many rewards were asked for to make it.
+        log_z: Logarithm of the sum of R^beta over all leaves; for a learnt sampler, an estimate of it.
+        evaluations: Number of rewards asked for to make it.
     """
 
     @property
@@ -26,12 +26,12 @@ class Sampler(Protocol):
     def evaluations(self) -> int: ...
 
     def sample(self, count: int, *, rng: np.random.Generator, temperature: float = 1.0) -> Leaves:
-        """``count`` leaves, drawn independently, their codes uniform inside the bins.
+        """Draw ``count`` leaves independently, their codes uniform inside the bins.
 
         The first draws are the same whatever ``count`` is, up to rounding of the network's float32 arithmetic.
 
         Args:
-            count: How many.
+            count: Number of leaves.
             rng: Source of all randomness.
             temperature: Divides the logits of each step: below 1 greedier, above 1 flatter, 1 as trained.
 

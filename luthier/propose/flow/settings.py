@@ -1,4 +1,4 @@
-"""How the learnt sampler is trained."""
+"""Training settings of the learnt sampler."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ class Settings:
         evaluations: Ways drawn in all, each of which asks for a reward (a leaf's second reward is remembered).
         batch: Ways drawn in a round.
         updates: Gradient steps in a round.
-        states: Of the leaves evaluated so far, as many take part in a round as have about this many states on their
-            ways; 0 for those just drawn alone.
-        prioritised: Part of the weight in the loss that is in proportion to the rewards; the rest is equal for all.
+        states: Approximate number of states in a round's updates: as many of the leaves evaluated so far take part as
+            have this many states on their ways; 0 for only those just drawn.
+        prioritised: Fraction of the weight in the loss that is in proportion to the rewards; the rest is equal for all.
         objective: One of OBJECTIVES.
         policy: One of POLICIES.
         hidden: Units of each hidden layer.
         layers: Hidden layers.
-        lr: Of Adam; falls as a cosine to ``last_lr`` of itself.
-        log_z_lr: The same of the learnt log Z.
-        last_lr: What is left of the learning rates at the end.
+        lr: Learning rate of Adam; falls along a cosine to ``last_lr`` times itself.
+        log_z_lr: The same for the learnt log Z.
+        last_lr: Fraction of the learning rates that is left at the end.
         epsilon: At each step of a way, the probability of a uniform action instead of the policy's.
         temperature: Divides the policy's logits while ways are drawn.
-        prior: Whether the log flows begin as those of the mean reward everywhere.
+        prior: True if the log flows begin as those of the mean reward everywhere.
     """
 
     evaluations: int = 10_000

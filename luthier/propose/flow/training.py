@@ -27,13 +27,13 @@ class Learnt:
 
     Args:
         tree: The tree.
-        settings: How it was trained.
+        settings: Settings it was trained with.
         policy: The network.
 
     Attributes:
         log_z: The estimate of log Z that belongs to the policy.
         evaluations: Ways drawn in training, each of which asked for a reward.
-        distinct: How many different leaves these were: for each, the reward was computed once.
+        distinct: Number of different leaves among these; the reward of each was computed once.
         losses: (gradient steps,) the loss at each.
     """
 
@@ -75,13 +75,13 @@ def learn(
     Args:
         tree: The tree, of any size.
         log_reward: beta log R of leaves, at the centres of their bins; asked once for each leaf that is met.
-        settings: How to train.
-        key: Of all randomness.
+        settings: Settings to train with.
+        key: Key of all randomness.
         start: Begin with this sampler's policy; it must be of an equal tree and network, and is left as it is.
         progress: Called after every round, with the sampler so far.
 
     Raises:
-        MethodError: If the rewards cannot be, or ``start`` does not fit.
+        MethodError: If the rewards are impossible, or ``start`` does not fit.
 
     Examples:
         >>> from luthier.propose.flow import exact
@@ -102,7 +102,7 @@ def learn(
 
 
 class _Training:
-    """What a training holds from one round to the next."""
+    """State of a training run from one round to the next."""
 
     def __init__(self, tree: Tree, log_reward: LogReward, settings: Settings, key: int, start: Learnt | None) -> None:
         self.settings, self.tree = settings, tree

@@ -95,7 +95,7 @@ class Tree:
 
     @property
     def enumerable(self) -> bool:
-        """Whether there are few enough leaves to list them all."""
+        """True if there are few enough leaves to list them all."""
         return self.size <= LARGEST_TREE
 
     # --- walking down: a walk's state is one automaton state for each group of tied levels
@@ -105,7 +105,7 @@ class Tree:
         return np.zeros((count, len(self._automata)), dtype=np.int64)
 
     def active(self, level: int, state: np.ndarray) -> np.ndarray:
-        """Whether the level is to be set, (n,) bool; elsewhere it is skipped. All its bins are legal."""
+        """Return where the level is to be set, (n,) bool; elsewhere it is skipped. All its bins are legal."""
         if level not in self._places:
             return np.ones(len(state), dtype=bool)
         c, i = self._places[level]

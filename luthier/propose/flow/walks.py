@@ -21,7 +21,7 @@ def tables(policy: Policy, ways: Paths, offset: float, prior: bool) -> list[Tens
         policy: The network.
         ways: The ways on which the states lie.
         offset: Log of the mean reward, added to all.
-        prior: Whether the log number of leaves below is added too.
+        prior: If true, the log number of leaves below is added too.
     """
     carries, carry = [], policy.root()
     for level, one in enumerate(ways.levels):
@@ -79,7 +79,7 @@ def draw(
         uniform: (n, levels) numbers in [0, 1): each settles one step, by the inverse of its distribution.
         temperature: Divides the logits.
         epsilon: Probability of a uniform action.
-        prior: Whether the log number of leaves below is added to the logits.
+        prior: If true, the log number of leaves below is added to the logits.
     """
     actions = np.full((len(uniform), tree.levels), -1, dtype=np.int32)
     place = np.zeros(len(uniform), dtype=np.int64)  # each way's state; ways share them

@@ -20,8 +20,8 @@ def improvement_beside(
     """The logarithm of the improvement that is expected, (m,) of m points, if running jobs ended as they may.
 
     Args:
-        process: Given the results.
-        encoding: Of the space.
+        process: The process given the results.
+        encoding: Encoding of the space.
         running: (jobs) configurations whose results are imagined.
         rng: Source of the imagined results.
     """

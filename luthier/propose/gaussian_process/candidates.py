@@ -1,4 +1,4 @@
-"""Where to look for the next configuration: near good ones, one step from them, and anywhere."""
+"""Candidates for the next configuration: near good ones, one step from them, and anywhere."""
 
 from __future__ import annotations
 

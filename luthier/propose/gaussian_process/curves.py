@@ -32,7 +32,7 @@ class Curves:
     The parameters are those of the first part, then ``log l`` and ``log s`` of the second and of the third.
 
     Args:
-        kernel: Of the configurations' features; the time becomes one more with a lengthscale of its own.
+        kernel: Kernel of the configurations' features; time becomes one more, with a lengthscale of its own.
 
     References:
         Swersky, Snoek and Adams, "Freeze-thaw Bayesian optimization", arXiv:1406.3896, 2014 (the idea).

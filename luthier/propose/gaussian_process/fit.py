@@ -38,7 +38,7 @@ def bounds(kernel: Covariance) -> np.ndarray:
 
 
 def start(kernel: Covariance) -> np.ndarray:
-    """Where the first fit of a study begins, (parameters,)."""
+    """Return the starting point of a study's first fit, (parameters,)."""
     return np.log(_vector(kernel, START))
 
 
@@ -50,8 +50,8 @@ def fit(
     Args:
         features: (n, features).
         y: (n,) transformed results.
-        theta: (parameters,) where to begin.
-        iterations: Of L-BFGS-B, at most.
+        theta: Starting point, (parameters,).
+        iterations: Most iterations of L-BFGS-B.
 
     Returns:
         (parameters,).

@@ -20,10 +20,10 @@ class Warp(NamedTuple):
 
 
 class Gram(NamedTuple):
-    """A covariance matrix and what its gradient needs.
+    """A covariance matrix and the intermediate results that its gradient needs.
 
     Args:
-        warp: Of the warped features.
+        warp: Warp applied to the features.
         scaled: (n, features) warped features over their lengthscales.
         covariance: (n, n) without noise.
         slope: (n, n) derivative of the covariance by the squared distance.
@@ -36,7 +36,7 @@ class Gram(NamedTuple):
 
 
 class Covariance(Protocol):
-    """What a Gaussian process needs of its covariance: matrices, their gradient, and where its parameters lie.
+    """The covariance that a Gaussian process needs: matrices, their gradient, and the layout of its parameters.
 
     Attributes:
         size: Number of parameters.

@@ -1,4 +1,4 @@
-"""Which parameters the model has after which results: a fold over a study's events, so that a resume finds the same.
+"""The model's parameters after each result: a fold over a study's events, so that a resumed study finds the same.
 
 A fit begins at the optimum of the fit before it, which makes it several times faster and moves its answer a little. So
 the fits form a chain, and the chain must not depend on which process asked when: there is one fit for every job that

@@ -21,7 +21,7 @@ class Posterior(NamedTuple):
         lower: (n, n) Cholesky factor of the covariance with noise.
         y: (n, worlds) results.
         alpha: (n, worlds) the covariance's inverse times ``y``.
-        told: How many of the results are real; the others were imagined.
+        told: Number of results that are real; the others were imagined.
     """
 
     kernel: Covariance
@@ -51,9 +51,9 @@ class Posterior(NamedTuple):
         return self.y - (self.noise + JITTER) * self.alpha  # (K + noise I) alpha = y
 
     def incumbents(self) -> np.ndarray:
-        """What is to be improved on in each world, (worlds,): the lowest result, or mean of an imagined one.
+        """Return the value to improve on in each world, (worlds,): the lowest result, or mean of an imagined one.
 
-        The lowest result is taken half way to the lowest mean. Without noise they are the same. With noise one lucky
+        The lowest result is taken halfway to the lowest mean. Without noise they are the same. With noise one lucky
         result no longer sets the mark; but not the mean alone, since a model that has taken a sharp optimum for noise
         would never look there again.
         """

@@ -30,8 +30,8 @@ def maximise(
     What was seen is left out; so is what is within 1 % of a running job, unless nothing else is found.
 
     Args:
-        acquisition: From m points to (m,) values.
-        encoding: Of the space.
+        acquisition: Function from m points to (m,) values.
+        encoding: Encoding of the space.
         best: The best configurations so far, best first.
         seen: Keys of the configurations that are not to be proposed.
         running: (jobs, columns) codes of the running jobs.
@@ -68,7 +68,7 @@ def _unseen(encoding: Encoding, points: Points, seen: set[bytes]) -> Points:
 
 
 def _apart(codes: np.ndarray, running: np.ndarray) -> np.ndarray:
-    """Which codes are far enough from all running jobs, (points,) bool."""
+    """Return which codes are far enough from all running jobs, (points,) bool."""
     if not len(running):
         return np.ones(len(codes), dtype=bool)
     squared = ((codes[:, None, :] - running[None, :, :]) ** 2).mean(axis=2)
