@@ -1,4 +1,4 @@
-"""What is done to a user's module before it is rewritten, and how the rewritten form is held against it."""
+"""Preparation of a user's module for rewriting, and comparison of the rewritten form with the original."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _of_one_input(model: nn.Module) -> None:
 
 
 def _attributes(model: nn.Module) -> dict[str, Any]:
-    """What identifies the attributes of the user's own modules, by name: not parameters, buffers and submodules."""
+    """Marks that identify the attributes of the user's own modules, by name; no parameters, buffers or submodules."""
     found = {}
     for path, module in model.named_modules():
         if type(module).__module__.startswith("torch."):
@@ -105,14 +105,14 @@ def _attributes(model: nn.Module) -> dict[str, Any]:
 
 
 def agree(run: Run, reference: Run, model: nn.Module, example: Tensor, options: Mapping[str, int]) -> bool:
-    """Whether ``run`` gives the outputs, gradients and buffers of ``reference`` for two members that differ.
+    """Return True if ``run`` gives the outputs, gradients and buffers of ``reference`` for two members that differ.
 
     Args:
-        run: All members at once. It is refused as well if it writes into what it was given.
+        run: All members at once. It is also refused if it writes into its arguments.
         reference: Each member alone.
-        model: Whose parameters the first member has.
-        example: Run both as a batch for all members and as batches of their own.
-        options: How many options each hyperparameter has that decides between modules: each of them is run.
+        model: The model whose parameters the first member has.
+        example: A batch, run both shared by all members and as one batch per member.
+        options: Number of options of each hyperparameter that decides between modules; each option is run.
     """
     shared, own = Value(example, "shared"), Value(torch.stack([example, example.flip(0)]), "plain")
     for inputs, decision in itertools.product((shared, own), decisions(options)):

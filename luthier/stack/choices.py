@@ -28,7 +28,7 @@ class Branch(nn.Module):
         self.rate, self.where, self.options = layer.name, where, layer.options
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """What code run for one member at a time calls: the member's own option."""
+        """Run the member's own option, for code that runs one member at a time."""
         return self.options[0 if self.call is None else position(self, self.call)](inputs)
 
 
@@ -47,7 +47,7 @@ class Mask(nn.Module):
         self.rate, self.where, self.axis = layer.name, where, layer.axis
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """What code run for one member at a time calls: :func:`narrow` on a stack of one."""
+        """Run :func:`narrow` on a stack of one, for code that runs one member at a time."""
         if self.call is None:  # the model is run to be looked at
             return inputs
         return narrow(self, self.call, Value(inputs.unsqueeze(0), "plain")).tensor[0]
@@ -57,7 +57,7 @@ def replace_choices(model: nn.Module) -> dict[str, int]:
     """Put a :class:`Branch` or :class:`Mask` in place of each such layer below ``model``.
 
     Returns:
-        The hyperparameters that they read, and how many options each has; 0 for a width.
+        The hyperparameters that they read, with the number of options of each; 0 for a width.
     """
     counts: dict[str, int] = {}
     made: dict[nn.Module, nn.Module] = {}
@@ -85,7 +85,7 @@ def choosing(model: nn.Module, decision: dict[str, Tensor]) -> Iterator[None]:
 
 
 def position(branch: Branch, call: Call) -> int:
-    """Which option runs: all members of a call have the same.
+    """Index of the option that runs, the same for all members of a call.
 
     Raises:
         TaskError: If the stack has no such hyperparameter.

@@ -31,7 +31,7 @@ class Site(nn.Module):
         self.rate, self.channels, self.where = rate, channels, where
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """What code run for one member at a time calls: :func:`drop` on a stack of one."""
+        """Run :func:`drop` on a stack of one, for code that runs one member at a time."""
         if self.call is None:  # the model is run to be looked at
             return inputs
         return drop(self, self.call, Value(inputs.unsqueeze(0), "plain")).tensor[0]

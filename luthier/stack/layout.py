@@ -1,4 +1,4 @@
-"""How the values inside a stacked model lie in memory, and the arithmetic that is the same for one member and for many.
+"""Memory layout of the values inside a stacked model, and arithmetic that is the same for one member and for many.
 
 Members axis first everywhere. A value is *shared* (no member differs yet: the inputs), *plain* (members, batch, …), or
 *last* (members, features, batch): batch last is what batched products and elementwise kernels like best.
@@ -64,8 +64,8 @@ class Call:
         params: By name, members first.
         buffers: By name, members first: a dict of this call's own.
         hyper: Hyperparameters by name, members first.
-        noise: Of random layers; None where there are none.
-        members: How many.
+        noise: Noise for random layers; None if there are none.
+        members: Number of members.
         silent: Random layers pass their input on, as in evaluation.
         draws: Random layers run so far: the site of the next.
     """
@@ -110,7 +110,7 @@ def aligned(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def fills_registers(x: Tensor) -> bool:
-    """Whether each member, (members, …), fills whole vector registers, or runs where there are none."""
+    """Return True if each member, (members, …), fills whole vector registers, or the device has none."""
     return x.numel() % (LANES * x.shape[0]) == 0 or x.device.type != "cpu"
 
 
@@ -138,9 +138,9 @@ def pointwise(function: Callable[..., Tensor], call: Call, *args: Any, exact: bo
     Args:
         function: Elementwise, with broadcasting.
         call: The run.
-        args: Of ``function``.
-        exact: Whether each element's result is the same wherever it lies (arithmetic is, approximations are not).
-        kwargs: Of ``function``.
+        args: Positional arguments of ``function``.
+        exact: True if an element's result does not depend on its place (true of arithmetic, not of approximations).
+        kwargs: Keyword arguments of ``function``.
     """
     values = [argument for argument in args if isinstance(argument, Value)]
     if any(isinstance(argument, Value) for argument in kwargs.values()):

@@ -24,14 +24,14 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Form:
-    """How a stack runs.
+    """The form in which a stack runs.
 
     Args:
         kind: ``"vmap"``: all members in one call of each operator; ``"loop"``: one member after the other.
         spare: Members that are added and thrown away, so that a real one is never the last: torch's vectorised loops
             compute the last elements of a tensor by other code than the rest.
         factories: Tensors that forward makes are made for each member, so that it may write members' values into them.
-        why: What keeps it from a faster form, in words.
+        why: The reason that it has no faster form, in words.
     """
 
     kind: Literal["vmap", "loop"]
@@ -47,7 +47,7 @@ class Mapped:
         module: ``module(batch, hyper, wanted, differentiable)`` of one member; every tensor it has is given at a run.
         buffers: Names of the tensors that it may write into.
         example: A batch for all members: batches with more axes than it has hold one for each member.
-        form: How it runs.
+        form: The form in which it runs.
     """
 
     def __init__(self, module: nn.Module, buffers: frozenset[str], example: Any, form: Form) -> None:
@@ -68,8 +68,8 @@ class Mapped:
             tensors: Parameters and buffers by name, (members, …).
             batch: A nest of tensors, each for all members or (members, …).
             hyper: (members, …) by name.
-            noise: Of the members.
-            wanted: What the module is asked for.
+            noise: The members' noise.
+            wanted: Name of the result that the module is asked for.
             training: Training or evaluation mode.
 
         Returns:
@@ -96,7 +96,7 @@ class Mapped:
             return run(tensors, batch, hyper, noise, wanted, keyed=True)
 
     def own(self, batch: Any) -> list[bool]:
-        """Of each leaf of a batch, whether it holds one tensor for each member."""
+        """For each leaf of a batch, True if it holds one tensor for each member."""
         leaves = _flat(batch)[0]
         return [isinstance(leaf, Tensor) and leaf.ndim > rank for leaf, rank in zip(leaves, self._ranks, strict=True)]
 
@@ -168,7 +168,7 @@ class Mapped:
 
 
 def _under_two_names(module: nn.Module) -> list[tuple[dict[str, Any], str, Tensor]]:
-    """Where the tensors of parts that stand in two places are: functional_call puts them back once too often."""
+    """Slots of the tensors of parts that occur in two places: functional_call puts them back once too often."""
     paths: dict[int, int] = {}
     for _, part in module.named_modules(remove_duplicate=False):
         paths[id(part)] = paths.get(id(part), 0) + 1
@@ -210,7 +210,7 @@ def _register(kind: type) -> None:
 
 @contextmanager
 def _supports(fused: bool) -> Iterator[None]:
-    """What lets user's code run for several members, and the same for one: attention in plain operators, no
+    """Let user code run for several members, and the same for one: attention in plain operators, no
     recomputation of parts (it would draw anew, outside), oneDNN's LSTM and compiled code left out."""
     fast, dnn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -20,7 +20,7 @@ from luthier.stack.layout import Call, Names, Value, plain
 
 
 class Lifted:
-    """How one function of a member runs for all members.
+    """Runs one member's function for all members.
 
     Args:
         loop: One member after the other; set by the first run where vmap fails.
@@ -78,7 +78,7 @@ def lift_function(lifted: Lifted, function: Callable[..., Any], call: Call, args
 
     Args:
         lifted: Remembers how the function can be run.
-        function: Of one member's tensors.
+        function: A function of one member's tensors.
         call: The run.
         args: A nest with values in it.
         kwargs: Likewise.

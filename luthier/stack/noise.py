@@ -59,7 +59,7 @@ class Noise:
 
         Args:
             site: The place of the draw: draws of unequal sites are independent.
-            shape: Of one member's draw.
+            shape: Shape of one member's draw.
             batch_last: Return (members, \\*shape reversed), the same numbers transposed.
         """
         count = math.prod(shape)
@@ -76,8 +76,8 @@ class Noise:
 
         Args:
             site: The place of the draw: draws of unequal sites are independent.
-            shape: Of one member's draw.
-            dtype: Of the result.
+            shape: Shape of one member's draw.
+            dtype: Type of the result.
         """
         number = (self.bits(site, shape) >> (64 - BITS)).to(dtype)  # in [-2^23, 2^23): exact, as all that follows
         return number * 2.0**-BITS + 0.5
@@ -87,8 +87,8 @@ class Noise:
 
         Args:
             site: The place of the draw: draws of unequal sites are independent.
-            shape: Of one member's draw.
-            dtype: Of the result.
+            shape: Shape of one member's draw.
+            dtype: Type of the result.
         """
         number = (self.bits(site, shape) >> (64 - BITS)).to(dtype)
         return torch.erfinv((number + 0.5) * 2.0 ** (1 - BITS)) * math.sqrt(2)  # the half keeps it off -1 and 1
@@ -98,7 +98,7 @@ class Noise:
 
         Args:
             site: The place of the draw: draws of unequal sites are independent.
-            shape: Of one member's draw.
+            shape: Shape of one member's draw.
             rate: A probability, or one a member, (members,), in [0, 1). At 1 the result is undefined.
             batch_last: Return (members, \\*shape reversed), the same values transposed.
         """

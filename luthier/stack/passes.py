@@ -1,4 +1,4 @@
-"""What is done to the graph of a traced step: equal values computed once, invariants taken out, memory used again.
+"""Passes over the graph of a traced step: equal values computed once, invariants hoisted, memory reused.
 
 None of it changes a number: operators are the same, on the same operands; a result is only written elsewhere.
 """
@@ -145,7 +145,7 @@ def reused(graph: fx.Graph, leaves: list[fx.Node], outputs: list[Any], body: lis
     Args:
         graph: The step.
         leaves: The placeholders of the state.
-        outputs: What is returned, the new leaves first.
+        outputs: The returned values, the new leaves first.
         body: The nodes that are run at every step.
     """
     owner = owners(graph)
@@ -195,7 +195,7 @@ def owners(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
 
 
 def _shares(node: fx.Node) -> bool:
-    """Whether its result may share memory with an operand."""
+    """Return True if the node's result may share memory with an operand."""
     if node.op != "call_function":
         return False
     schema = getattr(node.target, "_schema", None)

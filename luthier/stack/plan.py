@@ -30,7 +30,7 @@ class Step:
 
     Attributes:
         label: Its name for the user.
-        lifted: How it runs without a rule; its presence in :attr:`Plan.fallbacks` says that it does.
+        lifted: Runs it without a rule; its presence in :attr:`Plan.fallbacks` means that it has none.
     """
 
     def __init__(self, label: str, rule: Callable[..., Any] | None, fallback: Callable[..., Any]) -> None:

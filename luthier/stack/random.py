@@ -22,7 +22,7 @@ class Keyed(TorchDispatchMode):
     """Answers what torch's generators would draw: below vmap(randomness="different") for all members at once.
 
     Args:
-        noise: Of the members.
+        noise: The members' noise.
         stacked: Operators have the members' axis first, as they have below vmap; else they are those of one member.
 
     Attributes:

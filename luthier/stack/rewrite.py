@@ -27,7 +27,7 @@ class StackedModule:
         form: ``"rewritten"``: a rule for each part of the model; ``"vmap"``: torch.fx cannot follow forward, so the
             whole of it runs by vmap; ``"loop"``: nor can that be (it branches on values), so members run in turn.
         hyperparameters: Names that the model's :mod:`luthier.nn` layers read from ``hyper``.
-        chooses: Whether some of them decide between modules: members then run in turn.
+        chooses: True if some of them decide between modules: members then run in turn.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class StackedModule:
             buffers: (members, …) by name; not changed.
             inputs: (batch, …) for all members, or (members, batch, …), told apart by the number of axes.
             hyper: (members, …) by name.
-            noise: Of this step; needed where dropout is active.
+            noise: Noise of this step; needed where dropout is active.
 
         Returns:
             The outputs, (members, batch, …), or the nest of them that forward returns, and the new buffers.

@@ -1,4 +1,4 @@
-"""How each known module and function runs for all members at once, in the layout that suits it."""
+"""Rules that run each known module and function for all members at once, in the layout that suits it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How wide a stack is, and whether its step is traced: both follow from sizes, never from a clock."""
+"""The width of a stack, and the decision to trace its step: both follow from sizes, never from a clock."""
 
 from __future__ import annotations
 
@@ -146,13 +146,13 @@ class Starting:
 
 
 def stack_width(program: Any, adapter: Any, state: Any, members: int) -> int:
-    """Members that a stack has at most, a power of two unless it holds them all.
+    """Largest number of members in a stack, a power of two unless it holds them all.
 
     Args:
         program: The step.
-        adapter: What moves hyperparameters.
+        adapter: The adapter, which moves hyperparameters.
         state: A stack of one.
-        members: How many there are to train.
+        members: Number of members to train.
     """
     if members == 1 or not getattr(adapter, "traceable", True):  # such members run in turn, in a stack too
         return 1
@@ -169,14 +169,14 @@ def stack_width(program: Any, adapter: Any, state: Any, members: int) -> int:
 
 
 def planned(program: Any, adapter: Any, state: Any, members: int, steps: int | None) -> str:
-    """How a study's trainings run, as one line: form, width, traced or not, and what kept them from a faster form.
+    """Describe in one line how a study's trainings run: form, width, traced or not, and what ruled out a faster form.
 
     Args:
         program: The step.
-        adapter: What moves hyperparameters.
+        adapter: The adapter, which moves hyperparameters.
         state: A stack of one.
         members: Trainings of one kind at once.
-        steps: Of each training, None where that is not known.
+        steps: Steps of each training; None if unknown.
     """
     width = stack_width(program, adapter, state, members)
     stacks = -(-members // width)

@@ -27,15 +27,15 @@ Results = list[list[Tensor]]  # loss, gradients (None as an empty tensor), buffe
 
 @dataclass(frozen=True)
 class Subject:
-    """What is run to find its form.
+    """A module and the example that is run to find its form.
 
     Args:
         make: The module as a function of members, in a form.
-        tensors: Of a stack of one, by name.
-        trained: Names of those that gradients are taken of.
+        tensors: Tensors of a stack of one, by name.
+        trained: Names of the tensors that gradients are taken for.
         batch: A minibatch as it comes in training.
-        hyper: Of the stack of one.
-        wanted: What is asked for: the loss.
+        hyper: Hyperparameters of the stack of one.
+        wanted: Name of the result that is asked for: the loss.
     """
 
     make: Callable[[Form], Mapped]
@@ -70,8 +70,8 @@ def settle(subject: Subject, *, in_turn: str = "", stack: bool = False) -> Mappe
     """The module in the first form that is right, that is the same alone and stacked, and that is worth it.
 
     Args:
-        subject: What is run.
-        in_turn: Why members have to run one after the other, if they have to.
+        subject: The module and its example.
+        in_turn: The reason that members must run in turn; "" if they need not.
         stack: Stack also what is so large that stacking saves nothing, as on a GPU.
 
     Raises:
@@ -109,7 +109,7 @@ def settle(subject: Subject, *, in_turn: str = "", stack: bool = False) -> Mappe
 
 
 def same_alone(subject: Subject, mapped: Callable[..., Any]) -> bool:
-    """Whether members have the same bits alone as in a stack, whatever their place in it."""
+    """Return True if members have the same bits alone as in a stack, whatever their place in it."""
     first, last = (subject.run(mapped, [factor]) for factor in (1.0, 1.1))
     both = subject.run(mapped, [1.1, 1.0, 1.1])
     for a, b, stacked in zip(_leaves(first), _leaves(last), _leaves(both), strict=True):
@@ -194,7 +194,7 @@ class Work(TorchDispatchMode):
 
 
 def failing_part(module: nn.Module, run: Callable[[], Any]) -> str:
-    """Where in a module ``run`` fails: the innermost part that it does not come out of."""
+    """The place in a module where ``run`` fails: the innermost part that it enters but never leaves."""
     inside: list[str] = []
 
     def entered(name: str) -> Callable[..., None]:

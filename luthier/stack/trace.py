@@ -156,7 +156,7 @@ def _build(step: Step, state: Any, batches: Sequence[Any], valid: Any, compiled:
 
 
 def _difference(step: Step, graph: Graph, state: Any, steps: Sequence[Any], *, exact: bool) -> str:
-    """What differs after some steps, or "" where all is equal."""
+    """Describe what differs after some steps; "" if all is equal."""
     eager, traced = Eager(step, state), Traced(graph, state)
     for count, (batches, valid) in enumerate(steps):
         expected = pytree.tree_leaves((eager(batches, valid), eager.state))
