@@ -79,7 +79,7 @@ class Adam:
         return new, {"first": first, "second": second} | ({MISSED: missed} if missed else {})
 
     def _corrections(self, step: Tensor, beta1: Scale, beta2: Scale, params: Tensors) -> tuple[Tensor, Tensor]:
-        """What makes up for both moments' beginning at zero, (members,) each."""
+        """Bias corrections of both moments, which start at zero, (members,) each."""
         count = step.to(torch.float64) + 1  # float32 powers of beta2 lose the digits that the correction needs
         return _to(1 - beta1**count, params), _to((1 - beta2**count).sqrt(), params)
 

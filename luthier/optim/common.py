@@ -1,4 +1,4 @@
-"""What the stacked optimizers share: hyperparameters by name, one row a member, and clipping."""
+"""Parts shared by the stacked optimizers: hyperparameters by name, one row per member, and clipping."""
 
 from __future__ import annotations
 

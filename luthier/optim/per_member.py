@@ -18,7 +18,7 @@ class PerMember(float):
 
     Args:
         values: (members,).
-        nominal: What comparisons see. It is not read from the tensor, which may be one of a trace.
+        nominal: The number that comparisons see. It is not read from the tensor, which may belong to a trace.
     """
 
     values: Tensor

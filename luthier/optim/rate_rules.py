@@ -1,4 +1,4 @@
-"""How a learning rate moves against its hypergradient (Baydin et al. 2018), and the settings of that."""
+"""Rules that move a learning rate against its hypergradient (Baydin et al. 2018), and their settings."""
 
 from __future__ import annotations
 

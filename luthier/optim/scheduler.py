@@ -114,7 +114,7 @@ class Scheduler:
 
 
 def _settings(optimizer: torch.optim.Optimizer, scheduler: Any) -> dict[str, float]:
-    """What it has set."""
+    """The settings that the scheduler has made."""
     parts = [scheduler, *getattr(scheduler, "_schedulers", ())]
     cycles = any(getattr(part, "cycle_momentum", False) for part in parts)
     found: dict[str, float] = {}

@@ -192,7 +192,7 @@ class Stock:
     # -- settings
 
     def _settings(self, hyper: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[Key, Tensor]:
-        """What differs by member, (members,) each."""
+        """Settings that differ by member, (members,) each."""
         found = {key: hyper[name] if scale == 1 else hyper[name] * scale for key, (name, scale) in self._bound.items()}
         decay = hyper.get(self.decay_name)
         if decay is not None:

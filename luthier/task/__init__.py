@@ -1,4 +1,4 @@
-"""What is tuned, at three levels: function, Trainable, TorchTask; each can stand wherever a lower one can."""
+"""Tasks to tune, at three levels: function, Trainable, TorchTask; each can be used wherever a lower one can."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def source_of(task: object) -> tuple[str, str] | None:
 
 
 def _candidates(module: ModuleType) -> str:
-    """What a user may have meant, among the names that the file itself defines."""
+    """Suggest what the user may have meant, among the names that the file itself defines."""
     found = [
         name
         for name, value in vars(module).items()
@@ -233,12 +233,12 @@ def _candidates(module: ModuleType) -> str:
 
 
 def is_torch(given: Any) -> bool:
-    """Whether it is a TorchTask, told by what it can do, so that torch need not be imported to ask."""
+    """Return True for a TorchTask, recognised by what it can do, so that torch need not be imported to ask."""
     return not inspect.isclass(given) and hasattr(given, "program") and hasattr(given, "static")
 
 
 def level(task: Task) -> Level:
-    """Which of the three levels the task is at."""
+    """Return the task's level, one of the three."""
     if isinstance(task, FunctionTask):
         return "function"
     return "trainable" if isinstance(task, TrainableTask) else "torch"
@@ -250,7 +250,7 @@ def require_level(task: Task, needed: Level, what: str) -> None:
     Args:
         task: The task.
         needed: The lowest level that will do.
-        what: What asks for it, as a clause: ``"PBT continues trainings"``.
+        what: The reason that it is needed, as a clause: ``"PBT continues trainings"``.
 
     Raises:
         MethodError: If the task is at a lower level.
@@ -292,7 +292,7 @@ def _checked_space(space: Any, owner: Any) -> Space:
 
 
 def _takes_trial(function: Callable[..., Any], space: Space) -> bool:
-    """Whether ``function`` is f(config, trial) rather than f(config)."""
+    """Return True if ``function`` is f(config, trial) rather than f(config)."""
     where = f"task {_name(function)}"
     if inspect.iscoroutinefunction(function):
         raise TaskError("it is an async function", where=where, remedy="Give a plain one: asyncio.run(…) inside it.")

@@ -36,7 +36,7 @@ class Trial:
             a resume and in any process.
         steps: Steps asked for: what a method that gives unequal budgets wants spent here; 1 where none was said.
         send: Takes (steps done, metrics) to the study; returns whether the study has asked to stop.
-        asked: Whether the study has asked to stop by now.
+        asked: Returns True once the study has asked to stop.
         study: The study's name.
         place: Gives the path of the trial's own folder, which need not exist yet.
 
@@ -109,7 +109,7 @@ class Trial:
         """Tell the study how far the training is: its curve is kept, and the study may stop a poor one.
 
         Args:
-            step: How far, in the function's own unit, rising, from 0 or from 1 on.
+            step: Progress in the function's own unit, rising from 0 or 1.
             metrics: Measured values by any name, real numbers, in the user's own units and direction.
 
         Raises:
@@ -127,7 +127,7 @@ class Trial:
 
     @property
     def should_stop(self) -> bool:
-        """Whether the study has asked to stop. Reading it promises that the function ends by itself.
+        """True once the study has asked to stop. Reading it promises that the function ends by itself.
 
         From the first reading on, :meth:`report` no longer raises: read it before a report, as in
         ``while not trial.should_stop:``. What the function then returns are the metrics of the pruned trial.
@@ -255,12 +255,12 @@ def as_objectives(given: Any, objectives: Mapping[str, str], where: str) -> dict
 
 
 def is_finite(metrics: Mapping[str, float], objectives: Mapping[str, str]) -> bool:
-    """Whether every objective that is there is a finite number."""
+    """Return True if every objective that was measured is a finite number."""
     return all(math.isfinite(metrics[name]) for name in objectives if name in metrics)
 
 
 def describe(error: BaseException) -> str:
-    """What was raised, where in the user's code, and the way there: the text kept with a failed result.
+    """Describe an error, its place in the user's code and the way there: the text kept with a failed result.
 
     Frames of luthier itself are left out where there are others. The place is the innermost frame of the user's own
     files, that is, not of an installed library.

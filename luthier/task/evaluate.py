@@ -26,7 +26,7 @@ def evaluate(program: Program, params: Tensors, buffers: Tensors, hyper: Tensors
         params: (members, …) by name.
         buffers: (members, …) by name.
         hyper: (members, …) by name.
-        split: Of the data.
+        split: Name of the data split.
 
     Raises:
         TaskError: If outputs cannot be joined, or not be held.

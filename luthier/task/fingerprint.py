@@ -130,7 +130,7 @@ class _Walk:
                 yield from self._global(function.__globals__[name])
 
     def _global(self, value: Any) -> Iterator[str]:
-        """What code names: functions, classes and plain values; other objects by their kind, for they may be data."""
+        """Parts of a value that code names: functions, classes, plain values; other objects, perhaps data, by kind."""
         value = inspect.unwrap(value) if callable(value) else value  # functools.cache and other decorators
         plain = value is None or isinstance(value, bool | int | float | complex | str | bytes | tuple)
         if plain or isinstance(value, type | types.FunctionType | types.ModuleType | functools.partial):
@@ -184,7 +184,7 @@ class _Walk:
 
 
 def _has_doc(code: types.CodeType) -> bool:
-    """Whether the first constant of a function's code is its docstring, which only a reader uses."""
+    """Return True if the first constant of a function's code is its docstring, which only a reader uses."""
     if sys.version_info >= (3, 13):
         return bool(code.co_flags & inspect.CO_HAS_DOCSTRING)
     return bool(code.co_flags & inspect.CO_NEWLOCALS and code.co_consts and isinstance(code.co_consts[0], str))
@@ -219,7 +219,7 @@ def _names(code: types.CodeType) -> set[str]:
 
 
 def _own(thing: Any) -> bool:
-    """Whether code is the user's, and not an installed library's or ours."""
+    """Return True if code is the user's, not an installed library's or ours."""
     module = sys.modules.get(getattr(thing, "__module__", None) or "")
     code = getattr(thing, "__code__", None)
     file = code.co_filename if code is not None else getattr(module, "__file__", None)

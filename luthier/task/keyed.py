@@ -88,22 +88,23 @@ class Guard:
 
 
 def places_of(epoch: int, position: int, rows: Any) -> Any:
+    """Return (epoch, position, row) for each of a batch's rows, or for ``rows`` itself where it is no list or tuple."""
     if isinstance(rows, list | tuple):
         return [(epoch, position, row) for row in rows]
     return (epoch, position, rows)
 
 
 def shuffles(sampler: Any) -> bool:
-    """It only permutes all rows."""
+    """Return True if the sampler only permutes all rows."""
     plain_shuffle = type(sampler) is RandomSampler and not sampler.replacement
     return plain_shuffle and sampler.num_samples == len(sampler.data_source)
 
 
 def sampled(loader: DataLoader[Any], seed: int, epoch: int) -> list[Any]:
-    """What the loader's sampler gives in an epoch.
+    """Return what the loader's sampler yields in an epoch.
 
     Raises:
-        DataError: If it gives something else when it is asked again under the same seed, which the first epoch shows.
+        DataError: If it yields something else when asked again under the same seed, which the first epoch checks.
     """
     asked: Any = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
     owners = [asked, loader.sampler, getattr(asked, "sampler", None)]
@@ -140,6 +141,7 @@ def _generators(owners: list[Any], seed: int) -> Iterator[None]:
 
 
 def seed_all(seed: int) -> None:
+    """Seed the global generators of torch (CPU), ``random`` and NumPy, which takes the seed modulo 2^32."""
     torch.default_generator.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % (1 << 32))

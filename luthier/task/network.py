@@ -26,11 +26,11 @@ Measures = Mapping[str, StackedLoss]  # the loss, as "loss", and metrics
 
 @dataclass(frozen=True)
 class Execution:
-    """How a stack's step runs, in words for people.
+    """The form in which a stack's step runs, in words for people.
 
     Attributes:
         form: ``"rules"``: a rule for each part of the network; ``"vmap"``; ``"loop"``: one member after the other.
-        why: What keeps it from the form before it.
+        why: The reason that it does not run in the form before it.
     """
 
     form: str
@@ -42,7 +42,7 @@ class Execution:
 
 
 class Network(Protocol):
-    """What a program steps with. Tensors have the members first, batches may; evaluation draws nothing."""
+    """The network that a program steps. Tensors have members first, batches may; evaluation draws no noise."""
 
     hyperparameters: frozenset[str]
     execution: Execution
@@ -54,7 +54,7 @@ class Network(Protocol):
         ...
 
     def outputs(self, params: Tensors, buffers: Tensors, hyper: Tensors, batch: Any) -> Any:
-        """What forward returns in evaluation mode, (members, …)."""
+        """Outputs of forward in evaluation mode, (members, …)."""
         ...
 
     def value(self, name: str, params: Tensors, buffers: Tensors, hyper: Tensors, batch: Any) -> Tensor:
@@ -81,10 +81,10 @@ class Ruled:
         self.hyperparameters = self._train.hyperparameters
 
     def covers(self, params: Tensors, buffers: Tensors, hyper: Tensors, batch: Any) -> bool:
-        """Whether all of the network has rules, which give the same bits for one member as for several.
+        """Return True if all of the network has rules, which give the same bits for one member as for several.
 
         Args:
-            params: Of a stack of one, as the others.
+            params: Parameters of a stack of one by name; so are buffers and hyper.
             buffers: By name.
             hyper: By name.
             batch: A minibatch.
@@ -109,7 +109,7 @@ class Ruled:
         return self._measures["loss"](outputs, batch[1], hyper), buffers
 
     def outputs(self, params: Tensors, buffers: Tensors, hyper: Tensors, batch: Any) -> Any:
-        """What forward returns in evaluation mode, (members, …)."""
+        """Outputs of forward in evaluation mode, (members, …)."""
         return self._eval(params, buffers, batch[0], hyper, None)[0]
 
     def value(self, name: str, params: Tensors, buffers: Tensors, hyper: Tensors, batch: Any) -> Tensor:
@@ -124,9 +124,9 @@ class Whole:
         member: Model, loss and metrics.
         trained: Names of the tensors that are trained.
         batch: A minibatch as it comes in training.
-        hyper: Of a stack of one.
-        stack: Stack also what is so large that stacking saves nothing.
-        why: What kept it from :class:`Ruled`.
+        hyper: Hyperparameters of a stack of one.
+        stack: Stack even networks so large that stacking saves nothing.
+        why: The reason that it is not :class:`Ruled`.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class Whole:
         return losses, {**buffers, **{own_name(path): tensor for path, tensor in changed.items()}}
 
     def outputs(self, params: Tensors, buffers: Tensors, hyper: Tensors, batch: Any) -> Any:
-        """What forward returns in evaluation mode, (members, …)."""
+        """Outputs of forward in evaluation mode, (members, …)."""
         return self._run(params, buffers, hyper, batch, _quiet(params, buffers), OUTPUT, training=False)[0]
 
     def value(self, name: str, params: Tensors, buffers: Tensors, hyper: Tensors, batch: Any) -> Tensor:
@@ -183,7 +183,7 @@ class Whole:
         return self._run(params, buffers, hyper, batch, _quiet(params, buffers), name, training=False)[0]
 
     def own(self, batch: Any) -> list[bool]:
-        """Of each leaf of a batch, whether it holds one tensor for each member."""
+        """For each leaf of a batch, True if it holds one tensor for each member."""
         return self._mapped.own(batch)
 
     def _run(
@@ -249,7 +249,7 @@ def make_network(
         member: Makes a member.
         trained: Names of its tensors that are trained.
         batch: A minibatch as it comes in training.
-        hyper: Of a stack of one.
+        hyper: Hyperparameters of a stack of one.
         measures: Loss and metrics.
         task: The task.
     """

@@ -42,7 +42,7 @@ def note_reads(task: TorchTask, model: nn.Module, recorder: Recorder) -> None:
 def optimizer_of(
     task: TorchTask, config: Config, model: nn.Module, named: Mapping[str, Tensor], values: Values
 ) -> SGD | Adam | Switch | Stock:
-    """What updates the parameters of a program.
+    """Make the optimizer that updates the parameters of a program.
 
     Args:
         task: The task.

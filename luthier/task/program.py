@@ -89,17 +89,17 @@ class Program:
 
     @property
     def execution(self) -> Execution:
-        """How a stack of it runs."""
+        """The form in which a stack of it runs."""
         return self.network.execution
 
     @property
     def in_turn(self) -> bool:
-        """Members run one after the other."""
+        """True if members run in turn."""
         return isinstance(self.network, Whole) and self.network.in_turn
 
     @property
     def in_memory(self) -> bool:
-        """The training data are tensors in memory: a pass of them costs nothing."""
+        """True if the training data are tensors in memory: a pass over them costs nothing."""
         return isinstance(self.sources["train"], InMemory)
 
     @functools.cached_property
@@ -118,7 +118,7 @@ class Program:
 
         Args:
             config: The configuration.
-            key: Of this job's initial weights and noise.
+            key: Key of this job's initial weights and noise.
             parent: The state to continue, a stack of one. Its noise key is kept when nothing is overwritten, so that
                 a training continued equals one that was never interrupted; a clone gets the key of its own job.
             overwrite: Hyperparameters of ``config`` that differ from the parent's last values; None is all.
@@ -168,7 +168,7 @@ class Program:
         return hyper
 
     def values(self, name: str, moved: Tensor) -> list[Any]:
-        """What a dynamic hyperparameter is in each member, as the space has it, from :meth:`hyper`'s numbers."""
+        """Each member's value of a dynamic hyperparameter, in the space's terms, from :meth:`hyper`'s numbers."""
         numbers = moved.tolist()
         if name in self.choices:
             return [self.choices[name][i] for i in numbers]

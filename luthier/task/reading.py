@@ -166,7 +166,7 @@ class Mapped:
         self._dataset, self._loader, self._convert = dataset, loader, convert
 
     def steps(self, size: int) -> int:
-        """As the loader has them; else whole minibatches."""
+        """Steps in one pass: the loader's length, or else the number of whole minibatches."""
         return len(self._dataset) // size if self._loader is None else len(self._loader)
 
     def stream(self, size: int, seeds: Seeds, purpose: str) -> Callable[[int], Any]:
@@ -219,7 +219,7 @@ class Mapped:
 
     @property
     def _workers(self) -> dict[str, Any]:
-        """How the loader reads."""
+        """Settings of the loader's workers."""
         if self._loader is None:
             return {}
         given = {name: getattr(self._loader, name) for name in ("num_workers", "timeout", "worker_init_fn")}

@@ -1,4 +1,4 @@
-"""What functions of a configuration read of it, and so what they depend on."""
+"""A record of what functions read from a configuration, and so of what they depend on."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Readings:
         self._found: dict[Path, Any] = {}
 
     def of(self, function: Callable[[Any], Any], config: Mapping[str, Any]) -> tuple[Path, Any]:
-        """What is read, and the result; ``function`` gets a :class:`Recorder`."""
+        """Return the path of names and values read, and the result; ``function`` gets a :class:`Recorder`."""
         path: Path = ()
         while path in self._next:
             name = self._next[path]

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @answering
 @dataclass(frozen=True, eq=False)
 class TorchTask:
-    """What is trained: the level of task that every method can tune.
+    """A training in PyTorch: the level of task that every method can tune.
 
     Hyperparameters that ``model(config)``, ``data(config)`` or ``optimizer(config)`` read, and ``batch_size``, are
     *static*: trainings that differ in them cannot share a stack. All others are *dynamic*: one value a member.
@@ -81,7 +81,7 @@ class TorchTask:
         keep: ``"last"``, or ``"best"`` to keep the weights of the best measurement beside the last ones:
             ``study.model()`` then gives those.
 
-        dtype: Of weights and inputs.
+        dtype: Type of weights and inputs.
         precision: ``"bf16"`` computes loss and gradients under ``torch.autocast``; None in ``dtype`` throughout.
         shared: Keep all options of :class:`luthier.nn.Choose` layers, and all families of a
             :class:`luthier.optim.Switch`, in one network that is told at every step what to use. Methods that share

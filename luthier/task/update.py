@@ -26,14 +26,14 @@ SCHEDULE, AVERAGE = "schedule", "average"  # in what a state has of its own
 
 
 class Updater:
-    """What a task does with gradients, under one set of static values.
+    """The update that a task makes from gradients, under one set of static values.
 
     Args:
         task: The task.
         config: A configuration with these static values.
         model: One member's network.
         named: Its trained parameters, by their names in a state.
-        epoch_steps: Steps of an epoch.
+        epoch_steps: Steps in an epoch.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class Updater:
     # -- the average of the weights
 
     def begun(self, params: Tensors) -> dict[str, Any]:
-        """What a new training has of its own."""
+        """State that a new training starts with."""
         return {} if self._task.average is None else {AVERAGE: {name: p.clone() for name, p in params.items()}}
 
     def again(self, state: State) -> State:
