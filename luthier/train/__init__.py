@@ -29,12 +29,12 @@ MOST_STACKED = 256
 
 @dataclass(frozen=True)
 class Work:
-    """What a study asks of a worker, the same for all its jobs.
+    """Task and settings that a study gives its workers, the same for all its jobs.
 
     Args:
-        task: What is trained.
+        task: Task to train.
         seeds: The study's seeds.
-        adapter: What moves hyperparameters during a training; None moves nothing.
+        adapter: Adapter that moves hyperparameters during a training; None moves nothing.
         checkpoints: Where states are kept; needed to continue a job.
         objectives: Name of each objective and its direction, ``{"loss": "min"}``.
         save: Keep the state at the end of each job, so that later jobs can continue from it.
@@ -58,14 +58,14 @@ class Work:
     files: str | None = None
 
     def seconds_left(self, job: Job, parents: Mapping[int, Result]) -> float | None:
-        """What is left to a job of its trial's time; None where there is no limit."""
+        """Return the seconds that a job has left of its trial's time; None where there is no limit."""
         if self.trial_seconds is None:
             return None
         parent = None if job.parent is None else parents.get(job.parent)
         return self.trial_seconds - (0.0 if parent is None else parent.seconds)
 
     def key(self, job: Job) -> int:
-        """Of all randomness inside a job: its own, or that of the job in another study that it repeats."""
+        """Return the key of all randomness in a job: its own, or that of the job in another study that it repeats."""
         return self.seeds.key(job.tag.get("repeats", job.number), "train")
 
 
@@ -104,7 +104,7 @@ def run(
     """Train one chunk in this process.
 
     Args:
-        work: What is trained and how.
+        work: Task to train, and its settings.
         jobs: A chunk of :func:`chunks`.
         parents: The results of the jobs that these continue from, by number, with the seconds of their whole lineage.
         on_reports: Called with reports as they are made, and with states as they are saved on the way.

@@ -25,7 +25,7 @@ PARTIAL_SECONDS = 5.0  # a Trainable that takes longer is saved on the way, at i
 
 @dataclass
 class Progress:
-    """How far a job has come: what is known of it when it ends, in whatever way."""
+    """Progress of a job: what is known of it when it ends, however it ends."""
 
     steps: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What a training keeps of its best measurement, and when it has not improved for too long."""
+"""Best measurement of a training, and the check for having gone too long without improvement."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def best_report(work: Work, reports: Sequence[Report]) -> Report | None:
 
 
 def noted(work: Work, program: Program, state: State, i: int, reports: Sequence[Report], before: Any) -> Any:
-    """The weights of the best measurement so far, a stack of one: the present ones where the last report is the best.
+    """Return the weights of the best measurement so far, a stack of one: the current ones if the last report is best.
 
     Args:
-        work: Says what is better.
-        program: Says whether they are kept at all.
+        work: Decides what is better.
+        program: Decides whether they are kept at all.
         state: The stack at its last measurement.
         i: The member's row.
         reports: The member's, the last one of this state.
-        before: What this gave at the measurement before.
+        before: The value returned at the previous measurement.
     """
     if program.task.keep != "best" or best_report(work, reports) is not reports[-1]:
         return before

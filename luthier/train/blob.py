@@ -14,18 +14,18 @@ _PREFIX = "luthier."  # marks a dict that stands for something else
 
 
 def pack(state: Any, where: str) -> Any:
-    """``state`` made of dicts with string keys, lists, tensors, numbers, strings, True, False and None.
+    """Rewrite ``state`` as dicts with string keys, lists, tensors, numbers, strings, True, False and None.
 
     Args:
         state: Dicts, lists and tuples of tensors, NumPy arrays, numbers, strings, bytes, True, False and None, and of
             networks, optimizers and whatever else has ``state_dict`` and ``load_state_dict``.
-        where: What it is the state of, for the message.
+        where: Name of the state, for the message.
 
     Returns:
         The same in fewer types: NumPy arrays as tensors, tuples and dicts with other keys as marked dicts.
 
     Raises:
-        CheckpointError: If something else is in it.
+        CheckpointError: If it contains anything else.
     """
     if state is None or type(state) in (bool, int, float, str):
         return state
@@ -62,7 +62,7 @@ def pack(state: Any, where: str) -> Any:
 
 
 def holds_objects(blob: Any) -> bool:
-    """Whether :func:`unpack` needs a fresh state, whose networks and optimizers take up what was kept."""
+    """Return True if :func:`unpack` needs a fresh state, whose networks and optimizers load what was kept."""
     if isinstance(blob, list):
         return any(map(holds_objects, blob))
     return isinstance(blob, dict) and (f"{_PREFIX}object" in blob or any(map(holds_objects, blob.values())))
@@ -72,7 +72,7 @@ def unpack(blob: Any, fresh: Any = None) -> Any:
     """The state that :func:`pack` was given (a bytearray comes back as bytes).
 
     Args:
-        blob: What was kept.
+        blob: The packed state.
         fresh: A state of the same form, where :func:`holds_objects`: its networks and optimizers are loaded.
 
     Raises:

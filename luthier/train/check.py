@@ -37,7 +37,7 @@ def try_step(task: Any, config: Config) -> Sequence[str]:
 
 
 def planned_run(task: Any, adapter: Any, config: Config, members: int, steps: int | None) -> str:
-    """How so many trainings run, as one line; see :func:`luthier.stack.run.planned`."""
+    """Describe in one line how so many trainings run; see :func:`luthier.stack.run.planned`."""
     adapter = adapter or Plain()
     if hasattr(adapter, "phase"):
         adapter = adapter.phase({})

@@ -49,7 +49,7 @@ class Guard:
 
     @property
     def open(self) -> bool:
-        """Whether user code is running, or the thread waits: it may be interrupted."""
+        """True if the thread may be interrupted: it is running user code, or waiting."""
         return self._open > 0
 
     def give_back(self, after: float = 0.0) -> None:
@@ -57,7 +57,7 @@ class Guard:
         self._back_at = time.monotonic() + after
 
     def due(self, grace: float = 0.0) -> Halt | None:
-        """What has to be raised, if the time was up ``grace`` seconds ago."""
+        """Return the exception to raise if the time was up ``grace`` seconds ago, else None."""
         now = time.monotonic() - grace
         if now >= self._back_at:
             return Halt()

@@ -75,7 +75,7 @@ def _patiently(action: Callable[[], Value], is_trouble: Callable[[CheckpointErro
 
 
 class Rhythm:
-    """When a training is saved on the way: every so many seconds, and seldom enough to take little of its time.
+    """Schedule of saves during a training: every so many seconds, but rarely enough to cost little of its time.
 
     Args:
         seconds: The least time between two saves.
@@ -86,7 +86,7 @@ class Rhythm:
 
     @property
     def due(self) -> bool:
-        """Whether it is time."""
+        """True if it is time to save."""
         return time.monotonic() - self._last > self._every
 
     def save(self, action: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""What a finished job of a TorchTask has left: its network, its test metrics, what its adapter has learnt."""
+"""Loading of what a finished job of a TorchTask left: its network, its test metrics, what its adapter has learnt."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def load_model(work: Work, job: Job, result: Result, last: bool = False) -> nn.M
     """The user's module with the weights of a job, in evaluation mode.
 
     Args:
-        work: What was trained.
+        work: Task that was trained, and its settings.
         job: The job.
         result: Its result.
         last: The weights at the end, also where those of the best measurement were kept.
@@ -44,7 +44,7 @@ def load_model(work: Work, job: Job, result: Result, last: bool = False) -> nn.M
 
 
 def load_response(work: Work, job: Job, result: Result) -> Any:
-    """What the adapter has learnt in a job of how the weights respond.
+    """Load what the adapter has learnt in a job about how the weights respond.
 
     Raises:
         MethodError: If it learns nothing of the kind.

@@ -1,4 +1,4 @@
-"""Where the trainings of a stack begin: afresh, at their parents' ends, or where an earlier attempt was cut off."""
+"""Starting points of a stack's trainings: afresh, at their parents' ends, or where an earlier attempt was cut off."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Member:
 
 
 class Saved:
-    """What parents, and earlier attempts that were cut off, have left on disk for some jobs."""
+    """States left on disk for some jobs by their parents and by earlier attempts that were cut off."""
 
     def __init__(
         self, work: Work, program: Program, parents: Mapping[int, Result], partials: Mapping[int, str]
@@ -114,7 +114,7 @@ def begin(work: Work, program: Program, adapter: Any, job: Job, saved: Saved) ->
 
 
 def _is_of(partial: tuple[State, dict[str, Any]], job: Job, fresh: State) -> bool:
-    """Whether a partial state is of this very job and of its network as it is now."""
+    """Return True if a partial state belongs to this very job and to its network as it is now."""
     state, meta = partial
     if meta.get("config") != repr(dict(job.config)) or not torch.equal(state["key"], fresh["key"]):
         return False

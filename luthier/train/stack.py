@@ -42,7 +42,7 @@ def group_key(work: Work, job: Job, parents: Mapping[int, Result]) -> Hashable:
 
 
 def trainer(work: Work, job: Job) -> tuple[TorchTask, Any]:
-    """What trains a job: the task, with all its choices in one network where weights are shared, and the adapter."""
+    """Return a job's task and adapter; where weights are shared, the task has all its choices in one network."""
     assert isinstance(work.task, TorchTask)
     task = work.task.on(work.device)
     adapter: Any = work.adapter or Plain()
@@ -327,7 +327,7 @@ def _reports(
 
 
 def _active(program: Program, job: Job, moved: Mapping[str, Any]) -> dict[str, Any]:
-    """What was moved without the names that other names have made inactive, where weights are shared."""
+    """Return the moved values without the names that others have made inactive, where weights are shared."""
     if not program.task.shared:
         return dict(moved)
     names = program.task.space.active({**job.config, **moved})
