@@ -41,7 +41,7 @@ class Executor(Protocol):
         """Take a study's work.
 
         Args:
-            work: What is trained and how.
+            work: Task to train, and its settings.
             on_reports: Called inside :meth:`collect` with reports, and states saved on the way, as they arrive; the
                 numbers it returns are asked to stop (``"pruned"``).
         """
@@ -59,10 +59,10 @@ class Executor(Protocol):
         ...
 
     def collect(self, timeout: float | None) -> list[Result | Lost]:
-        """What has come back; blocks until there is at least one, or until the timeout.
+        """Return the results that have come back; block until there is at least one, or until the timeout.
 
         Args:
-            timeout: Seconds to wait; None waits without limit. Where jobs run in this process it is not looked at.
+            timeout: Seconds to wait; None waits without limit. Ignored where jobs run in this process.
 
         Returns:
             Results and lost jobs; nothing after the timeout, and at once where no job is left.
@@ -70,13 +70,13 @@ class Executor(Protocol):
         ...
 
     def give_back(self, seconds: float) -> list[Result | Lost]:
-        """Stop all that runs, at its next report or wherever it is, and hand back every job that is here.
+        """Stop all running jobs, at their next report or wherever they are, and hand back every job held here.
 
         Args:
-            seconds: How long what runs may take to save its state; then its worker is ended.
+            seconds: Time that running jobs get to save their state; then their workers are terminated.
 
         Returns:
-            What had ended by itself, and the rest as lost, ``"asked"``.
+            Results of the jobs that had ended by themselves, and the rest as lost, ``"asked"``.
         """
         ...
 

@@ -40,7 +40,7 @@ class Group:
     Args:
         function: ``f(config, trial)``.
         processes: Processes of a trial.
-        backend: Of ``torch.distributed``; None is ``"nccl"`` where there is a GPU for each process, else ``"gloo"``.
+        backend: Backend of ``torch.distributed``; None is ``"nccl"`` with a GPU for each process, else ``"gloo"``.
 
     Raises:
         MethodError: If an argument is out of range.
@@ -152,7 +152,7 @@ def _serve(ranks: list[_Rank], trial: Trial) -> Any:
 
 
 def _asked(trial: Trial, report: tuple[int, dict[str, float]] | None) -> bool:
-    """Whether the study has asked to stop, by now or after a report."""
+    """Return True if the study has asked to stop, by now or after a report."""
     if report is None:
         return trial.should_stop
     try:
@@ -198,7 +198,7 @@ def _train(
     say: Callable[..., None],
     answers: queue.SimpleQueue[bool],
 ) -> tuple[str, Any]:
-    """How this process's call ended, and what it returned."""
+    """Run this process's call, and return how it ended and what it returned."""
     import torch
     from torch import distributed
 

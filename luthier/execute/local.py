@@ -95,7 +95,7 @@ class Local:
 
     @property
     def here(self) -> bool:
-        """Whether jobs are trained in this process."""
+        """True if jobs are trained in this process."""
         return self.workers == 1
 
     @property
@@ -139,9 +139,9 @@ class Local:
             self._queue.append(train_message(chunk, parents, partials or {}))
 
     def collect(self, timeout: float | None) -> list[Result | Lost]:
-        """What has come back; blocks until there is at least one, or until the timeout.
+        """Return the results that have come back; block until there is at least one, or until the timeout.
 
-        With one worker the jobs are trained in here, and ``timeout`` is not looked at.
+        With one worker the jobs are trained in this call, and ``timeout`` is ignored.
 
         Raises:
             ExecutionError: If a worker cannot load the task.
@@ -337,7 +337,7 @@ def _checked_devices(devices: Sequence[str] | None, device: str | None, workers:
 
 
 def _deaths(retries: int | None) -> int | None:
-    """How many processes may die under a job, by the old argument; None where it was not given."""
+    """Return how many processes may die under a job, by the old argument; None where it was not given."""
     if retries is None:
         return None
     count = checked("retries", retries, whole(0), where="Local")

@@ -91,7 +91,7 @@ def pack(work: Any, data: Any = None) -> Parcel:
 
 
 def unpack(parcel: Parcel) -> Any:
-    """What was packed, its data in the memory that the parcel's arrays lie in."""
+    """Return what was packed; its data stays in the memory of the parcel's arrays."""
     sys.meta_path.insert(0, _Finder(parcel.sources))
     _ARRAYS[:] = parcel.arrays
     try:

@@ -114,7 +114,7 @@ class Process:
             self.connection.send_bytes(data)
 
     def obituary(self) -> tuple[str, bool]:
-        """How it ended, as the end of a sentence, and whether it was told to; the process is reaped."""
+        """Reap the process; return how it ended, as the end of a sentence, and whether it was told to."""
         try:
             code = self.process.wait(1.0)
         except subprocess.TimeoutExpired:  # its connection is closed and it lives: nothing can be made of it

@@ -118,7 +118,7 @@ class _Place:
 
     @property
     def handle(self) -> Any:
-        """What is waited for next, or None."""
+        """Handle to wait for next, or None."""
         return self.stream if self.loaded else self.coming
 
 
@@ -134,8 +134,8 @@ class Ray:
         workers: Seats; None is as many as the living machines have room for.
         cpus: CPUs a seat, which are also its threads.
         gpus: GPUs a seat; a fraction shares one. With any, TorchTasks train on ``"cuda"``.
-        address: Of the cluster, as in ``ray.init``; None is the one that this process or ``RAY_ADDRESS`` names, else
-            Ray is started on this machine.
+        address: Address of the cluster, as in ``ray.init``; None is the one that this process or ``RAY_ADDRESS``
+            names, or else Ray is started on this machine.
         width: Jobs of a TorchTask that may be trained as one stack, or ``"auto"``.
         resources: Custom resources a seat, ``{"big_memory": 1}``.
 
@@ -228,7 +228,7 @@ class Ray:
             self._queue.append(train_message(chunk, parents, partials or {}))
 
     def collect(self, timeout: float | None) -> list[Result | Lost]:
-        """What has come back; blocks until there is at least one, or until the timeout.
+        """Return the results that have come back; block until there is at least one, or until the timeout.
 
         Raises:
             ExecutionError: If a seat cannot load the task, or the cluster is gone.
