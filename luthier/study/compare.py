@@ -27,13 +27,13 @@ from luthier.task import AnyTask, Task, as_task, epoch_steps, level, load_task
 
 @dataclass(frozen=True)
 class Comparison:
-    """What :func:`compare` found.
+    """Outcome of :func:`compare`.
 
     Args:
-        name: Of the comparison; its studies are ``name/method/seed``.
+        name: Name of the comparison; its studies are ``name/method/seed``.
         objective: The metric that was compared.
         mode: ``"min"`` or ``"max"``.
-        total: What each method could spend on each seed, in training steps (evaluations of a function).
+        total: Budget of each method on each seed, in training steps (evaluations of a function).
         runs: One for each method and seed.
         studies: The studies behind them, by (method, seed).
     """
@@ -107,19 +107,19 @@ def compare(
     call again goes on where it was interrupted.
 
     Args:
-        task: What :func:`luthier.tune` takes.
+        task: A task, as for :func:`luthier.tune`.
         methods: Names, proposers, adapters or pairs; or a mapping that gives each a label of one's own.
         space: The search space, where the task does not carry it.
         trials: Whole trainings that each method may spend.
         epochs: Passes over the training data of a whole training.
         steps: Its training steps instead.
-        seeds: How many (0, 1, …), or which.
+        seeds: Number of seeds (0, 1, …), or the seeds themselves.
         metric: The one objective; ``"loss"`` by default.
         mode: ``"min"`` or ``"max"``.
         store: A path (SQLite), a URL or a store; None keeps the studies in memory.
-        name: Of the comparison; by default the task's with ``-compare``.
+        name: Name of the comparison; by default the task's with ``-compare``.
         executor: Where to train; this process by default.
-        progress: As for :func:`luthier.tune`, of each study.
+        progress: Same as for :func:`luthier.tune`, for each study.
 
     Returns:
         The comparison; ``.table()`` has the numbers, ``.report("compare.html")`` the picture.

@@ -24,8 +24,8 @@ def diverse(
     Args:
         history: The study.
         record: Gives a finished job in the shape of the best.
-        count: How many at most.
-        within: How far from the best value a value may be, as a part of the best value's size.
+        count: Maximum number of jobs.
+        within: Largest distance of a value from the best value, as a fraction of the best value's size.
         by: The second measure.
         mode: ``"min"`` or ``"max"``, of the second measure.
         apart: The distance that any two exceed where there is a second measure.

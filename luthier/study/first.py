@@ -24,8 +24,8 @@ def check_first(task: Task, adapter: Any, executor: Any, seed: int = 0, start: S
     counts: this machine may lack what those have.
 
     Args:
-        task: What is tuned.
-        adapter: What moves hyperparameters during a training, or None.
+        task: Task to tune.
+        adapter: Adapter that moves hyperparameters during a training, or None.
         executor: Where the trainings will run.
         seed: The study's.
         start: The user's own first configurations.
@@ -60,15 +60,15 @@ def check_first(task: Task, adapter: Any, executor: Any, seed: int = 0, start: S
 
 
 def how_it_runs(task: Task, adapter: Any, executor: Any, config: Config, members: int | None, steps: int | None) -> str:
-    """How the trainings of a TorchTask run, as one line; "" for other tasks.
+    """Describe in one line how the trainings of a TorchTask run; "" for other tasks.
 
     Args:
-        task: What is tuned.
-        adapter: What moves hyperparameters during a training, or None.
+        task: Task to tune.
+        adapter: Adapter that moves hyperparameters during a training, or None.
         executor: Where the trainings run.
         config: The first configuration, which has been built.
-        members: Trainings, or None.
-        steps: Of each, or None.
+        members: Number of trainings, or None.
+        steps: Steps of each training, or None.
     """
     if isinstance(task, FunctionTask | TrainableTask):
         return ""

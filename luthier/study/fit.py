@@ -1,4 +1,4 @@
-"""What cannot work together is refused before anything is trained."""
+"""Checks that refuse combinations that cannot work together, before anything is trained."""
 
 from __future__ import annotations
 

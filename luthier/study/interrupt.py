@@ -67,7 +67,7 @@ class Interrupts:
 
     @property
     def name(self) -> str:
-        """What ended the study, in a word."""
+        """Short text for what ended the study."""
         return "interrupted" if self.told is None else f"ended by {signal.Signals(self.told).name}"
 
     def since(self) -> float:

@@ -1,4 +1,4 @@
-"""What a study is told beside its own trials: results from elsewhere, changed code, trials to be run again."""
+"""Input to a study besides its own trials: results from elsewhere, changed code, trials to be run again."""
 
 from __future__ import annotations
 

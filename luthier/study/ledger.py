@@ -53,10 +53,10 @@ def open_ledger(
         space: Its search space.
         goals: Its objectives and their directions.
         method: Its method, not bound yet.
-        budget: What the study may spend.
+        budget: Budget of the study.
         seed: Its seed.
         store: A store, or what :func:`luthier.store.open_store` takes.
-        task: What is tuned, in a word.
+        task: Short name of the task.
         fresh: Begin anew; the study that has the name is kept under another, the ledger's ``kept_as``.
 
     Raises:
@@ -120,7 +120,7 @@ class Ledger:
         history: An empty history; the store fills it.
         proposer: The method, bound to the budget; None to read only.
         seeds: The study's seeds.
-        budget: What the study may spend.
+        budget: Budget of the study.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class Ledger:
 
     @_alone
     def over(self) -> bool:
-        """Whether nothing is pending and the method has nothing more."""
+        """Return True if nothing is pending and the method has nothing more to propose."""
         self.sync()
         return not self.history.pending and not self.history.reopened and not self._proposed(1)
 
@@ -413,7 +413,7 @@ class Ledger:
         return jobs
 
     def _proposed(self, count: int) -> list[Job]:
-        """What the method proposes, up to the first job that the steps of the study are not enough for."""
+        """Return the method's proposals, up to the first job that the study's remaining steps do not cover."""
         jobs = door.propose(self.proposer, self.history, count, self.seeds)
         if self.history.enqueued:
             jobs = self._with_enqueued(jobs)

@@ -173,7 +173,7 @@ class Loop:
         return bool(new or jobs or alone)
 
     def suspected(self, job: Job) -> bool:
-        """Whether processes have died under a job before, so that it has to wait for the others.
+        """Return True if processes have died under a job before, so that it has to wait for the others.
 
         The driver itself was that process where jobs are trained in it. There a job keeps its place the second time: a
         driver is ended for many reasons, and a study that goes on has to give what it would have given.
@@ -209,7 +209,7 @@ class Loop:
         return {number: replace(result, seconds=seconds_of(history, number)) for number, result in given.items()}
 
     def others(self) -> bool:
-        """Whether more may come: other processes are at work, or one of them is proposing."""
+        """Return True if more jobs may come: other processes are at work, or one of them is proposing."""
         return self.ledger.busy or bool(self.ledger.history.pending) or bool(self.ledger.history.reopened)
 
     def record(self, outcomes: Sequence[Result | Lost]) -> None:
@@ -276,7 +276,7 @@ class Loop:
         return set(self.ledger.mine) if self.stopping else stop
 
     def timeup(self) -> bool:
-        """Whether the wall time is spent."""
+        """Return True if the wall time is used up."""
         return self.deadline is not None and time.monotonic() >= self.deadline
 
     def patience(self) -> float:
@@ -291,7 +291,7 @@ class Loop:
             self.shown.show(self.state())
 
     def state(self, over: bool = False) -> Tick:
-        """What there is to show; at the end of the call, what has not ended is not running any more."""
+        """Return what there is to show; at the end of the call, unfinished jobs no longer count as running."""
         history, latest = self.ledger.history, self.pace.latest
         metric = next(iter(history.objectives))
         best = None if history.best is None else history.results[history.best]
@@ -399,7 +399,7 @@ def seconds_of(history: History, number: int) -> float:
 
 
 def expected(ledger: Ledger, trials: int | None) -> int | None:
-    """How many jobs the study will have, where that is known."""
+    """Return the number of jobs that the study will have, where that is known."""
     if hasattr(ledger.proposer, "size"):
         size = ledger.proposer.size(ledger.history.space)
         return size if trials is None else min(trials, size)

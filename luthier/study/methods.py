@@ -63,7 +63,7 @@ class Method:
     """One row of the table.
 
     Args:
-        name: What ``tune(task, method=name)`` and ``luthier tune --method name`` take.
+        name: Name for ``tune(task, method=name)`` and ``luthier tune --method name``.
         path: ``"module:class"``, imported when the method is first used.
         kind: ``"between"`` (a proposer: decides between trainings) or ``"during"`` (an adapter: moves
             hyperparameters while the weights move).
@@ -262,8 +262,8 @@ class Resolved(NamedTuple):
     """A method in its two parts.
 
     Args:
-        proposer: What names the configurations to start, not bound to a budget yet.
-        adapter: What moves hyperparameters during a training, or None.
+        proposer: Proposer of the configurations to start, not bound to a budget yet.
+        adapter: Adapter that moves hyperparameters during a training, or None.
         alone: The adapter was given alone, and the proposer only starts its configurations.
     """
 
@@ -283,7 +283,7 @@ def resolve(method: Any = "random", options: Mapping[str, Any] | None = None, ob
             An adapter alone comes with the proposer that it names, or with random search, which starts its
             configurations.
         options: Settings for a method given by name, ``{"points": 5}``.
-        objectives: How many there are; a name may mean another class where they are several.
+        objectives: Number of objectives; a name may mean another class where there are several.
 
     Returns:
         Both parts; what :func:`resolve` has returned is returned as it is.
@@ -404,7 +404,7 @@ def settings_of(name: str, objectives: int = 1) -> dict[str, tuple[str, str]]:
 
 
 def _arguments(doc: str) -> dict[str, str]:
-    """What a docstring says under Args, by name."""
+    """Return the entries under Args in a docstring, by name."""
     _, _, rest = doc.partition("Args:\n")
     found: dict[str, str] = {}
     name = ""

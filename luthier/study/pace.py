@@ -1,4 +1,4 @@
-"""How far the running jobs are, and how long the study will still take: what their reports say."""
+"""Progress of the running jobs and remaining time of the study, as estimated from their reports."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Pace:
 
     Args:
         history: The study.
-        budget: What it may spend.
-        total: Jobs that it will have, where that is known.
+        budget: Its budget.
+        total: Number of jobs that it will have, where that is known.
     """
 
     def __init__(self, history: History, budget: Budget, total: int | None) -> None:

@@ -1,4 +1,4 @@
-"""How a running study shows itself: a live line on a terminal, plain lines elsewhere, or nothing."""
+"""Progress display of a running study: a live line on a terminal, plain lines elsewhere, or nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from luthier.text import plain
 
 @dataclass(frozen=True)
 class Tick:
-    """What there is to show at one moment.
+    """Snapshot of what there is to show.
 
     Args:
         done: Jobs that have ended, in this call and before.
@@ -29,7 +29,7 @@ class Tick:
         troubled: Jobs that failed or diverged.
         pruned: Jobs that were stopped early.
         waiting: Jobs that have not ended and that nobody runs now, as the call is over.
-        furthest: How far the farthest of the running jobs is, in words.
+        furthest: Progress of the running job that is farthest along, in words.
         latest: The latest value reported, or None.
         rate: Training steps a second, 0 where none are counted.
         left: Seconds until the study has all its jobs, or None where that cannot be said.
@@ -71,7 +71,7 @@ def choose(progress: bool | None, name: str, stream: TextIO | None = None) -> Pr
 
 
 def in_notebook() -> bool:
-    """Whether this program is the kernel of a notebook, which shows what Rich draws."""
+    """Return True if this program is the kernel of a notebook, which shows what Rich draws."""
     shell = sys.modules.get("IPython")
     return shell is not None and type(shell.get_ipython()).__name__ == "ZMQInteractiveShell"
 
@@ -80,7 +80,7 @@ def line(tick: Tick, elapsed: float) -> str:
     """One tick as text.
 
     Args:
-        tick: What to say.
+        tick: Snapshot to describe.
         elapsed: Seconds since the call began.
 
     Examples:
@@ -120,10 +120,10 @@ def line(tick: Tick, elapsed: float) -> str:
 
 
 def moved(report: Report) -> str:
-    """What an adapter has come to in one training, as a line.
+    """Describe in one line where an adapter has moved the hyperparameters of one training.
 
     Args:
-        report: A measurement with the hyperparameters that the adapter moves; vectors are told by their 5 %, 50 % and
+        report: A measurement with the hyperparameters that the adapter moves; vectors are shown by their 5 %, 50 % and
             95 % quantiles.
 
     Examples:

@@ -1,4 +1,4 @@
-"""What the report shows of a study whose method is a generative sampler: what it drew, and what it would draw now."""
+"""Report section on a study whose method is a generative sampler: what it drew, and what it would draw now."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BRIEF = {"evaluations": 2_000, "states": 2_048, "hidden": 64}  # at most, of a l
 
 
 def samples(history: History, settings: Mapping[str, Any]) -> Samples | None:
-    """What the report shows of a study by method gflownet; None of any other method.
+    """Return what the report shows of a study by method gflownet; None for any other method.
 
     A sampler is fitted to all results, as :meth:`luthier.propose.GFlowNet.fit` does it under the study's settings, but
     a learnt one is trained briefly.
@@ -75,8 +75,8 @@ def _fitted(method: Any, history: History, known: Samples, seed: int) -> Samples
 
 
 def _generator(method: Any, history: History, seed: int) -> Any:
-    """What ``method.fit`` gives where the sampler is exact; a learnt one is trained once, in a bounded time, at a beta
-    under which exp(entropy) is a hundredth of the space."""
+    """Return what ``method.fit`` returns for an exact sampler; a learnt one is trained once, in a bounded time, at a
+    beta for which exp(entropy) is a hundredth of the space."""
     from luthier.propose.flow import learn
     from luthier.propose.generator import Generator, sharpness, tree_of
     from luthier.propose.gflownet import metrics, scores

@@ -1,4 +1,4 @@
-"""What identifies a study: its settings as JSON, and the comparison that refuses to resume it under others."""
+"""Settings that identify a study, as JSON, and the comparison that refuses to resume it under different ones."""
 
 from __future__ import annotations
 
@@ -147,12 +147,12 @@ def method_name(settings: Mapping[str, Any]) -> str:
 
 
 def differences(stored: Mapping[str, Any], given: Mapping[str, Any], extendable: bool) -> list[str]:
-    """What differs between two settings of one study, a line each.
+    """List the differences between two settings of one study, one line each.
 
     Args:
         stored: The settings in the store.
         given: Those of this call, as :func:`build` makes them.
-        extendable: Whether ``trials`` may differ.
+        extendable: True if ``trials`` may differ.
     """
     given = json.loads(json.dumps(given))
     lines = list(_walk(_by_name(stored.get("space")), _by_name(given["space"]), "space"))

@@ -98,7 +98,7 @@ def enqueue_new(ledger: Ledger, configs: Sequence[Config]) -> list[int | None]:
 
 
 def _known(history: History) -> dict[str, list[int | None]]:
-    """What was enqueued, and what a method has started by itself, by the text of the configuration."""
+    """Map each configuration's text to its places in the queue, and to None for each start by the method itself."""
     found: dict[str, list[int | None]] = {}
     for place, config in enumerate(history.enqueued):
         found.setdefault(text(config), []).append(place)

@@ -51,7 +51,7 @@ class Study:
         metric: The objective, or several.
         mode: ``"min"`` or ``"max"``, for all of them or one for each.
         store: A path (SQLite), a URL (``postgresql://…``) or a store; None keeps the study in memory.
-        seed: Of everything that is random.
+        seed: Seed for all randomness.
         trials: Configurations to start at most.
         epochs: Passes over the data that a trial gets, in ``job.steps`` of one epoch each.
         steps: Steps that a trial gets; excludes ``epochs``.
@@ -160,7 +160,7 @@ class Study:
         They are this process's until they are told.
 
         Args:
-            count: How many can be run now.
+            count: Number of jobs that can be run now.
 
         Returns:
             At most ``count`` jobs. None: wait for what is running, or the study is :attr:`over`.
@@ -253,7 +253,7 @@ class Study:
 
         Args:
             job: The job, or its number.
-            step: How far it is, rising, from 0 or from 1 on.
+            step: Progress of the job, increasing, from 0 or from 1 on.
             metrics: Measured values by any name, in the user's own units and direction.
 
         Raises:
@@ -301,17 +301,17 @@ class Study:
 
     @property
     def in_store(self) -> bool:
-        """Whether it outlives this process."""
+        """True if the study outlives this process."""
         return self._ledger.store.url != MEMORY
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the study was created with, as JSON values."""
+        """Settings that the study was created with, as JSON values."""
         return self._ledger.settings
 
     @property
     def execution(self) -> str:
-        """How the trainings of a TorchTask run: form, width, traced or not, and what kept them from a faster form."""
+        """Summary of how a TorchTask's trainings run: form, width, traced or not, and what prevented a faster form."""
         return self.settings.get("execution", "")
 
     @property
@@ -322,7 +322,7 @@ class Study:
 
     @property
     def over(self) -> bool:
-        """Whether nothing is running and the method has nothing more to propose."""
+        """True if nothing is running and the method has nothing more to propose."""
         return self._ledger.over()
 
     @property
@@ -351,8 +351,8 @@ class Study:
         is farthest from all before it. With one they come in its order, each farther than ``apart`` from all before it.
 
         Args:
-            count: How many at most.
-            within: How far from the best value a value may be, as a part of it: 0.01 is 1 %.
+            count: Maximum number of jobs.
+            within: Largest distance of a value from the best value, as a fraction of it: 0.01 is 1 %.
             by: The second measure: the name of a metric or a hyperparameter, ``"seconds"``, or a function of a Best.
             mode: ``"min"`` or ``"max"``, of the second measure.
             apart: See above.
@@ -457,8 +457,8 @@ class Study:
 
         Args:
             count: Trials to train again.
-            seeds: How many other seeds, or which.
-            task: What was tuned, where the study was loaded, and not tuned here.
+            seeds: Number of other seeds, or the seeds themselves.
+            task: Task that was tuned: needed where the study was loaded, and not tuned here.
             settings: Further arguments of :func:`luthier.tune`, such as ``executor`` and ``progress``.
 
         Raises:
@@ -478,12 +478,12 @@ class Study:
         return retrain(self, self._work_on(task, None, "retrain").task, count, seeds, settings)
 
     def response(self, number: int | None = None) -> BestResponse:
-        """What a job of :class:`luthier.adapt.Hypernet` has learnt, of the best one by default: the network at any
+        """Load what a job of :class:`luthier.adapt.Hypernet` has learnt, the best job by default: the network at any
         value of its hyperparameters, without training, as a :class:`luthier.adapt.BestResponse`.
 
         Raises:
             MethodError: If the study was tuned by another method.
-            StudyError, CheckpointError: As :meth:`model`.
+            StudyError, CheckpointError: Same as for :meth:`model`.
         """
         job, result = self._ended_well(number)
         from luthier.train.restore import load_response  # imports torch
@@ -533,7 +533,7 @@ class Study:
         return history.jobs[number], result
 
     def _work_on(self, task: Any, number: int | None, verb: str) -> Any:
-        """What a worker needs to know to load a job: of this process's tuning, or for the task that is given.
+        """Return what a worker needs to load a job: from this process's tuning, or for the given task.
 
         Raises:
             StudyError: If there is neither.

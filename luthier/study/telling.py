@@ -1,4 +1,4 @@
-"""What a user tells of a job, checked before anything is recorded."""
+"""Checks of what a user tells about a job, before anything is recorded."""
 
 from __future__ import annotations
 

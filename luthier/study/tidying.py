@@ -17,7 +17,7 @@ Files = dict[str, set[int]]  # checkpoint: jobs whose state it holds
 
 
 class Tidying:
-    """What one owner knows of the checkpoints of its study.
+    """Removal of the checkpoints that a study no longer needs, as seen by one owner.
 
     Only files that results name are removed, once nothing can continue them, by the one owner that has the lease on it,
     and from a history that is up to date: what nobody has named yet is never touched.
@@ -37,7 +37,7 @@ class Tidying:
         """Remove what has not been needed for a while.
 
         Args:
-            alone: Whether nobody else works on the study.
+            alone: True if nobody else works on the study.
             grace: Seconds for which a file that is no longer needed is spared.
         """
         if grace == 0.0:

@@ -92,7 +92,7 @@ def tune(
         mode: ``"min"`` or ``"max"``, for all of them or one for each.
         store: A path (SQLite), a URL (``postgresql://…``) or a store; None keeps the study in memory.
         name: The study's name in the store; by default task and method.
-        seed: Of everything that is random; 0 by default, or that of the schedule.
+        seed: Seed for all randomness; 0 by default, or that of the schedule.
         start: Configurations to try first, counted among the trials; ``"default"`` is that of the space's defaults.
             Names without a value are drawn from the space;
             what the study has tried already is skipped, so that a script may be run again.
@@ -100,8 +100,8 @@ def tune(
             or a DataFrame. They are no trials; what lies outside the space is left aside and counted.
         fresh: Begin anew under the same name; the study that was there is kept under another, which is said.
         retry_failed: Try the failed trials of a stored study again, under their numbers and seeds.
-        on_change: What to do where the task's code has changed since the stored study was begun: ``"warn"`` and go
-            on, or ``"error"``.
+        on_change: Reaction to task code that has changed since the stored study was begun: ``"warn"`` and go on, or
+            ``"error"``.
         stop: Conditions under which to end before the budget is spent: :class:`luthier.stop.Target`,
             :class:`luthier.stop.NoImprovement` or any function of the study. What is running then is stopped at its
             next report and recorded as pruned.
@@ -109,8 +109,8 @@ def tune(
         workers: Processes that train at once on this machine; 1, this process, by default. Excludes ``executor``.
         executor: Where to train; ``lt.execute.Local()``, this process, by default.
         progress: False is silent; otherwise a live line on a terminal and plain lines elsewhere.
-        checkpoints: Whether to keep the state of the best training. By default of a TorchTask, and where the method
-            continues trainings.
+        checkpoints: True to keep the state of the best training. The default is True for a TorchTask, and where the
+            method continues trainings.
         max_failures: Failed trials in a row that stop the study.
 
     Raises:
@@ -202,7 +202,7 @@ def environment_now() -> dict[str, str | int]:
 
 
 def _executor(workers: int | None, executor: Executor | None) -> Executor:
-    """Where to train.
+    """Return the executor to train with.
 
     Raises:
         MethodError: If both are given, or there can be no such workers.
@@ -236,7 +236,7 @@ def _replay(
 
 
 def task_name(task: Any) -> str:
-    """What a study of ``task`` is called where the user gives no name."""
+    """Return the name of a study of ``task`` where the user gives none."""
     if isinstance(task, str | Path):
         return Path(task).stem
     inner = getattr(task, "function", getattr(task, "trainable", task))
@@ -244,7 +244,7 @@ def task_name(task: Any) -> str:
 
 
 def label_of(method: Any, resolved: Resolved) -> str:
-    """What ``method`` is called there: its own name, or those of its parts."""
+    """Return the label of ``method`` in that name: its own name, or those of its parts."""
     if isinstance(method, str):
         return method
     parts = (resolved.adapter,) if resolved.alone else (resolved.proposer, resolved.adapter)

@@ -14,7 +14,7 @@ INNER = "loss:"  # before the names of a loss's own parameters, which are no par
 
 
 def state_dict(study: Study, number: int | None = None) -> dict[str, Any]:
-    """What ``module.load_state_dict`` takes: the tensors of a job's network by name, on the CPU.
+    """Return the tensors of a job's network by name, on the CPU, for ``module.load_state_dict``.
 
     Args:
         study: The study, stored or just tuned.
