@@ -75,10 +75,10 @@ def refuse(name: str, signature: inspect.Signature, given: Iterable[str], error:
     """Raise for a call that does not bind.
 
     Args:
-        name: The function.
+        name: Name of the function.
         signature: Its signature.
-        given: The arguments that were given by name.
-        error: What Python says of the call.
+        given: Names of the arguments that were given by name.
+        error: Python's error about the call.
 
     Raises:
         ArgumentError: Always.

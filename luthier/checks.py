@@ -20,11 +20,11 @@ from luthier.errors import LuthierError, MethodError
 
 @dataclass(frozen=True)
 class Rule:
-    """What an argument must be.
+    """Requirement on an argument.
 
     Args:
         text: The requirement, to follow "must be".
-        accepts: True of what fulfils it.
+        accepts: Predicate that returns True for values that fulfil it.
     """
 
     text: str
@@ -85,8 +85,8 @@ def checked(
 
     Args:
         name: The argument.
-        value: What was given for it.
-        rule: What it must be.
+        value: The value given for it.
+        rule: The requirement on it.
         where: The place that an error names.
         error: Its class.
         remedy: Its remedy; by default to give what is accepted.
@@ -115,7 +115,7 @@ def require(settings: Any, where: str, error: type[LuthierError] = MethodError, 
         settings: The dataclass, frozen or not.
         where: The place that an error names.
         error: Its class.
-        **rules: What each field must be.
+        **rules: Requirement on each field.
 
     Raises:
         LuthierError: If a field is not what it must be.

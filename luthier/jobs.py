@@ -1,4 +1,4 @@
-"""What is asked (Job), what comes back (Report, Result), and the memory of both (History)."""
+"""Requests (Job), their outcomes (Report, Result), and the record of both (History)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Report:
-    """What a running job says of itself.
+    """Measurement reported by a running job.
 
     Args:
         number: The job.
@@ -61,7 +61,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Result:
-    """How a job ended. A crash or a divergence is a result too, never an exception in the loop.
+    """Outcome of a job. A crash or a divergence is a result too, never an exception in the loop.
 
     Args:
         number: The job.
@@ -73,7 +73,7 @@ class Result:
         seconds: Wall time of the job; of a stack, its share.
         error: The message of a failure, else "".
         checkpoint: (file, row) of the state at the end, where one was written.
-        notes: What the training said by ``trial.note``, on its way to the store, which keeps it as a note of its own.
+        notes: Values that the training passed to ``trial.note``; the store keeps them as a note of their own.
     """
 
     number: int
@@ -96,7 +96,7 @@ class Note:
             (``{"config": …}``: a configuration of the user's, to be tried first), ``"foreign"`` (``{"config": …,
             "metrics": …}``: a result from elsewhere), ``"stop"`` (``{"reason": …}``: all drivers are asked to end),
             ``"fingerprint"`` (``{"text": …, "first": n}``: the task as it is trained from job n on), or ``"note"``.
-        body: What it says; JSON.
+        body: Its content; JSON.
     """
 
     kind: NoteKind
@@ -144,7 +144,7 @@ class Lost:
             it ran was taken away (a node announced dead, a worker told to end): it runs again at once. ``"storage"``:
             a state could not be read or written: it runs again after a pause. None of these is counted.
             ``"process"``: the process that trained it died. That is counted, and the third time is a failure.
-        error: What happened, as a sentence without its full stop; empty where it was asked for.
+        error: Description of what happened, a sentence without its full stop; empty where it was asked for.
     """
 
     number: int
@@ -162,7 +162,7 @@ def one_step(config: Config) -> int:
 
 @dataclass(frozen=True)
 class Budget:
-    """How much a study may spend. A proposer is bound to one before its first proposal.
+    """Limits on what a study may spend. A proposer is bound to one before its first proposal.
 
     Args:
         trials: Configurations that may be started; None is without limit.
@@ -257,7 +257,7 @@ class History:
         A report whose step is not past the job's last one is an event, but not a point of the job's curve.
 
         Args:
-            event: What happened.
+            event: The event.
             at: When, in seconds since 1970.
 
         Raises:
@@ -310,7 +310,7 @@ class History:
 
     @property
     def mask(self) -> np.ndarray:
-        """Which columns are active, (jobs, columns) bool."""
+        """Mask of the active columns, (jobs, columns) bool."""
         self._encode()
         return self._column("mask")
 
@@ -341,12 +341,12 @@ class History:
 
     @property
     def asked(self) -> np.ndarray:
-        """When each job was asked for, seconds since 1970 (NaN where not known), (jobs,) float64."""
+        """Time at which each job was asked for, seconds since 1970 (NaN where not known), (jobs,) float64."""
         return self._column("asked")
 
     @property
     def ended(self) -> np.ndarray:
-        """When each job ended, seconds since 1970 (NaN where it has not, or that is not known), (jobs,) float64."""
+        """Time at which each job ended, seconds since 1970 (NaN where it has not, or not known), (jobs,) float64."""
         return self._column("ended")
 
     def objective_values(self, metrics: Mapping[str, float]) -> list[float]:

@@ -12,9 +12,9 @@ from luthier.errors import StudyError
 
 
 def non_dominated(values: np.ndarray) -> np.ndarray:
-    """Which rows no other row dominates; equal rows stand or fall together.
+    """Return a mask of the rows that no other row dominates; equal rows stand or fall together.
 
-    For two objectives in O(n log n); for more in O(n f) comparisons of rows, where f of them are not dominated.
+    Takes O(n log n) for two objectives, and O(n f) comparisons of rows for more, where f rows are not dominated.
 
     Args:
         values: (n, objectives), minimised.
@@ -37,12 +37,12 @@ def non_dominated(values: np.ndarray) -> np.ndarray:
 
 
 def _sweep(second: np.ndarray) -> np.ndarray:
-    """Of different rows sorted by the first objective: those whose second is below that of every row before."""
+    """Mask distinct rows, sorted by the first objective, whose second is below that of every row before."""
     return second < np.concatenate([[np.inf], np.minimum.accumulate(second)[:-1]])
 
 
 def _filter(rows: np.ndarray) -> np.ndarray:
-    """Of different rows in lexicographic order: those that no row before dominates."""
+    """Mask distinct rows, in lexicographic order, that no row before dominates."""
     kept = np.zeros(len(rows), dtype=bool)
     front = np.empty_like(rows)
     count = 0

@@ -116,7 +116,7 @@ def as_schedule(given: Any, steps: int | None = None) -> Schedule:
     Args:
         given: A schedule; what its ``to_json`` gave; that as text; the path of a file with it; or rows
             (step, {name: value}), each whole, in order from step 0 on.
-        steps: Of the whole training; only rows need it.
+        steps: Number of steps of the whole training; only rows need it.
 
     Raises:
         MethodError: If it is none of these, or rows come without ``steps``.

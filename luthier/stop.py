@@ -48,7 +48,7 @@ class Target:
             raise MethodError(f"value must be a number, got {self.value!r}", where="lt.stop.Target", remedy=remedy)
 
     def __call__(self, study: Any) -> bool:
-        """Whether a finished job has reached the value."""
+        """Return True if a finished job has reached the value."""
         history = study.history
         names = list(history.objectives)
         name = names[0] if self.metric is None else self.metric
@@ -94,7 +94,7 @@ class NoImprovement:
             )
 
     def __call__(self, study: Any) -> bool:
-        """Whether the last results brought nothing better."""
+        """Return True if the last results brought nothing better."""
         history = study.history
         recent = history.arrival[-self.trials :]
         return len(history.arrival) > self.trials and not set(recent) & set(best_jobs(history))
@@ -118,7 +118,7 @@ def check_conditions(stop: Any) -> list[Callable[[Any], Any]]:
 
 
 def met(conditions: list[Callable[[Any], Any]], study: Any) -> bool:
-    """Whether any of the conditions holds.
+    """Return True if any of the conditions holds.
 
     Raises:
         StudyError: If a condition raises.

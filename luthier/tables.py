@@ -1,4 +1,4 @@
-"""What the command line prints of a study."""
+"""Tables that the command line prints about a study."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from luthier.trials import Best, TrialRecord
 
 
 def new_table(title: str, *headings: str, right: Collection[str] = ()) -> Table:
-    """An empty table whose title and headings are shown as they are: no text of a user is markup.
+    """Create an empty table whose title and headings are shown verbatim: no user text is treated as markup.
 
     Args:
-        title: Above it, at the left.
-        headings: Of its columns; none for a table without a head.
-        right: Those of them that hold numbers.
+        title: Title above the table, at the left.
+        headings: Headings of its columns; none for a table without a head.
+        right: Headings of the columns that hold numbers.
     """
     table = Table(title=Text(plain(title)), title_justify="left", show_header=bool(headings))
     for heading in headings:

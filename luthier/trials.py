@@ -1,4 +1,4 @@
-"""What a history says once it is read: the best configuration, its schedule, and trials as chains of jobs."""
+"""Views of a history: the best configuration, its schedule, and trials as chains of jobs."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class TrialRecord:
         seconds: Wall time of its own jobs.
         error: The message of a failure, else "".
         parent: The job of another trial whose state this one was started from, or None.
-        notes: What the trial said of itself by ``trial.note``.
+        notes: Values that the trial passed to ``trial.note``.
     """
 
     number: int
@@ -81,7 +81,7 @@ def record(history: History, number: int, test: Any = None, seed: int | None = N
     Args:
         history: The study.
         number: The job.
-        test: What the study's settings keep of the test split; used where it is of this very job.
+        test: Test metrics kept in the study's settings; used where they belong to this very job.
         seed: The study's seed, by which the schedule replays to the same weights.
     """
     result = history.results[number]
@@ -172,7 +172,7 @@ def best_jobs(history: History) -> list[int]:
 
 
 def on_test(test: Any, number: int) -> dict[str, float]:
-    """What the test split gave for a job: of ``{"number": job, "metrics": {...}}`` or a list of such, or None."""
+    """Return a job's metrics on the test split from ``{"number": job, "metrics": {...}}``, a list of such, or None."""
     kept = [test] if isinstance(test, Mapping) else test or []
     return next((dict(one["metrics"]) for one in kept if one["number"] == number), {})
 
@@ -203,7 +203,7 @@ def trials_of(history: History) -> list[TrialRecord]:
 
 
 def notes_of(history: History) -> dict[int, Mapping[str, Any]]:
-    """What ``trial.note`` has kept, by job; of a job that was tried again the latest."""
+    """Return the values kept by ``trial.note``, by job; the latest for a job that was tried again."""
     said = [note.body for note in history.notes if note.kind == "note" and "number" in note.body]
     return {body["number"]: body["values"] for body in said}
 
