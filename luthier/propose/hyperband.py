@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from luthier.jobs import OK, Budget, Event, History, Job, Report
 from luthier.propose.inner import bind_inner, first_results, inner_tag, new_configurations
-from luthier.propose.lineages import check_number, check_rungs, end_of, progress, steps_to, usable
+from luthier.propose.lineages import check_rungs, end_of, progress, steps_to, usable
 from luthier.propose.stopping import Stopping
 from luthier.seeds import Seeds
 
@@ -98,9 +98,7 @@ class Hyperband:
         Raises:
             MethodError: If a setting is out of range, or the shortest training would be less than one step.
         """
-        check_rungs(self.eta, self.rungs, budget, WHERE)
-        if self.brackets is not None:
-            check_number("brackets", self.brackets, 1, self.rungs, WHERE, whole=True)
+        check_rungs(self.eta, self.rungs, budget, WHERE, self.brackets)
         return replace(self, budget=budget, chooser=bind_inner(self.inner, budget, WHERE))
 
     def stopping(self) -> Stopping:

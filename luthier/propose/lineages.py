@@ -121,8 +121,8 @@ def check_parts(budget: Budget, parts: int, where: str) -> None:
         )
 
 
-def check_rungs(eta: int, rungs: int, budget: Budget, where: str) -> None:
-    """Refuse a number of rungs, or an eta, under which the shortest training is no step.
+def check_rungs(eta: int, rungs: int, budget: Budget, where: str, brackets: int | None = None) -> None:
+    """Refuse a number of rungs, or an eta, under which the shortest training is no step, and more brackets than rungs.
 
     Raises:
         MethodError: Naming the setting.
@@ -130,3 +130,5 @@ def check_rungs(eta: int, rungs: int, budget: Budget, where: str) -> None:
     checked("eta", eta, checks.whole(2), where=where)
     checked("rungs", rungs, checks.whole(2), where=where)
     check_parts(budget, eta ** (rungs - 1), where)
+    if brackets is not None:
+        check_number("brackets", brackets, 1, rungs, where, whole=True)

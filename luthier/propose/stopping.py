@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from luthier.jobs import Budget, Event, History, Job, Report, Result
 from luthier.propose.inner import bind_inner, inner_tag, new_configurations
-from luthier.propose.lineages import check_number, check_rungs
+from luthier.propose.lineages import check_rungs
 from luthier.seeds import Seeds
 
 WHERE = "method stopping"
@@ -86,9 +86,7 @@ class Stopping:
         Raises:
             MethodError: If a setting is out of range, or the shortest training would be less than one step.
         """
-        check_rungs(self.eta, self.rungs, budget, WHERE)
-        if self.brackets is not None:
-            check_number("brackets", self.brackets, 1, self.rungs, WHERE, whole=True)
+        check_rungs(self.eta, self.rungs, budget, WHERE, self.brackets)
         return replace(self, budget=budget, chooser=bind_inner(self.inner, replace(budget, trials=None), WHERE))
 
     def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
