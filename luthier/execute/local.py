@@ -72,6 +72,7 @@ class Local:
         self.width: int | Literal["auto"] = (
             "auto" if width == "auto" else checked("width", width, whole(1), where=where)
         )
+        self._most = MOST_STACKED if self.width == "auto" else self.width
         self.threads, self.device = checked("threads", threads, whole(1), where=where), device
         self.devices = _checked_devices(devices, device, self.workers)
         self.deaths = _deaths(retries)
@@ -101,7 +102,7 @@ class Local:
     @property
     def capacity(self) -> int:
         """Jobs that may be running or queued at once: one a worker, of a TorchTask one stack a worker."""
-        return self.workers * (self._most() if self._work is not None and is_torch(self._work.task) else 1)
+        return self.workers * (self._most if self._work is not None and is_torch(self._work.task) else 1)
 
     def start(self, work: Work, on_reports: Ask) -> None:
         """Take a study's work, and start the workers.
@@ -132,11 +133,7 @@ class Local:
 
     def submit(self, jobs: list[Job], parents: Mapping[int, Result], partials: Mapping[int, str] | None = None) -> None:
         """Queue jobs, in chunks of about equal size, as many as keep all workers busy."""
-        work = self._started()
-        rounds = -(-len(jobs) // (self._most() * self.workers))  # how often every worker gets a full chunk
-        width = max(1, -(-len(jobs) // max(1, rounds * self.workers)))
-        for chunk in chunks(work, jobs, parents, width):
-            self._queue.append(train_message(chunk, parents, partials or {}))
+        self._queue.extend(train_messages(self._started(), jobs, parents, partials or {}, self._most, self.workers))
 
     def collect(self, timeout: float | None) -> list[Result | Lost]:
         """Return the results that have come back; block until there is at least one, or until the timeout.
@@ -192,9 +189,6 @@ class Local:
             deadline = time.monotonic() + _PATIENCE
             for worker in pool:
                 worker.reap(max(0.0, deadline - time.monotonic()) if wait or kill else 0.0, kill)
-
-    def _most(self) -> int:
-        return MOST_STACKED if self.width == "auto" else int(self.width)
 
     def _started(self) -> Work:
         if self._work is None:
@@ -363,11 +357,18 @@ def overdue(work: Work, job: Job, report: Report | None, seconds: float) -> Resu
     return Result(job.number, "pruned", report.metrics, min(report.step, job.steps), {}, seconds)
 
 
-def train_message(jobs: list[Job], parents: Mapping[int, Result], partials: Mapping[int, str]) -> messages.Train:
-    """Return the message by which a worker is given a chunk, with what of parents and partials it needs."""
-    needed, numbers = {job.parent for job in jobs}, {job.number for job in jobs}
-    return messages.Train(
-        jobs,
-        {number: result for number, result in parents.items() if number in needed},
-        {number: file for number, file in partials.items() if number in numbers},
-    )
+def train_messages(
+    work: Work, jobs: list[Job], parents: Mapping[int, Result], partials: Mapping[int, str], most: int, workers: int
+) -> Iterator[messages.Train]:
+    """Cut jobs into chunks of about equal size, of at most ``most``, as many as keep all workers busy.
+
+    Each comes as the message by which a worker is given it, with what of parents and partials it needs.
+    """
+    rounds = -(-len(jobs) // (most * workers))  # how often every worker gets a full chunk
+    for chunk in chunks(work, jobs, parents, max(1, -(-len(jobs) // max(1, rounds * workers)))):
+        needed, numbers = {job.parent for job in chunk}, {job.number for job in chunk}
+        yield messages.Train(
+            chunk,
+            {number: result for number, result in parents.items() if number in needed},
+            {number: file for number, file in partials.items() if number in numbers},
+        )

@@ -15,13 +15,13 @@ from typing import Any, Literal, final
 
 from luthier.checks import checked, maybe, real, whole
 from luthier.errors import ExecutionError
-from luthier.execute.local import overdue, patience_with, train_message
+from luthier.execute.local import overdue, patience_with, train_messages
 from luthier.execute.parcel import Parcel, pack, unpack
 from luthier.execute.worker import Ended, Idle, Reports, Train
 from luthier.jobs import Job, Lost, Partial, Report, Result
 from luthier.task import is_torch
 from luthier.task.call import describe
-from luthier.train import MOST_STACKED, Ask, Work, chunks, run
+from luthier.train import MOST_STACKED, Ask, Work, run
 from luthier.train.halt import Guard, guard
 
 try:
@@ -157,6 +157,7 @@ class Ray:
         where = "Ray"
         self.workers = checked("workers", workers, maybe(whole(1)), where=where)
         self.width = width if width == "auto" else checked("width", width, whole(1), where=where)
+        self._most = MOST_STACKED if self.width == "auto" else self.width
         self.cpus = checked("cpus", cpus, real(0), where=where)
         self.gpus = checked("gpus", gpus, real(0), where=where)
         self.resources = {
@@ -190,7 +191,7 @@ class Ray:
             return 0
         self._scale()
         self._listen(0.0)
-        return sum(place.loaded for place in self._places) * (self._most() if is_torch(self._work.task) else 1)
+        return sum(place.loaded for place in self._places) * (self._most if is_torch(self._work.task) else 1)
 
     def start(self, work: Work, on_reports: Ask) -> None:
         """Take a study's work, and seat workers where there is room; waits for the first of them.
@@ -220,12 +221,8 @@ class Ray:
 
     def submit(self, jobs: list[Job], parents: Mapping[int, Result], partials: Mapping[int, str] | None = None) -> None:
         """Queue jobs, in stacks of about equal size, as many as keep all seats busy."""
-        work = self._started()
         seats = max(1, sum(place.loaded for place in self._places))
-        rounds = -(-len(jobs) // (self._most() * seats))  # how often every seat gets a full stack
-        width = max(1, -(-len(jobs) // max(1, rounds * seats)))
-        for chunk in chunks(work, jobs, parents, width):
-            self._queue.append(train_message(chunk, parents, partials or {}))
+        self._queue.extend(train_messages(self._started(), jobs, parents, partials or {}, self._most, seats))
 
     def collect(self, timeout: float | None) -> list[Result | Lost]:
         """Return the results that have come back; block until there is at least one, or until the timeout.
@@ -277,9 +274,6 @@ class Ray:
                 ray.kill(place.actor)
         if probe and work is not None and work.checkpoints is not None:
             work.checkpoints.remove([probe])
-
-    def _most(self) -> int:
-        return MOST_STACKED if self.width == "auto" else int(self.width)
 
     def _started(self) -> Work:
         if self._work is None:
