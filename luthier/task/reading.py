@@ -89,6 +89,32 @@ def plain(batch: Any) -> Any:
     return batch
 
 
+def _read_on(
+    begin: Callable[[int], Iterator[Any]], take: Callable[[Iterator[Any]], Any], convert: Convert, steps: int = 0
+) -> Callable[[int], Any]:
+    """A function from a minibatch's number to it, which begins a pass only where it is not read on.
+
+    Args:
+        begin: A pass from a number on.
+        take: The next minibatch of a pass.
+        convert: Puts it where it is trained.
+        steps: Minibatches after which each pass ends; 0 is one pass for all epochs.
+    """
+    following, guard = -1, Guard()
+    iterator: Iterator[Any] = iter(())
+
+    def at(number: int) -> Any:
+        nonlocal following, iterator
+        with guard:
+            if number != following or (steps and number % steps == 0):
+                iterator = begin(number)
+            batch = take(iterator)
+        following = number + 1
+        return convert(plain(batch))
+
+    return at
+
+
 class InMemory:
     """Tensors, moved to their device once.
 
@@ -171,20 +197,12 @@ class Mapped:
 
     def stream(self, size: int, seeds: Seeds, purpose: str) -> Callable[[int], Any]:
         """One pass of the dataset while it is read on; any other step begins a new one there."""
-        following, guard = -1, Guard()
-        iterator: Iterator[Any] = iter(())
 
-        def at(number: int) -> Any:
-            nonlocal following, iterator
-            with guard:
-                if number != following:
-                    order = Order(self._rows(size, seeds, purpose), self.steps(size), number)
-                    iterator = self._read(order, KeyedRows(self._dataset, seeds, purpose), self._workers)
-                batch = next(iterator)
-            following = number + 1
-            return self._convert(plain(batch))
+        def begin(number: int) -> Iterator[Any]:
+            order = Order(self._rows(size, seeds, purpose), self.steps(size), number)
+            return self._read(order, KeyedRows(self._dataset, seeds, purpose), self._workers)
 
-        return at
+        return _read_on(begin, next, self._convert)
 
     def in_order(self, size: int) -> Iterator[Any]:
         """The order of the loader's sampler, or of the rows where that would shuffle."""
@@ -289,22 +307,15 @@ class Streamed:
 
     def stream(self, size: int, seeds: Seeds, purpose: str) -> Callable[[int], Any]:
         """One pass an epoch."""
-        following, guard = -1, Guard()
-        iterator: Iterator[Any] = iter(())
 
-        def at(number: int) -> Any:
-            nonlocal following, iterator
+        def begin(number: int) -> Iterator[Any]:
             epoch, position = divmod(number, self.steps(size))
-            with guard:
-                if number != following or position == 0:
-                    iterator = self._read(size, seeds.key(epoch, purpose))
-                    for _ in range(position):
-                        self._next(iterator)
-                batch = self._next(iterator)
-            following = number + 1
-            return self._convert(plain(batch))
+            iterator = self._read(size, seeds.key(epoch, purpose))
+            for _ in range(position):
+                self._next(iterator)
+            return iterator
 
-        return at
+        return _read_on(begin, self._next, self._convert, self.steps(size))
 
     def in_order(self, size: int) -> Iterator[Any]:
         """One pass."""
