@@ -12,12 +12,13 @@ from luthier.space import Config
 
 
 class Collapse(NamedTuple):
-    """How near a policy is to a single decision.
+    """Distance of a policy from a single decision.
 
     Args:
-        collapsed: Whether it has come there: it will hardly propose anything else, and learns nothing any more.
-        probability: Of drawing the most probable options, all of them.
-        widest: The widest standard deviation of a real number beside them, as a part of its domain's range; 0 if none.
+        collapsed: True if it has got there: it will hardly propose anything else, and no longer learns.
+        probability: Probability of drawing the most probable options, all of them together.
+        widest: Largest standard deviation of a real number among the rest, as a fraction of its domain's range; 0 if
+            there is none.
         config: The decision.
     """
 
@@ -33,13 +34,13 @@ class Collapse(NamedTuple):
 
 
 def collapsed(policy: Policy, params: Params, *, probability: float = 0.95, width: float = 0.02) -> Collapse:
-    """Whether one decision is all that is left of a policy.
+    """Measure whether one decision is all that is left of a policy.
 
     Args:
         policy: The policy.
-        params: Of one policy, not of a stack.
-        probability: The most probable options must be drawn at least as often as this,
-        width: and every real number beside them must deviate by at most this part of its domain's range.
+        params: Parameters of one policy, not of a stack.
+        probability: Least probability with which the most probable options must be drawn.
+        width: Largest standard deviation allowed for each real number, as a fraction of its domain's range.
 
     Examples:
         >>> from luthier.policy import Factorised

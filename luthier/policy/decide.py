@@ -22,7 +22,7 @@ Pick = Callable[[Head, Tensor], Decided]  # outputs (…, count, outputs) -> the
 
 
 class Decisions(NamedTuple):
-    """What a policy has decided, one row a configuration; further axes may stand in front.
+    """Decisions of a policy, one row per configuration; further axes may come first.
 
     Args:
         actions: The decision itself, (count, columns): the index of an option, or a real number before it is
@@ -46,7 +46,7 @@ class Decisions(NamedTuple):
 
 
 class Network(Protocol):
-    """What gives the outputs of one column after another."""
+    """Source of the outputs, one column after another."""
 
     def start(self) -> Memory:
         """The memory before the first decision."""
@@ -70,8 +70,8 @@ class Plan:
     """The names that a policy decides, and how.
 
     Args:
-        space: Of these names alone.
-        heads: One a column.
+        space: Space of these names alone.
+        heads: One head per column.
     """
 
     space: Space
@@ -151,10 +151,10 @@ def run(plan: Plan, network: Network, pick: Pick, seen: list[tuple[Tensor, Tenso
     """All columns in turn.
 
     Args:
-        plan: What is decided.
-        network: What gives the outputs.
-        pick: How a decision comes of them.
-        seen: Gets (outputs, active) of every column.
+        plan: Names to decide.
+        network: Source of the outputs.
+        pick: Function that turns outputs into a decision.
+        seen: List to which (outputs, active) of every column is appended.
     """
     memory = network.start()
     chosen: list[Decided] = []
@@ -198,7 +198,7 @@ def spread(plan: Plan, network: Network, actions: Tensor) -> Tensor:
 
 
 def shares(plan: Plan, network: Network, noise: Tensor) -> dict[str, Mapping[str, object]]:
-    """What each name is decided by, averaged over samples; see :meth:`luthier.policy.Policy.probabilities`."""
+    """Return each name's distribution, averaged over samples; see :meth:`luthier.policy.Policy.probabilities`."""
     seen: list[tuple[Tensor, Tensor]] = []
     with torch.no_grad():
         run(plan, network, sampling(noise, False), seen)

@@ -23,7 +23,7 @@ class Factorised(Policy):
     Args:
         space: The space.
         names: The names to decide; by default all.
-        dtype: Of parameters and decisions.
+        dtype: Floating-point type of parameters and decisions.
 
     Raises:
         MethodError: If a name cannot be decided.

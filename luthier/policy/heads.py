@@ -26,13 +26,13 @@ _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(48)  # for the entropy of 
 
 @dataclass(frozen=True)
 class Head:
-    """How one column of the space is decided.
+    """Rule by which one column of the space is decided.
 
     Args:
-        column: Its place.
+        column: Index of the column.
         label: The hyperparameter, with the element of a vector: ``"lr"``, ``"rates[1]"``.
         codes: The code of each option, each with a logit; none for a Gaussian.
-        smooth: Whether the reward has a derivative by the value: of a Float, not of an Int, which is rounded.
+        smooth: True if the reward has a derivative with respect to the value: for a Float, not for an Int (rounded).
         conditions: (column, options) pairs: active where each of these columns is active with one of those options.
     """
 

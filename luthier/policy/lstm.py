@@ -32,7 +32,7 @@ class LSTM(Policy):
         tanh_constant: C of C tanh(logit / T): no option is ever more than e^2C times as probable as another. None:
             the logits as they are.
         temperature: T.
-        dtype: Of parameters and decisions.
+        dtype: Floating-point type of parameters and decisions.
 
     Raises:
         MethodError: If a name or a setting cannot be.

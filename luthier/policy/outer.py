@@ -35,7 +35,7 @@ def outer_gradient(
         method: ``"none"``, or the function of :mod:`luthier.response` that approximates the response.
         problem: The losses, of a child or of a stack of them; its hyperparameters are the continuous decisions, as
             :meth:`luthier.policy.Policy.values` gives them, constants here.
-        settings: Of that function: ``optimizer=`` and ``steps=`` for ``"unrolled"``, ``damping=`` for ``"implicit"``.
+        settings: Its settings: ``optimizer=`` and ``steps=`` for ``"unrolled"``, ``damping=`` for ``"implicit"``.
 
     Returns:
         ``direct``, ``response`` and ``total``, keyed and shaped as ``hyper``, with diagnostics.
@@ -80,8 +80,8 @@ def by_code(decisions: Decisions, values: Tree, gradient: Tree) -> Tensor:
 
     Args:
         decisions: Decisions whose codes require a gradient: of :meth:`luthier.policy.Policy.rsample`.
-        values: What ``policy.values(decisions)`` gave.
-        gradient: By some or all of these, each shaped as its value.
+        values: Result of ``policy.values(decisions)``.
+        gradient: Gradient with respect to some or all of these, each shaped as its value.
     """
     names = [name for name in values if name in gradient]
     (found,) = torch.autograd.grad(

@@ -30,7 +30,7 @@ class Policy(ABC):
     Args:
         space: The space.
         names: The names to decide; by default all.
-        dtype: Of parameters and decisions.
+        dtype: Floating-point type of parameters and decisions.
 
     Attributes:
         plan: The names that are decided, and how.

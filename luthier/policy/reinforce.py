@@ -35,11 +35,11 @@ def policy_gradient(
 
     Args:
         policy: The policy.
-        params: Where the gradient is taken.
+        params: Parameters at which the gradient is taken.
         actions: Decisions, (count, columns).
         advantages: Reward minus baseline of each, (count,); the baseline must not depend on the decision.
         entropy_weight: τ.
-        weights: Of each decision, (count,); by default 1, and 0 leaves one out.
+        weights: Weight of each decision, (count,); by default 1, and 0 leaves one out.
         pathwise: The derivative of the reward by the codes, (count, columns), which real numbers are to be learnt by:
             then ``advantages`` teach the other decisions alone. Other columns of it are ignored.
 
@@ -78,13 +78,13 @@ class Reinforce:
         lr: Learning rate of Adam.
         baseline: ``"ema"``, the moving average of earlier rewards (the first update uses the mean of the other rewards
             beside each), or ``"none"``.
-        baseline_decay: Of that average, at each update.
+        baseline_decay: Decay of that average at each update.
         normalise: Divide advantages by the standard deviation of rewards around the baseline, over all updates so far:
             their scale does not matter then, and the entropy bonus keeps its weight while a policy narrows.
         entropy_weight: τ of the entropy bonus, in units of the advantages.
         clip: Largest norm of the gradient, or None.
-        beta1: Of Adam.
-        beta2: Of Adam.
+        beta1: Adam's decay of the first moment.
+        beta2: Adam's decay of the second moment.
 
     Raises:
         MethodError: If a setting is out of range.
@@ -127,14 +127,14 @@ class Reinforce:
         *,
         pathwise: Tensor | None = None,
     ) -> tuple[State, dict[str, Tensor]]:
-        """One step uphill.
+        """Take one step uphill.
 
         Args:
             policy: The policy.
             state: The learner's state; it is not changed.
             actions: Decisions, (count, columns), of a stack (members, count, columns).
-            rewards: Of each, (count,), higher is better; what is not finite is left out.
-            pathwise: As in :func:`policy_gradient`: in units of the rewards, and so divided by the same scale.
+            rewards: Reward of each, (count,), higher is better; rewards that are not finite are left out.
+            pathwise: See :func:`policy_gradient`; in units of the rewards, and so divided by the same scale.
 
         Returns:
             The next state, and facts, each one number (of a stack (members,)): ``reward`` (mean), ``baseline``,
