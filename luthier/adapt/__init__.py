@@ -39,7 +39,7 @@ def __dir__() -> list[str]:
 
 @runtime_checkable
 class Adapter(Protocol):
-    """What happens in a training beside the descent of the weights.
+    """The part of training that goes beyond the descent of the weights.
 
     A state is a dict of ``params``, ``buffers``, ``opt`` (optimizer), ``t`` (steps done), ``key`` (noise), ``hyper``
     (dynamic hyperparameters) and ``own`` (the adapter's). Every tensor in it has the members axis first, and members
@@ -51,7 +51,7 @@ class Adapter(Protocol):
     - ``traceable = False``: the step branches on values, and is never traced.
     - ``shares_weights = True``: it trains all options of the model's choices in one network, a program of
       ``TorchTask.sharing()``; what is measured then is called ``shared_loss`` and so on.
-    - ``phase(tag) -> Adapter``: what trains a job, by the tag that the proposer gave it.
+    - ``phase(tag) -> Adapter``: the adapter that trains a job, by the tag that the proposer gave it.
     - ``proposer``: the proposer that it comes with where it is given alone, by a method's name or ``"module:class"``.
     """
 
@@ -62,7 +62,7 @@ class Adapter(Protocol):
 
     @property
     def needs_valid(self) -> bool:
-        """Whether a step takes a minibatch of the validation split too."""
+        """True if a step takes a minibatch of the validation split too."""
         ...
 
     def init(
@@ -75,8 +75,8 @@ class Adapter(Protocol):
             config: The member's configuration.
             key: The member's randomness, in [0, 2**62).
             parent: The state to continue from.
-            overwrite: Of a continuation: the hyperparameters whose value differs from the parent's, which are
-                replaced, and the key with them; every other tensor is kept.
+            overwrite: Hyperparameters of a continuation whose value differs from the parent's; they are replaced, and
+                the key with them; every other tensor is kept.
         """
         ...
 

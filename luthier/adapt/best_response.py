@@ -23,16 +23,16 @@ AT_ONCE = 64  # configurations whose networks are evaluated as one stack
 
 @final
 class BestResponse:
-    """What :meth:`luthier.Study.response` returns: a trained hypernetwork, to be asked for any configuration.
+    """Result of :meth:`luthier.Study.response`: a trained hypernetwork, to be asked for any configuration.
 
     A configuration names the hyperparameters that the hypernetwork knows; those left out are as they were at the end of
     the training. Other names of the space may be there, and change nothing.
 
     Attributes:
-        structure: Of the hypernetwork, a row of `luthier.adapt.structures`: what ``"auto"`` has chosen.
+        structure: Structure of the hypernetwork, a row of `luthier.adapt.structures`; the choice that ``"auto"`` made.
         config: The configuration at the end of the training.
         names: The hyperparameters to which the weights respond.
-        numbers: Of the hypernetwork, those of the network itself included.
+        numbers: Parameter count of the hypernetwork, including that of the network itself.
 
     Examples:
         >>> import luthier as lt

@@ -66,7 +66,7 @@ class Bilevel:
             of ``luthier.optim`` with a learning rate of its own.
         warmup: Epochs before the first outer step. Its hypergradients are computed, and shown, all the same.
         names: The hyperparameters to move; None is every one that can be.
-        objective: What is minimised on the validation split: ``"loss"``, or a metric of the task that can be
+        objective: Quantity minimised on the validation split: ``"loss"``, or a metric of the task that can be
             differentiated. It must not read the hyperparameters itself.
         batches: The last so many minibatches give the derivatives of the training loss; ``unrolled`` uses all.
         settings: Further settings of the response, by name.
@@ -152,14 +152,14 @@ class Bilevel:
         return state, metrics
 
     def hyperparameters(self, state: State) -> dict[str, Any]:
-        """What is moved, (members,) or (members, d) each."""
+        """Return the hyperparameters that are moved, (members,) or (members, d) each."""
         return {name: state["hyper"][name] for name in state["own"]["bilevel"]["hypergradient"]}
 
     def _domains(self, task: Program, state: State) -> dict[str, Float]:
-        """The domains of what is moved.
+        """Return the domains of the hyperparameters that are moved.
 
         Raises:
-            MethodError: As :meth:`init`.
+            MethodError: Under the conditions of :meth:`init`.
         """
         unrolled = self.response == "unrolled"
         if unrolled and isinstance(task.optimizer, Stock):

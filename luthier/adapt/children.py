@@ -25,11 +25,11 @@ MINIMUM = "way to the minimum"  # beside the hyperparameters: how far the weight
 
 
 class Verdict(NamedTuple):
-    """What a child is worth: its reward is ``direct + response``.
+    """Assessment of a child: its reward is ``direct + response``.
 
     Args:
         direct: Minus the validation loss at the shared weights as they were, ().
-        response: What the child's own training adds to it, as it is estimated, ().
+        response: Estimated contribution of the child's own training, ().
         slopes: The derivative of the reward by the real numbers that were decided, (1,) or (1, d) each.
         losses: The training loss of each of its steps, (steps,).
     """
@@ -47,8 +47,8 @@ class Problem(NamedTuple):
         task: The step.
         state: The child's own part of the shared state, a stack of one; ``hyper`` holds its active names alone.
         floats: The real numbers that were decided and are to have slopes.
-        batches: One minibatch a step.
-        valid: What it is judged on.
+        batches: One minibatch per step.
+        valid: Validation minibatch that it is judged on.
     """
 
     task: Program
@@ -94,12 +94,13 @@ def judge(problem: Problem, response: Response, settings: Mapping[str, Any]) -> 
 
     Args:
         problem: The child.
-        response: How its training counts. With w the shared weights, w' the same after the child's own steps, and L
-            its validation loss, the reward is under ``"none"`` -L(w): not at all; under ``"unrolled"`` -L(w'), with
-            slopes back through the steps; under ``"identity"`` -L(w') too, the gradients of the steps taken as
-            constants for the slopes, so that no second derivative is needed; under ``"implicit"``
-            -L(w) - ∇L(w)·(w* - w), w* being where a Newton step from w leads, by conjugate gradients.
-        settings: Of ``luthier.response.implicit``.
+        response: The effect of its training on the reward. With w the shared weights, w' the same after the child's
+            own steps, and L its validation loss, the reward is: under ``"none"``, -L(w), no effect at all; under
+            ``"unrolled"``, -L(w'), with slopes back through the steps; under ``"identity"``, -L(w') too, the gradients
+            of the steps taken as constants for the slopes, so that no second derivative is needed; under
+            ``"implicit"``, -L(w) - ∇L(w)·(w* - w), where w* is the result of a Newton step from w, by conjugate
+            gradients.
+        settings: Settings of ``luthier.response.implicit``.
 
     Returns:
         The part after its steps, and the verdict.
@@ -148,7 +149,7 @@ def _train(problem: Problem, names: Sequence[str]) -> tuple[State, Tensor, Tenso
 
 
 def ruined(problem: Problem, after: State, losses: Tensor, guard: float) -> bool:
-    """Whether the child's steps have raised the loss of its first minibatch by more than ``guard``, or to no number."""
+    """True if the child's steps raised its first minibatch's loss by more than ``guard``, or to infinity or NaN."""
     state = problem.state
     noise = Noise(state["key"], state["t"])
     with torch.no_grad():

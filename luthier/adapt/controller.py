@@ -61,7 +61,7 @@ def decided(state: State) -> dict[str, Any]:
 
 
 def hyper_of(task: Program, policy: Policy, state: State, config: Config) -> Tensors:
-    """What a child trains with: what it has decided, and what is not the controller's to decide."""
+    """Hyperparameters a child trains with: those decided for it, and those that are not the controller's to decide."""
     fixed = {name: value for name, value in state["hyper"].items() if name not in policy.space}
     return {**fixed, **task.hyper(config)}
 
@@ -102,7 +102,7 @@ def norm_of(policy: Policy, learner: Any, actions: Tensor, rewards: Tensor, path
 
 
 def shown(policy: Policy, params: Tensors, noise: Noise) -> dict[str, float]:
-    """What each name is decided by: ``policy.<name>=<option>`` and ``policy.<name>.mean``, ``.low``, ``.high``."""
+    """The distribution of each name: ``policy.<name>=<option>`` and ``policy.<name>.mean``, ``.low``, ``.high``."""
     shown: dict[str, float] = {}
     facts: Any = policy.probabilities(params, noise.uniform(1, (SHOWN, policy.columns), dtype=policy.dtype)[0])
     for name, told in facts.items():

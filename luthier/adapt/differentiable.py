@@ -22,8 +22,8 @@ class InnerTraining:
 
     Args:
         task: The step that is trained.
-        state: Gives everything but the weights and the hyperparameters that are differentiated.
-        objective: What the validation loss is.
+        state: Source of everything but the weights and the hyperparameters that are differentiated.
+        objective: Name of the validation loss.
         decay: Add the penalty whose gradient the optimizer adds, so that its minimum is that of the loss.
 
     Attributes:

@@ -28,7 +28,7 @@ class Draw:
     Args:
         policy: The controller of the search: ``"lstm"`` or ``"factorised"``.
         decide: The names that it decides; None is all that can be.
-        trains: Whether children of the search trained.
+        trains: True if children of the search trained.
     """
 
     policy: str
@@ -77,5 +77,5 @@ class Draw:
         return put_back(state, {**part, "buffers": buffers, "t": part["t"] + 1}), losses
 
     def hyperparameters(self, state: State) -> dict[str, Any]:
-        """What was drawn, (members,) each."""
+        """Return the hyperparameters that were drawn, (members,) each."""
         return decided(state)

@@ -37,7 +37,7 @@ def apart(domains: Domains, points: Tensor) -> dict[str, Tensor]:
 
 
 def together(parts: Mapping[str, Tensor]) -> Tensor:
-    """What :func:`apart` has taken apart, (members, numbers)."""
+    """Join the parts that :func:`apart` has separated, (members, numbers)."""
     return torch.cat([part.reshape(len(part), -1) for part in parts.values()], dim=1)
 
 
@@ -57,7 +57,7 @@ def around(domains: Domains, place: Tensor, width: Tensor | float, noise: Tensor
     """``place`` + ``width`` · ``noise``, held within the bounds, (members, samples, numbers).
 
     Args:
-        domains: Of the hyperparameters.
+        domains: Domains of the hyperparameters.
         place: (members, numbers).
         width: One for all, or (members, numbers).
         noise: (members, samples, numbers).

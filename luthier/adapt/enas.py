@@ -57,17 +57,17 @@ class Enas:
     ranks children when the search has ended, and trains the best from scratch.
 
     Args:
-        response: As above.
+        response: Row of the table above.
         decide: The names that are decided; by default all that can be. Others stay as the proposer has set them.
         policy: ``"lstm"``, where each decision knows those before it, or ``"factorised"``.
-        learner: How the controller learns; None leaves it as it starts: uniform sampling, a random search over shared
+        learner: Learner of the controller; None leaves it as it starts: uniform sampling, a random search over shared
             weights.
-        samples: Children of one step of the controller.
-        steps: Minibatches that each of them trains.
+        samples: Number of children in one step of the controller.
+        steps: Number of minibatches on which each of them trains.
         warmup: Epochs before the controller moves.
-        guard: Of a child whose steps raise the loss of its first minibatch by more than this, they are undone: one bad
-            learning rate must not ruin the weights of all. It is still told what they led to.
-        iterations: Of conjugate gradients, under ``"implicit"``.
+        guard: Largest rise of the loss of a child's first minibatch. The steps of a child that exceeds it are undone:
+            one bad learning rate must not ruin the weights of all. The controller still learns what they led to.
+        iterations: Number of iterations of conjugate gradients, under ``"implicit"``.
         damping: Added to the Hessian, under ``"implicit"``.
 
     Raises:
@@ -111,7 +111,7 @@ class Enas:
         return self.samples * self.steps
 
     def phase(self, tag: Mapping[str, Any]) -> Any:
-        """What trains a job: the search, a child that is drawn from it, or plain training from scratch."""
+        """Return the adapter that trains a job: the search, a child drawn from it, or plain training from scratch."""
         phases = {"search": self, "draw": Draw(self.policy, self.decide, self._pathwise), "train": Plain()}
         return phases[tag.get("phase", "search")]
 
@@ -191,7 +191,7 @@ class Enas:
         return {**state, "hyper": hyper, "own": {**state["own"], **own}}, {**metrics, **own["told"]}
 
     def _told(self, task: Program, policy: Policy, learner: Any, noise: Noise, norms: Tensors | None = None) -> Tensors:
-        """What is told of the controller from time to time, () each."""
+        """Return the facts reported about the controller from time to time, () each."""
         known = all(bool(x.isfinite().all()) for x in learner["params"].values())
         gone = known and collapsed(policy, learner["params"]).collapsed
         told = norms or dict.fromkeys(("gradient_direct", "gradient_response"), torch.zeros(()))

@@ -46,8 +46,8 @@ class Hypernet:
         names: The hyperparameters to move; None is every one that can be.
         mode: ``"local"``: λ is drawn around λ̂ (the paper's second algorithm). ``"global"``: λ is drawn from the whole
             space (its first), for `luthier.Study.response`; ``warmup`` should then be most of the training.
-        structure: Of the hypernetwork, a row of `luthier.adapt.structures`; ``"auto"`` chooses by size, and the
-            response says which.
+        structure: Structure of the hypernetwork, a row of `luthier.adapt.structures`; ``"auto"`` chooses by size, and
+            the response says which.
         samples: Draws of λ a step, each with the whole minibatch; an even number comes in pairs of opposite sign.
         scale: Width of the draws at first. 0 is the simplified local form, λ = λ̂, which needs ``centred=False`` and
             learns from the way of λ̂ alone.
@@ -57,9 +57,9 @@ class Hypernet:
         warmup: Epochs before the hyperparameters begin to move.
         inner_steps: Steps of φ, each on a minibatch, between two moves of the hyperparameters.
         outer_lr: Learning rate of the moves, which are Adam's.
-        objective: What is minimised on the validation split: ``"loss"``, or a metric of the task that can be
+        objective: Quantity minimised on the validation split: ``"loss"``, or a metric of the task that can be
             differentiated. It must not read the hyperparameters itself.
-        rank: Of ``structure="low_rank"``.
+        rank: Rank of ``structure="low_rank"``.
         hidden: Units of ``structure="mlp"``.
 
     Raises:
@@ -155,7 +155,7 @@ class Hypernet:
         return {name: state["hyper"][name] for name in _own(state)["free"]}
 
     def response(self, task: Program, config: Config, state: State) -> BestResponse:
-        """What a training, a stack of one, has learnt: weights for any hyperparameters."""
+        """Return the response learnt by a training run, a stack of one: weights for any hyperparameters."""
         domains, (base, response) = self._domains(task, state), self._phi(state)
         place = self._place(domains, state)
 
@@ -303,7 +303,7 @@ class Hypernet:
         return draws.together({name: _own(state)["free"][name] for name in domains})
 
     def _drawn(self, domains: draws.Domains, state: State, place: Tensor) -> Tensor:
-        """Where φ is trained, (members, samples, n)."""
+        """Return the points at which φ is trained, (members, samples, n)."""
         if self.mode == "global":
             uniform = draws.noise(state, INNER, self.samples, place.shape[1], uniform=True)
             return draws.everywhere(domains, uniform)
@@ -329,7 +329,7 @@ class Hypernet:
         return structure.weights(base, response, self._input(domains, points, place.unsqueeze(1)))
 
     def _input(self, domains: draws.Domains, points: Tensor, place: Tensor) -> Tensor:
-        """What the hypernetwork reads."""
+        """Return the hypernetwork's input."""
         if self.centred and self.mode == "local":
             return points - place
         low, high = draws.bounds(domains, points)

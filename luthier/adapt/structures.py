@@ -173,7 +173,7 @@ def choose(params: Tensors, count: int, *, everywhere: bool) -> str:
     Args:
         params: The network's weights.
         count: Hyperparameters, each element of a vector one.
-        everywhere: Whether the response is learnt over the whole range, where it is not linear.
+        everywhere: True if the response is learnt over the whole range, where it is not linear.
 
     Raises:
         MethodError: If none can learn so many.
