@@ -28,7 +28,7 @@ class Check:
     """A hypergradient beside its finite differences.
 
     Args:
-        result: What the method returned.
+        result: Hypergradient returned by the method.
         expected: Finite differences, (coordinates,).
         found: The method's total at the same coordinates, (coordinates,).
         coordinates: Their positions in the hyperparameters laid end to end.

@@ -30,15 +30,15 @@ def exact(
     Args:
         problem: The problem.
         damping: δ of H + δI.
-        products: As in `implicit`.
-        radius: As in `implicit`.
+        products: See `implicit`.
+        radius: See `implicit`.
 
     Returns:
         The hypergradient; `negative_curvature` says whether the Hessian is not positive definite.
 
     Raises:
-        MethodError: Too many weights, or a singular Hessian; and as `implicit`.
-        NonFiniteError: As `implicit`.
+        MethodError: Too many weights, a singular Hessian, or any reason of `implicit`.
+        NonFiniteError: The result is NaN or infinite.
     """
     damping = checked("damping", damping, real(0), where="exact")
     losses = Losses(problem)

@@ -14,7 +14,7 @@ from luthier.response.result import Loss, Tree
 
 
 class Functional(NamedTuple):
-    """What `functional` returns: the weights by name, and the two losses to hand on."""
+    """Result of `functional`: the weights by name, and the two losses to pass on."""
 
     params: Tree
     train_loss: Loss

@@ -43,7 +43,7 @@ def implicit(
         tolerance: Conjugate gradients end at this relative residual.
         alpha: Step of the Neumann series, below 2/λ_max; "auto": 1/λ_max by power iteration.
         power_iterations: Products spent on "auto".
-        products: How H and M are multiplied with: "double_backward", "finite_difference", or "auto", the second where
+        products: Kind of products with H and M: "double_backward", "finite_difference", or "auto", the second where
             a module has no second derivative, with a warning.
         radius: Distance of the finite difference, None: by the precision.
 
@@ -114,15 +114,15 @@ def identity(
     Args:
         problem: The problem.
         alpha: The learning rate of the training; it scales the response term only.
-        products: As in `implicit`.
-        radius: As in `implicit`.
+        products: See `implicit`.
+        radius: See `implicit`.
 
     Returns:
         The hypergradient; its direction is what counts.
 
     Raises:
-        MethodError: As `implicit`.
-        NonFiniteError: As `implicit`.
+        MethodError: A hyperparameter has no response (a learning rate), or an argument is wrong.
+        NonFiniteError: The result is NaN or infinite.
 
     References:
         Luketina, Berglund, Greff & Raiko, Scalable gradient-based tuning of continuous regularization
@@ -153,8 +153,8 @@ def finite_difference(
         The hypergradient; its direction is what counts.
 
     Raises:
-        MethodError: As `implicit`.
-        NonFiniteError: As `implicit`.
+        MethodError: A hyperparameter has no response (a learning rate), or an argument is wrong.
+        NonFiniteError: The result is NaN or infinite.
 
     References:
         Liu, Simonyan & Yang, DARTS: differentiable architecture search, ICLR 2019, eq. 8.

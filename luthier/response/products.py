@@ -162,15 +162,15 @@ def check_mode(mode: str, radius: float | None, where: str = "response") -> None
 
 
 def lacks_second_derivative(error: RuntimeError) -> bool:
-    """Whether the error is PyTorch's about an operation without a second derivative."""
+    """True if the error is PyTorch's about an operation without a second derivative."""
     return _MISSING.search(str(error)) is not None
 
 
 def cut_off(grads: Sequence[Tensor]) -> bool:
-    """Whether a function marked with once_differentiable is in the gradients' graph.
+    """True if a function marked with once_differentiable is in the gradients' graph.
 
     Its node would raise only when it is reached; as nothing lies behind it autograd.grad never goes there, and the
-    function's second derivative would count as zero without a word.
+    function's second derivative would silently count as zero.
     """
     todo = [g.grad_fn for g in grads if g.grad_fn is not None]
     seen = set(todo)

@@ -1,4 +1,4 @@
-"""What a hypergradient method returns, and how it complains."""
+"""The result of a hypergradient method, and its errors."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ class Hypergradient:
         direct: The part through the validation loss itself, ∂L_V/∂λ.
         response: The part through the weights, (dw/dλ)ᵀ ∂L_V/∂w.
         valid_loss: The validation loss at the weights used.
-        gradient_norm: ‖∂L_V/∂w‖, what the response is multiplied with.
+        gradient_norm: ‖∂L_V/∂w‖, the norm of the vector that the response is multiplied with.
         inner_gradient_norm: ‖∂L_T/∂w‖ at the weights used (`unrolled`: at the last step). The implicit methods assume
             it is zero; where it is not the result has an error that no number of iterations removes.
         iterations: Products with the Hessian that the solver used (`unrolled`: steps that were differentiated).
         residual: ‖v - (H + damping I) q‖ / ‖v‖ of the linear system that was solved: 0 is solved, 1 is nothing done.
             For the Neumann series the residual before its last term. None where the method has no such system.
-        negative_curvature: Whether a direction with negative curvature was met: the weights are not at a minimum.
+        negative_curvature: True if a direction with negative curvature was met: the weights are not at a minimum.
         alpha: The step of the Neumann series or of `identity`.
         adjoint_growth: `unrolled` alone: norm of the gradient by the weights after the first step over that after the
             last step. Much greater than 1 is an exploding unroll, 0 a forgotten beginning.
-        finite: Whether the member's hypergradient is finite; where it is not, its entries are NaN. One training that
-            is not finite raises instead.
+        finite: True if the member's hypergradient is finite; where it is not, its entries are NaN. A single training
+            run that is not finite raises instead.
         params: `unrolled` alone: the weights after the last step.
         state: `unrolled` alone: the optimizer's state after the last step, to be handed to the next window.
     """

@@ -29,7 +29,7 @@ Memory = Literal["graph", "checkpoint", "trajectory"]
 
 @dataclass
 class Point:
-    """Where a training is: weights, the optimizer's state (both constants), and torch's generators before the step."""
+    """A point of training: weights, the optimizer's state (both constants), and torch's generators before the step."""
 
     params: list[Tensor]
     state: Any

@@ -42,11 +42,11 @@ def unrolled(
             (``hyper={"lr": …}``); any `FunctionalOptimizer`; or (params, hyper) -> torch.optim optimizer.
         state: The optimizer's state before the first step (the last result's `state`); None: fresh.
         steps: Steps K; None: as many as there are minibatches.
-        truncate: Differentiate through the last so many steps only.
-        memory: What is kept for the way back: "graph" all graphs; "trajectory" the weights of every step, one graph
+        truncate: Number of last steps to differentiate through; None is all.
+        memory: Data kept for the backward pass: "graph" all graphs; "trajectory" the weights of every step, one graph
             rebuilt at a time; "checkpoint" the weights of every √K-th step, √K graphs rebuilt at a time.
-        products: As in `implicit`.
-        radius: As in `implicit`.
+        products: See `implicit`.
+        radius: See `implicit`.
 
     Returns:
         The hypergradient, with `params` and `state` at the end of the steps.
