@@ -36,8 +36,8 @@ class _Memory:
     """The distribution after all results so far.
 
     Args:
-        optimizer: Of the package.
-        generation: How often it has been told.
+        optimizer: The package's optimizer.
+        generation: Number of times it has been told.
         told: Points of this generation and their values.
         drawn: The generation and the point of each running job of this method.
     """

@@ -29,9 +29,9 @@ class Report(Callback):
     together.
 
     Args:
-        trial: What ``f(config, trial)`` was given; None in a process that has none.
+        trial: The trial passed to ``f(config, trial)``; None in a process that has none.
         monitor: The metric that must be among the logged ones, ``"val_loss"``; make it the study's ``metric=``.
-        unit: What a step is: an epoch, or a step of the optimizer, where an epoch is validated several times.
+        unit: Unit of a step: an epoch, or an optimizer step where an epoch is validated several times.
 
     Raises:
         TaskError: At the first validation, if ``monitor`` was not logged.

@@ -28,9 +28,9 @@ class Report(TrainerCallback):
     ``lt.execute.Group`` all processes end together.
 
     Args:
-        trial: What ``f(config, trial)`` was given.
+        trial: The trial passed to ``f(config, trial)``.
         monitor: The metric that must be among the evaluated ones; make it the study's ``metric=``.
-        unit: What a step is: a step of the optimizer, or an epoch.
+        unit: Unit of a step: an optimizer step, or an epoch.
 
     Raises:
         TaskError: At the first evaluation, if ``monitor`` is not among its metrics.

@@ -26,7 +26,7 @@ def render(history: History, info: StudyInfo) -> str:
 
     Args:
         history: The study's history; only read.
-        info: What the history does not hold.
+        info: Facts that the history does not hold.
 
     Returns:
         A whole HTML document of about 5 MB, most of it Plotly's script.
@@ -41,7 +41,7 @@ def write(history: History, info: StudyInfo, path: str | Path) -> Path:
 
     Args:
         history: The study's history; only read.
-        info: What the history does not hold.
+        info: Facts that the history does not hold.
         path: The file; its folder is made where it does not exist.
 
     Returns:

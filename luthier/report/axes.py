@@ -22,7 +22,7 @@ class Axis:
 
     Args:
         name: The hyperparameter.
-        title: What the axis is called; differs from ``name`` for vectors.
+        title: Title of the axis; differs from ``name`` for vectors.
         values: One value a configuration, (n,); options as their positions, NaN where inactive.
         low: Lower end of the domain.
         high: Upper end.
@@ -128,7 +128,7 @@ def _place(domain: Choice, value: Any) -> float:
 
 
 def activity(space: Space, configs: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Where each hyperparameter is active, name -> (n,) bool."""
+    """Masks of where each hyperparameter is active, name -> (n,) bool."""
     return {name: np.array([name in config for config in configs], dtype=bool) for name in space.names}
 
 

@@ -17,14 +17,14 @@ COLOURS = 8  # that the style sheet cycles through
 
 
 def write(name: str, runs: Sequence[Run], total: int, path: str | Path, level: float | None = None) -> Path:
-    """Write the page of a comparison; its absolute path.
+    """Write the page of a comparison and return its absolute path.
 
     Args:
-        name: Of the comparison.
+        name: Name of the comparison.
         runs: One for each method and seed.
         total: Training steps that each could spend.
         path: The file.
-        level: What the columns "to the level" count to; by default what every method reached in half of its seeds.
+        level: Value that the columns "to the level" count to; by default what every method reached in half its seeds.
 
     Raises:
         StudyError: If the file cannot be written.

@@ -17,7 +17,7 @@ CYCLE = 8  # colours of options
 
 
 def decisions(known: Facts) -> Section | None:
-    """How a controller came to its decisions; None where there was none."""
+    """Section on how a controller came to its decisions; None if there was no controller."""
     reports = _search(known)
     if not reports:
         return None

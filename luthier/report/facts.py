@@ -26,9 +26,9 @@ class Facts:
         status: Status code of each job, (jobs,).
         finished: Numbers of the jobs that ended well with a finite objective, in order of arrival.
         best: Number of the best of them, or None.
-        front: Of several objectives, the jobs that no other dominates, best by the first objective first; else ().
+        front: With several objectives, the jobs that no other dominates, best by the first objective first; else ().
         continued: True where some job continues another.
-        noun: What one row is called: "trial", or "job" where a trial is a chain of them.
+        noun: Name for one row: "trial", or "job" where a trial is a chain of jobs.
     """
 
     history: History

@@ -1,4 +1,4 @@
-"""What all figures share: a Plotly figure as plain data, its axes, colours by name, thinning and ranges.
+"""Parts shared by all figures: a Plotly figure as plain data, its axes, colours by name, thinning and ranges.
 
 Colours are tokens ("@best", "@ink") that the page's script replaces by the style sheet's, so that light and dark
 themes come from one place.
@@ -37,8 +37,8 @@ class Figure:
     Args:
         spec: ``data`` and ``layout`` as Plotly takes them, or what the parallel-coordinates script takes.
         height: Height in CSS pixels; the width is the page's.
-        caption: One sentence: what is to be seen and how to read it; "" where the section says it.
-        alt: What a screen reader says.
+        caption: One sentence on what the figure shows and how to read it; "" where the section says it.
+        alt: Text for screen readers.
         kind: The script that draws it.
     """
 
@@ -151,7 +151,7 @@ def value_axis(title: str, values: np.ndarray, mode: str | None, share: float = 
 
     Args:
         title: The axis title.
-        values: What is drawn, any shape; NaN and infinity are left out.
+        values: The values drawn, any shape; NaN and infinity are left out.
         mode: ``"min"``, ``"max"``, or None where the direction is not known.
         share: The part of the values, from the best, that must fill a third of the axis or more.
 

@@ -1,4 +1,4 @@
-"""Which hyperparameters the objective depends on: a random forest with permutation importance (Breiman 2001).
+"""Importance of hyperparameters to the objective: a random forest, permutation importance (Breiman 2001).
 
 The forest learns the rank of the objective from the encoded configurations (ranks, so that a few wild values do not
 decide; a diverged trial ranks last). Trials that the forest did not see are then predicted twice, the second time with
@@ -62,7 +62,7 @@ def importance(history: History, seed: int = 0) -> Importance | None:
     Args:
         history: The study. Finished and diverged jobs are used; where jobs have trained for unequal numbers of steps,
             the steps are one more input of the forest, so that age is not taken for merit.
-        seed: Of the forests, the folds and the shuffles.
+        seed: Seed for the forests, the folds and the shuffles.
 
     Returns:
         None where fewer than 5 jobs have finished, or where all have the same objective.

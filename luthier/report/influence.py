@@ -1,4 +1,4 @@
-"""How the objective depends on the hyperparameters: importance, slices, parallel coordinates."""
+"""Influence of the hyperparameters on the objective: importance, slices, parallel coordinates."""
 
 from __future__ import annotations
 

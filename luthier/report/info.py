@@ -1,4 +1,4 @@
-"""What a report is told beside the history: the study's name, its settings, its test metrics, what a sampler drew."""
+"""Facts for a report beyond the history: the study's name, settings and test metrics, and a sampler's draws."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """What a generative sampler has drawn in a study, and what one that is fitted to all its results would draw.
+    """Draws of a generative sampler in a study, and draws of one that is fitted to all its results.
 
     Args:
         initial: Jobs that the method named before it had a sampler.
         drawn: Jobs that it drew from one.
-        missing: Why no sampler could be fitted; "" where one was, and only then the rest has a meaning.
+        missing: The reason that no sampler could be fitted; "" if one was, and only then is the rest meaningful.
         configs: Configurations drawn from the fitted sampler.
-        predicted: What its surrogate expects of them, in the user's units and direction, (configs,).
-        untrained: The same of configurations drawn from the sampler before it has learnt anything.
-        random: The same of configurations drawn at random.
+        predicted: Its surrogate's predictions for them, in the user's units and direction, (configs,).
+        untrained: The same for configurations drawn from the sampler before it has learnt anything.
+        random: The same for configurations drawn at random.
         beta: The exponent of its target R^beta / Z.
-        leaves: How many configurations it tells apart.
+        leaves: Number of configurations that it tells apart.
         rmse: Held-out error of the surrogate, in the user's units.
         losses: Loss at each gradient step of the sampler's training; None where it is exact and was not trained.
     """
@@ -56,7 +56,7 @@ class StudyInfo:
         test_metrics: Metrics of the best configuration on the test split, in the user's own units and direction,
             or None where the test split was not read.
         export: The shell command that writes every trial to a file; None gives ``luthier export NAME``.
-        samples: Of a method that draws from a generative sampler; None of all others.
+        samples: Samples of a method that draws from a generative sampler; None for all others.
 
     Examples:
         >>> StudyInfo("digits", {"method": "random", "seed": 0}).name

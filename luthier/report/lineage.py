@@ -1,4 +1,4 @@
-"""Which job continued which: one row a population member or surviving trial, steps from left to right."""
+"""Lineage of jobs that continue each other: one row per population member or surviving trial, steps rightwards."""
 
 from __future__ import annotations
 

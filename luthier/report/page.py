@@ -33,9 +33,9 @@ def sections(
 
     Args:
         history: The study's history.
-        info: What it does not hold.
-        judge: What finds the importance of hyperparameters, by far the dearest part of a page: a live page does it
-            more rarely than the rest.
+        info: Facts that the history does not hold.
+        judge: Computes the importance of hyperparameters, by far the costliest part of a page: a live page does it
+            less often than the rest.
     """
     known, found = facts(history), judge(history)
     order = found.names if found else history.space.names
@@ -68,7 +68,7 @@ def document(title: str, top: str, parts: Sequence[Section], footer: str) -> str
     """One HTML file that needs nothing else.
 
     Args:
-        title: Of the window.
+        title: Title of the window.
         top: The page's header, HTML.
         parts: Its sections.
         footer: HTML.

@@ -1,4 +1,4 @@
-"""What a generative sampler drew: metrics as violins, the loss of its training, and where its samples fall."""
+"""Draws of a generative sampler: metrics as violins, its training loss, and the places where its samples fall."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ Group = tuple[str, np.ndarray, str]
 
 
 def sampler_section(known: Facts, found: Samples | None, order: list[str]) -> Section | None:
-    """What a sampler drew and what it would draw; None where the method has none, or nothing was proposed.
+    """Section on what a sampler drew and would draw; None if the method has no sampler or nothing was proposed.
 
     Args:
         known: The study.
-        found: What was drawn and predicted.
+        found: The sampler's draws and predictions.
         order: Names of the hyperparameters, the most important first.
     """
     if found is None or not len(known.history):
@@ -60,7 +60,7 @@ def sampler_section(known: Facts, found: Samples | None, order: list[str]) -> Se
 
 
 def _words(known: Facts, found: Samples) -> str:
-    """What was measured and what is predicted, HTML."""
+    """Explain what was measured and what is predicted, as HTML."""
     measured = (
         f"<strong>Measured:</strong> the finished ones of the {plural(len(found.initial), known.noun)} with which the "
         f"method began, spread evenly over the space, and of the {len(found.drawn):,} that it then proposed."
@@ -170,7 +170,7 @@ def _loss(found: Samples) -> list[Any]:
 
 
 def _map(known: Facts, found: Samples, order: list[str]) -> list[Any]:
-    """Where samples fall: each two of the most important columns, or one column and the objective."""
+    """Maps of where samples fall: each pair of the most important columns, or one column and the objective."""
     rows = thin_ranked(known.ranked(), MARKS)[::-1]  # the best last: on top
     dots = list(found.configs[:DOTS])
     place = {name: i for i, name in enumerate(order)}

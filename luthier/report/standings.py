@@ -1,4 +1,4 @@
-"""What several studies of one task say beside each other: final values, ranks, curves, the way to a level."""
+"""Standings of several studies of one task: final values, ranks, curves, and the cost of reaching a level."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Standing:
-    """What a method reached over all seeds. Values are in the user's own units and direction.
+    """Results of a method over all seeds. Values are in the user's own units and direction.
 
     Args:
         label: The method.

@@ -23,7 +23,7 @@ KINDS = 12  # different failures that are listed
 
 
 def failures(known: Facts) -> Section | None:
-    """How often each failure happened, with the first job that met it; None where nothing failed."""
+    """Count of each failure, with the first job that met it; None if nothing failed."""
     counts: Counter[str] = Counter()
     first: dict[str, int] = {}
     for n in np.flatnonzero(np.isin(known.status, [FAILED, DIVERGED])).tolist():

@@ -1,4 +1,4 @@
-"""How a sampler of Optuna's is asked for jobs: the mirror of a history, and one question to it."""
+"""Ask a sampler of Optuna's for jobs: the mirror of a history, and one question to it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SUGGESTED = "tpe:relative_params:"
 
 @dataclass(frozen=True)
 class Asker:
-    """What asks a sampler.
+    """Asks an Optuna sampler for jobs.
 
     Args:
         method: The proposer's settings, to tell its cache from others.
@@ -117,7 +117,7 @@ class _Reflection:
         return jobs
 
     def _ask(self, number: int) -> tuple[Config, dict[str, Any]]:
-        """What the sampler draws for a job, as the last running trial of the mirror; and all that it notes."""
+        """Draw a job by the sampler, as the last running trial of the mirror; return it and all that it notes."""
         rng, before = self._seeds.rng(number, "propose"), self._mirror.noted
         try:
             config, silent = self._suggested(int(rng.integers(2**31)))
@@ -139,7 +139,7 @@ class _Reflection:
         return self._space.check_values(config), self._as_json(tag)
 
     def _suggested(self, seed: int) -> tuple[Config, Config]:
-        """What the sampler draws under a seed: for the active names, and for those that it carries along."""
+        """Draw by the sampler under a seed: values of the active names, and of those that it carries along."""
         config: Config = {}
         silent: Config = {}
         with experimental():

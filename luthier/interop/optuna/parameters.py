@@ -20,12 +20,12 @@ class Parameter:
     """One parameter of a trial: a hyperparameter, or one element of a vector.
 
     Args:
-        key: What Optuna calls it: ``"lr"``, or ``"rates[2]"`` for an element.
+        key: Optuna's name for it: ``"lr"``, or ``"rates[2]"`` for an element.
         name: The hyperparameter.
-        index: Which element, or None.
+        index: Index of the element, or None.
         domain: The hyperparameter's domain.
-        conditions: When it is active.
-        distribution: What Optuna draws from.
+        conditions: Conditions under which it is active.
+        distribution: The distribution that Optuna draws from.
         places: Optuna draws the place among the values: of an ordered choice, and of what has steps or options that
             Optuna cannot write.
     """
@@ -39,7 +39,7 @@ class Parameter:
     places: bool
 
     def active(self, config: Mapping[str, Any]) -> bool:
-        """Whether it is active under the values of the names before it."""
+        """Return True if it is active under the values of the names before it."""
         return holds(self.conditions, config)
 
     def suggest(self, trial: optuna.Trial) -> Any:
@@ -114,7 +114,7 @@ def _distribution(domain: Domain, places: bool) -> tuple[Distribution, bool]:
 
 
 def values(config: Config, found: Sequence[Parameter]) -> dict[str, Any]:
-    """What is active in a configuration, as the parameters of a trial."""
+    """Values that are active in a configuration, as the parameters of a trial."""
     return {one.key: one.take(config) for one in found if one.name in config}
 
 

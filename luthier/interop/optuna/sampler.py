@@ -30,8 +30,8 @@ class OptunaSampler(optuna.samplers.BaseSampler):
 
     Args:
         proposer: A proposer, or the name of one: ``"gp"``, ``"genetic"``.
-        seed: Of everything that is random.
-        trials: How many trials there will be, for a proposer that plans its budget.
+        seed: Seed for all randomness.
+        trials: Number of trials to come, for a proposer that plans its budget.
 
     Raises:
         MethodError: If it is no proposer, or one that continues trainings, which Optuna cannot.
@@ -132,7 +132,7 @@ class _Codec:
         return {name: _value(one, value) for (name, one), value in pairs}
 
     def config(self, trial: FrozenTrial) -> Config:
-        """What is known of a trial's parameters; those of other distributions are left out."""
+        """Known values of a trial's parameters; those with other distributions are left out."""
         noted = trial.system_attrs.get(NOTE, {}).get("params", {})
         config: Config = {}
         for i, (name, one) in enumerate(self.distributions.items()):
@@ -152,7 +152,7 @@ class _Known:
         self._starts: list[Any] = []
 
     def extends(self, study: str, codec: _Codec, objectives: Mapping[str, str], trials: Sequence[FrozenTrial]) -> bool:
-        """Whether these trials are those that are here, and more."""
+        """Return True if these trials begin with all those already here."""
         same = self._study == study and self._codec.distributions == codec.distributions
         starts = [one.datetime_start for one in trials[: len(self._starts)]]
         return same and self.history.objectives == dict(objectives) and starts == self._starts
@@ -193,7 +193,7 @@ def _domain(one: Distribution) -> Domain | None:
 
 
 def _stepped(one: Distribution) -> bool:
-    """Whether a number stands for its place among the steps."""
+    """Return True if a number stands for its place among the steps."""
     if isinstance(one, optuna.distributions.IntDistribution):
         return one.step != 1
     return isinstance(one, optuna.distributions.FloatDistribution) and (one.step is not None or one.single())

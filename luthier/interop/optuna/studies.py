@@ -105,7 +105,7 @@ def _trial(
 
 
 def _note(job: Job, result: Result | None) -> dict[str, Any]:
-    """What Optuna has no place for; numbers that are not JSON as text."""
+    """Facts that Optuna has no place for; numbers that JSON cannot hold are text."""
     note: dict[str, Any] = {"asked": job.steps}
     if job.parent is not None:
         note["parent"] = job.parent

@@ -15,7 +15,7 @@ NOTE = "luthier:result"  # what is kept with an exported trial and Optuna has no
 
 
 def starts_and_ends(trials: Sequence[FrozenTrial]) -> Iterator[tuple[int, bool]]:
-    """Which trial starts (False) and which ends (True), in order of time; trials start in the order given.
+    """Yield each start (False) and end (True) of a trial, in order of time; trials start in the order given.
 
     A trial that ended before another one started ends first, so that adding trials later gives the same order.
     """
@@ -36,12 +36,12 @@ def starts_and_ends(trials: Sequence[FrozenTrial]) -> Iterator[tuple[int, bool]]
 
 
 def result_of(number: int, trial: FrozenTrial, names: Sequence[str], steps: int = 1) -> Result:
-    """How a finished trial ended, as the result of job ``number``.
+    """Outcome of a finished trial, as the result of job ``number``.
 
     Args:
         number: The job.
         trial: The trial.
-        names: Of the objectives.
+        names: Names of the objectives.
         steps: Training steps of the job.
     """
     noted = trial.user_attrs.get(NOTE, {})
@@ -65,5 +65,5 @@ def result_of(number: int, trial: FrozenTrial, names: Sequence[str], steps: int 
 
 
 def reports_of(number: int, trial: FrozenTrial, name: str) -> list[Report]:
-    """What a trial said while it ran."""
+    """Reports that a trial made while it ran."""
     return [Report(number, step, {name: value}) for step, value in sorted(trial.intermediate_values.items())]
