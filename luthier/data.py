@@ -61,7 +61,7 @@ def fashion_mnist(
 
     Args:
         valid: Examples of the official 60,000 for the validation split.
-        seed: Of the permutation that divides training from validation, stratified by nothing.
+        seed: Seed for the permutation that splits training from validation, without stratification.
         normalise: Subtract the mean of all pixels of the training split and divide by their standard deviation;
             otherwise pixels are in [0, 1].
         train: Examples kept for training, or None for all that remain; this does not change the validation split.

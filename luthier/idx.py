@@ -131,7 +131,7 @@ def download(url: str, folder: Path, checksums: Mapping[str, str], remedy: str) 
         url: The address of the remote folder.
         folder: Where the files go; created if need be.
         checksums: SHA-256 of the decompressed file for each name (with ``.gz``).
-        remedy: What the user can do where the download fails.
+        remedy: Advice to the user if the download fails.
 
     Raises:
         DataError: If the server, the network, a checksum or the disk fails.

@@ -70,7 +70,7 @@ def _cross_entropy(outputs: Tensor, targets: Tensor, label_smoothing: float | Te
 
 
 def _torch_cross_entropy(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """As :func:`torch.nn.functional.cross_entropy`, which leaves out rows with the target -100."""
+    """Cross-entropy as :func:`torch.nn.functional.cross_entropy` has it: rows with the target -100 are left out."""
     if targets.is_floating_point():
         return _cross_entropy(outputs, targets, label_smoothing)
     outputs, targets, axis = _classes(outputs, targets)
@@ -278,7 +278,7 @@ class StackedLoss:
 
     Attributes:
         form: ``"written"``, ``"vmap"``, or ``"loop"``: one member after the other.
-        reads_hyper: Whether the function takes hyperparameters.
+        reads_hyper: True if the function takes hyperparameters.
     """
 
     def __init__(self, loss: Callable[..., Any]) -> None:
@@ -298,7 +298,7 @@ class StackedLoss:
             outputs: (members, batch, …).
             targets: (batch, …) for all members, or (members, batch, …).
             hyper: (members, …) by name.
-            own: Whether each member has its own targets; None finds out from the shapes.
+            own: True if each member has its own targets; None infers it from the shapes.
 
         Raises:
             TaskError: If shapes do not fit, or the function does not return a scalar.
@@ -327,7 +327,7 @@ class StackedLoss:
 
     @property
     def covered(self) -> bool:
-        """Whether it is a function of outputs and targets alone, for several members: it has no tensors to train."""
+        """True if it is a function of outputs and targets alone, for several members: it has no tensors to train."""
         if not isinstance(self._loss, nn.Module) or type(self._loss).__module__.startswith("torch.nn."):
             return self.form != "loop"  # torch's own have buffers at most, class weights, which nobody writes into
         return self.form != "loop" and not [*self._loss.parameters(), *self._loss.buffers()]
@@ -360,7 +360,7 @@ class StackedLoss:
         return torch.stack([one(i) for i in range(members)])
 
     def weight(self, targets: Any, rows: int) -> float:
-        """What a batch's value counts in the mean over several batches: its rows, or those that torch divides by."""
+        """Weight of a batch's value in the mean over several batches: its rows, or the number that torch divides by."""
         form = self._form.func if isinstance(self._form, functools.partial) else None
         if form is not _torch_cross_entropy or targets.is_floating_point():
             return rows
@@ -389,7 +389,7 @@ class StackedLoss:
 
 
 def stacked_loss(loss: Callable[..., Any]) -> StackedLoss:
-    """How a loss, or a metric, of one member runs for a stack.
+    """Turn a loss or metric of one member into one for a stack.
 
     Args:
         loss: ``loss(output, target)`` or ``loss(output, target, hyper)``: one of this module, one of torch's, or any
@@ -406,7 +406,7 @@ def stacked_loss(loss: Callable[..., Any]) -> StackedLoss:
 
 
 def _takes_hyper(loss: Any, name: str) -> bool:
-    """Whether the function has a third positional argument without a default, or one called hyper."""
+    """Return True if the function has a third positional argument without a default, or one called hyper."""
     try:
         arguments = list(inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).parameters.values())
     except (TypeError, ValueError) as error:  # not callable, or built in
@@ -429,7 +429,7 @@ def _takes_hyper(loss: Any, name: str) -> bool:
 
 
 def _are_own(outputs: Tensor, targets: Tensor) -> bool:
-    """Whether targets have the members' axis, from the shapes."""
+    """Return True if targets have the members' axis, judging by the shapes."""
     if targets.shape[:2] == outputs.shape[:2]:
         return not (targets.is_floating_point() and targets.shape == outputs.shape[1:])
     if targets.shape[:1] == outputs.shape[1:2]:

@@ -124,7 +124,7 @@ def top_k_accuracy(output: Tensor, target: Tensor, *, k: int = 5) -> Tensor:
     Args:
         output: One score a class, (batch, classes, …).
         target: Class numbers, (batch, …), or probabilities in the output's shape.
-        k: How many scores count.
+        k: Number of largest scores that count.
     """
     return _top_k_accuracy(output[None], target[None], k)[0]
 
@@ -142,7 +142,7 @@ def mean_absolute_error(output: Tensor, target: Tensor) -> Tensor:
 
 
 def parameters(model: nn.Module, inputs: Tensor) -> float:
-    """How many numbers a network learns: for ``TorchTask(costs={"parameters": parameters})``; lower is better.
+    """Number of parameters that a network trains: for ``TorchTask(costs={"parameters": parameters})``; lower is better.
 
     Args:
         model: The network.

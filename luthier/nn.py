@@ -18,7 +18,7 @@ SMALLEST_RATE = 1e-3  # in a derivative, which has the rate in its denominator
 
 @dataclass(frozen=True)
 class Values:
-    """What the layers of this module read while a member runs.
+    """Values that the layers of this module read while a member runs.
 
     Args:
         hyper: Its hyperparameters, a scalar tensor each.
@@ -215,7 +215,7 @@ class Width(nn.Module):
 
     Args:
         name: The hyperparameter: a ``luthier.Int``, or a ``luthier.Choice`` of whole numbers.
-        axis: Of the features, the batch being axis 0.
+        axis: Axis of the features, the batch being axis 0.
 
     Raises:
         TaskError: If ``name`` is not a name, or ``axis`` is that of the batch.

@@ -26,7 +26,7 @@ app = typer.Typer(
 def version(
     show_version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
 ) -> None:
-    """What comes before any command."""
+    """Options that come before any command."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal or a pipe that is not UTF-8 gets escapes, not an error
         sys.stdout.reconfigure(errors="backslashreplace")
     if show_version:

@@ -1,4 +1,4 @@
-"""What the commands share: options, luthier's errors as one line and an exit code, the console."""
+"""Parts shared by the commands: options, luthier's errors as one line and an exit code, the console."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from luthier.text import plain, public_url
 
 
 class Format(enum.StrEnum):
-    """What ``export`` writes."""
+    """File formats that ``export`` writes."""
 
     csv = "csv"
     json = "json"
@@ -180,7 +180,7 @@ def export(
 
 
 class Tracker(enum.StrEnum):
-    """Where ``follow`` writes."""
+    """Trackers that ``follow`` writes to."""
 
     tensorboard = "tensorboard"
     mlflow = "mlflow"

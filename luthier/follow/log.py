@@ -35,7 +35,7 @@ class Trial:
     """One trial as a log sees it: a configuration, and the jobs that continue it.
 
     Args:
-        number: Of its first job.
+        number: Number of its first job.
         config: The configuration of its latest job.
         steps: Steps done over the whole lineage at the end of its latest job.
         status: "running", or how its latest job ended.
@@ -136,7 +136,7 @@ class Log(Follower):
             self.end(trial, at)
 
     def _locked(self) -> bool:
-        """Whether this log is ours to write; where it just became so, it is opened where it stands."""
+        """Return True if this log is ours to write; if it has just become ours, open it where it stands."""
         if self._lock is not None:
             return True
         self._place.mkdir(parents=True, exist_ok=True)
@@ -186,7 +186,7 @@ class Log(Follower):
 
 
 class _Chains:
-    """Which trial each event belongs to: as :func:`luthier.trials.trials_of`, one event at a time."""
+    """Finds the trial of each event: like :func:`luthier.trials.trials_of`, one event at a time."""
 
     def __init__(self) -> None:
         self._jobs: dict[int, Job] = {}

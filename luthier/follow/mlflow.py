@@ -19,15 +19,15 @@ STATUS = {"ok": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "diverged": 
 
 
 def mlflow(uri: str | None = None, experiment: str | None = None) -> Background:
-    """A follower that writes a study to MLflow: a run for the study, and below it one a trial.
+    """A follower that writes a study to MLflow: a run for the study, and below it one run per trial.
 
     Numbers go over in one batch at the end of each job, for a single one takes 30 ms and more. It works on a thread.
     Drivers on one machine write each number once. Of drivers on several machines give it to one, or write the study
     afterwards: ``luthier follow STUDY --to mlflow``.
 
     Args:
-        uri: Of the tracking server or folder; ``MLFLOW_TRACKING_URI`` by default, else a file ``mlflow.db`` here (such
-            a file needs the packages sqlalchemy and alembic, which mlflow-skinny leaves out).
+        uri: Address of the tracking server or folder; ``MLFLOW_TRACKING_URI`` by default, else a file ``mlflow.db``
+            here (such a file needs the packages sqlalchemy and alembic, which mlflow-skinny leaves out).
         experiment: Its name in MLflow; by default the study's.
 
     Raises:

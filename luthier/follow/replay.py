@@ -10,10 +10,10 @@ from luthier.jobs import Note
 
 
 def replay(study: Any, callbacks: Any, every: float | None = None) -> int:
-    """Tell followers of a stored study, as ``tune(callbacks=…)`` would have.
+    """Replay a stored study to followers, as ``tune(callbacks=…)`` would have told them of it.
 
     Args:
-        study: What :meth:`luthier.Study.load` returned.
+        study: A study from :meth:`luthier.Study.load`.
         callbacks: A follower, or several.
         every: Seconds between two looks for what is new, until Ctrl-C; None tells of what is there and ends.
 

@@ -25,8 +25,8 @@ def wandb(
     Drivers that share the folder write each number once.
 
     Args:
-        project: Of W&B.
-        folder: Where its files go, in ``wandb/``.
+        project: Name of the W&B project.
+        folder: Folder in which its files go, below ``wandb/``.
         mode: ``"offline"`` needs no network and no account; by default what ``WANDB_MODE`` says.
         entity: User or team; by default the user's own.
 

@@ -27,10 +27,10 @@ class Part:
     """A part of a page.
 
     Args:
-        id: Of its element.
-        title: In the list of links; "" for none.
+        id: Id of its element.
+        title: Title in the list of links; "" for none.
         html: The element.
-        figures: What its script draws, as JSON.
+        figures: Figures that its script draws, as JSON.
     """
 
     id: str
@@ -107,7 +107,7 @@ class Live:
         return [Part("header", "", f'<div id="header">{html}</div>'), *map(part_of, found)]
 
     def _may_judge(self) -> bool:
-        """Whether the importance is out of date, and its last finding long enough ago for what it took."""
+        """Return True if the importance is out of date and was last computed long enough ago, given what that took."""
         results, when, took = self._judged
         ended = len(self.study.history.arrival)
         return ended > 1.2 * results and ended > 3 and time.monotonic() - when > took / DEAREST
@@ -121,7 +121,7 @@ class Live:
 
 
 def message(parts: list[Part], seen: Mapping[str, str]) -> str | None:
-    """What a browser needs that has seen parts with these marks; None for nothing."""
+    """Message for a browser that has seen parts with these marks; None if it needs nothing."""
     fresh = [part for part in parts if seen.get(part.id) != part.mark]
     if not fresh and set(seen) == {part.id for part in parts}:
         return None

@@ -54,7 +54,7 @@ def shell(title: str, back: str = "") -> str:
     """A page that fills itself by its events.
 
     Args:
-        title: Of the window.
+        title: Title of the window.
         back: The address of the page above; "" at the top.
     """
     scripts = "".join(f'<script defer src="{address(name)}"></script>\n' for name in SCRIPTS)

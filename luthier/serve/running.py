@@ -1,4 +1,4 @@
-"""What runs now: a line for each job, with its curve so far."""
+"""The jobs running now: a line for each, with its curve so far."""
 
 from __future__ import annotations
 

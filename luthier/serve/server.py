@@ -32,8 +32,8 @@ class Server:
         store: A path (SQLite), a URL, or an open store. It is only read.
         host: The address to listen at. Any but this machine's own needs a token, which is made if none is given.
         port: The port; 0 takes one that is free.
-        token: What a browser must bring, once, as ``?token=…``.
-        every: Seconds between two looks at a study that is on a screen.
+        token: Token that a browser must present, once, as ``?token=…``.
+        every: Seconds between two looks at a study that is on screen.
 
     Raises:
         StoreError: If there is no such store.

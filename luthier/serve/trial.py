@@ -127,7 +127,7 @@ def _value(config: Mapping[str, Any], name: str) -> str:
 
 
 def _notes(history: History, trial: TrialRecord) -> Section | None:
-    """What the training noted of itself, where the store keeps it."""
+    """Notes that the training made of itself, if the store keeps them."""
     notes: dict[str, Any] = dict(getattr(trial, "notes", None) or {})
     for job in trial.jobs:
         notes |= dict(getattr(history.results[job], "notes", None) or {})

@@ -1,4 +1,4 @@
-"""What every adapter must do, as a pytest class: subclass it, say how to make one, and run pytest."""
+"""Contract of every adapter, as a pytest class: subclass it, say how to make an adapter, and run pytest."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def digits_task(**settings: Any) -> TorchTask:
 
 
 def equal(left: Any, right: Any) -> bool:
-    """Whether two states are equal bit for bit, where NaN equals NaN."""
+    """Return True if two states are equal bit for bit, where NaN equals NaN."""
     a, b = pytree.tree_leaves(left), pytree.tree_leaves(right)
     return len(a) == len(b) and all(
         x.dtype == y.dtype and torch.equal(x.nan_to_num(0.5), y.nan_to_num(0.5)) and torch.equal(x.isnan(), y.isnan())
@@ -63,7 +63,7 @@ def equal(left: Any, right: Any) -> bool:
 
 
 def outcome(result: Result) -> tuple[Any, ...]:
-    """What must be equal in two trainings that are the same."""
+    """Parts of a result that must be equal for two identical trainings."""
     return result.status, dict(result.metrics), dict(result.final)
 
 
@@ -119,7 +119,7 @@ class AdapterContract:
         raise NotImplementedError
 
     def task(self) -> TorchTask:
-        """What it tunes here."""
+        """Return the task that the adapter tunes in these tests."""
         return digits_task()
 
     def refused(self) -> Mapping[str, TorchTask]:

@@ -1,4 +1,4 @@
-"""What every executor must do, as a pytest class: subclass it, say how to make one, and run pytest."""
+"""Contract of every executor, as a pytest class: subclass it, say how to make an executor, and run pytest."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class Slow(Walk):
 
 
 def collect_all(executor: Executor, count: int, seconds: float = 60.0) -> list[Any]:
-    """What comes back of ``count`` jobs, by number.
+    """Collect the results of ``count`` jobs, by number.
 
     Raises:
         TimeoutError: If they take longer than ``seconds``.
@@ -124,7 +124,7 @@ def collect_all(executor: Executor, count: int, seconds: float = 60.0) -> list[A
 
 
 def facts(results: list[Any]) -> list[tuple[Any, ...]]:
-    """What must not depend on where a job ran: all but its time and the place of its checkpoint."""
+    """Parts of results that must not depend on where a job ran: all but its time and its checkpoint's place."""
     return [(r.number, r.status, str(dict(r.metrics)), r.steps, dict(r.final), r.error) for r in results]
 
 

@@ -28,11 +28,11 @@ Check = Callable[[Proposer, History, int, Seeds, list[Job]], None]
 
 
 class ProposerContract(ABC):
-    """What every proposer must do, checked on real runs; subclass it in a test file.
+    """Contract of every proposer, checked on real runs; subclass it in a test file.
 
     Args:
         spaces: The tests run on each of these.
-        budget: What the proposer is bound to in most tests.
+        budget: Budget that the proposer is bound to in most tests.
         objectives: Name and direction of each objective.
         report_every: Steps between reports, for a proposer that prunes.
         batch_invariant: Configurations do not depend on how proposals were split over calls and workers.
@@ -304,7 +304,7 @@ def _best(history: History) -> float:
 
 
 def _same_steps(history: History, budget: Budget, problem: Problem) -> Budget:
-    """What random search may spend so that it trains as many steps as ``history`` has."""
+    """Budget with which random search trains as many steps as ``history`` has."""
     if not problem.stateful:
         return Budget(trials=len(history))
     each = budget.steps_for({})

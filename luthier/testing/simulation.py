@@ -43,7 +43,7 @@ def simulate(
         objective: ``f(config) -> value or {name: value}``; with ``stateful``, ``f(config, steps, state) -> (value or
             values, state)``, where the state is None at first and a continued job gets its parent's.
         space: The search space.
-        budget: What the proposer is bound to.
+        budget: Budget that the proposer is bound to.
         seed: The study's seed.
         workers: Jobs (batches of them) that run at once.
         batch: Jobs asked for at once.
@@ -155,7 +155,7 @@ class _Trainer:
         return {name: float(value) for name, value in named.items()}, state
 
     def _drawn(self, number: int) -> Status:
-        """Whether job ``number`` is one of those that go wrong."""
+        """Draw the status of job ``number``: "ok", or the way in which it goes wrong."""
         place = self._seeds.rng(number, "simulated failure").random()
         for status, probability in self._failures.items():
             if status not in ("failed", "diverged"):

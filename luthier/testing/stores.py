@@ -1,4 +1,4 @@
-"""What every store must do, as a pytest class: subclass it and give it a way to open your store."""
+"""Contract of every store, as a pytest class: subclass it and give it a way to open your store."""
 
 from __future__ import annotations
 
