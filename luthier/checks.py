@@ -81,7 +81,7 @@ def maybe(rule: Rule) -> Rule:
 def checked(
     name: str, value: Any, rule: Rule, *, where: str, error: type[LuthierError] = MethodError, remedy: str = ""
 ) -> Any:
-    """Return the value, a number of NumPy's as Python's own.
+    """Return the value after checking it; a NumPy number comes back as Python's own type.
 
     Args:
         name: The argument.
@@ -118,7 +118,7 @@ def require(settings: Any, where: str, error: type[LuthierError] = MethodError, 
         **rules: Requirement on each field.
 
     Raises:
-        LuthierError: If a field is not what it must be.
+        LuthierError: If a field breaks its rule.
     """
     defaults = {field.name: field.default for field in dataclasses.fields(settings)}
     for name, rule in rules.items():

@@ -89,7 +89,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Note:
-    """Something that is said of a study beside its jobs, reports and results.
+    """Record about a study other than its jobs, reports and results.
 
     Args:
         kind: ``"reopened"`` (``{"number": n}``: a job that has ended is to be tried again), ``"enqueued"``
@@ -258,7 +258,7 @@ class History:
 
         Args:
             event: The event.
-            at: When, in seconds since 1970.
+            at: Time of the event, in seconds since 1970.
 
         Raises:
             StudyError: If the job's number is not the next one, or the event is of an unknown or finished job.

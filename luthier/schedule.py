@@ -111,7 +111,7 @@ class Schedule(Sequence[tuple[int, Config]]):
 
 
 def as_schedule(given: Any, steps: int | None = None) -> Schedule:
-    """The schedule that a user means.
+    """Convert what a user gives into a schedule.
 
     Args:
         given: A schedule; what its ``to_json`` gave; that as text; the path of a file with it; or rows

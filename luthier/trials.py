@@ -54,8 +54,8 @@ class TrialRecord:
         number: The number of its first job.
         jobs: Its jobs, oldest first.
         config: The configuration of its last job.
-        status: That of its last job; ``"running"`` while that is pending.
-        metrics: Those of the last job that has ended.
+        status: Status of its last job; ``"running"`` while that is pending.
+        metrics: Metrics of the last job that has ended.
         steps: Training steps over the whole lineage.
         seconds: Wall time of its own jobs.
         error: The message of a failure, else "".
@@ -76,7 +76,7 @@ class TrialRecord:
 
 
 def record(history: History, number: int, test: Any = None, seed: int | None = None) -> Best:
-    """Any finished job in the shape of the best.
+    """Return any finished job in the same form as the best one.
 
     Args:
         history: The study.

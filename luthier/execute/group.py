@@ -39,7 +39,7 @@ class Group:
 
     Args:
         function: ``f(config, trial)``.
-        processes: Processes of a trial.
+        processes: Number of processes per trial.
         backend: Backend of ``torch.distributed``; None is ``"nccl"`` with a GPU for each process, else ``"gloo"``.
 
     Raises:

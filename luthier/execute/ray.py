@@ -131,13 +131,13 @@ class Ray:
     follows. A machine that is lost is nobody's fault: its stacks are trained again elsewhere.
 
     Args:
-        workers: Seats; None is as many as the living machines have room for.
-        cpus: CPUs a seat, which are also its threads.
-        gpus: GPUs a seat; a fraction shares one. With any, TorchTasks train on ``"cuda"``.
+        workers: Number of seats; None is as many as the live machines have room for.
+        cpus: CPUs per seat, which are also its threads.
+        gpus: GPUs per seat; a fraction shares one. With any, TorchTasks train on ``"cuda"``.
         address: Address of the cluster, as in ``ray.init``; None is the one that this process or ``RAY_ADDRESS``
             names, or else Ray is started on this machine.
         width: Jobs of a TorchTask that may be trained as one stack, or ``"auto"``.
-        resources: Custom resources a seat, ``{"big_memory": 1}``.
+        resources: Custom resources per seat, ``{"big_memory": 1}``.
 
     Raises:
         ExecutionError: If Ray is not installed.

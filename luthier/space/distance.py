@@ -44,13 +44,13 @@ def distances(
 
 
 def first_apart(space: Space, codes: np.ndarray, mask: np.ndarray, least: float, count: int | None = None) -> list[int]:
-    """Configurations in the given order, each taken if it is farther than ``least`` from all that were taken before.
+    """Select configurations in the given order, each if it is farther than ``least`` from all selected before.
 
     Args:
         space: The search space.
         codes: (n, columns), the preferred first.
         mask: (n, columns).
-        least: The distance that two must exceed.
+        least: Distance that every two must exceed.
         count: Maximum number of configurations.
 
     Returns:

@@ -379,12 +379,12 @@ class Space:
         factors: Sequence[float] | None = None,
         probability: float = 1.0,
     ) -> Config:
-        """A configuration near ``config``, always inside the space.
+        """Draw a configuration near ``config``, always inside the space.
 
         Each value (each element of a vector) is moved with the given probability: numbers by Gaussian noise on their
         scale, reflected at the bounds, or by a factor; integers by at least 1 where there is room; ordered choices to
         a neighbouring option and others to any other option. Names that become active are drawn uniformly, names that
-        become inactive are dropped; what is not moved is kept exactly. What the constraint refuses is moved anew, less
+        become inactive are dropped; what is not moved is kept exactly. What the constraint refuses is moved again, less
         far each time; where nothing else is found, the configuration stays as it is.
 
         Args:

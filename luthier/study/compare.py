@@ -118,7 +118,7 @@ def compare(
         mode: ``"min"`` or ``"max"``.
         store: A path (SQLite), a URL or a store; None keeps the studies in memory.
         name: Name of the comparison; by default the task's with ``-compare``.
-        executor: Where to train; this process by default.
+        executor: Executor to train with; this process by default.
         progress: Same as for :func:`luthier.tune`, for each study.
 
     Returns:

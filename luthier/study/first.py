@@ -26,7 +26,7 @@ def check_first(task: Task, adapter: Any, executor: Any, seed: int = 0, start: S
     Args:
         task: Task to tune.
         adapter: Adapter that moves hyperparameters during a training, or None.
-        executor: Where the trainings will run.
+        executor: Executor that will run the trainings.
         seed: The study's.
         start: The user's own first configurations.
 
@@ -65,7 +65,7 @@ def how_it_runs(task: Task, adapter: Any, executor: Any, config: Config, members
     Args:
         task: Task to tune.
         adapter: Adapter that moves hyperparameters during a training, or None.
-        executor: Where the trainings run.
+        executor: Executor that runs the trainings.
         config: The first configuration, which has been built.
         members: Number of trainings, or None.
         steps: Steps of each training, or None.

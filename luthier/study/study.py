@@ -155,7 +155,7 @@ class Study:
     # -- the loop ---------------------------------------------------------------------------------------------------
 
     def ask(self, count: int = 1) -> list[Job]:
-        """Jobs to run now: enqueued configurations first, then jobs that a dead process left, then new ones.
+        """Return jobs to run now: enqueued configurations first, then jobs that a dead process left, then new ones.
 
         They are this process's until they are told.
 
@@ -163,7 +163,7 @@ class Study:
             count: Number of jobs that can be run now.
 
         Returns:
-            At most ``count`` jobs. None: wait for what is running, or the study is :attr:`over`.
+            At most ``count`` jobs. An empty list: wait for what is running, or the study is :attr:`over`.
         """
         self._check_writable("ask")
         count = checked("count", count, whole(1), where="ask", error=StudyError)
@@ -246,7 +246,7 @@ class Study:
     def report(self, path: str | Path, /) -> Path: ...
 
     def report(self, job: Job | int | str | Path, step: int | None = None, /, **metrics: Any) -> bool | Path:
-        """Keep values of a running job; whether the job should stop.
+        """Record values of a running job; return True if the job should stop.
 
         Steps are counted as :class:`luthier.Trial` counts them: a job whose first report is at step 0 has done one
         step more than it says.
@@ -344,7 +344,7 @@ class Study:
     def diverse(
         self, count: int, within: float = 0.01, by: By = None, mode: str = "min", apart: float = 0.1
     ) -> list[Best]:
-        """Jobs that are nearly as good as the best by the first objective, and differ.
+        """Return jobs that are nearly as good as the best by the first objective, and differ from each other.
 
         The distance of two configurations is that of :mod:`luthier.space.distance`: 0 is equal, 1 is different in
         everything, 0.1 is a tenth of the box. Without a second measure the best comes first, then again and again what
@@ -354,11 +354,11 @@ class Study:
             count: Maximum number of jobs.
             within: Largest distance of a value from the best value, as a fraction of it: 0.01 is 1 %.
             by: The second measure: the name of a metric or a hyperparameter, ``"seconds"``, or a function of a Best.
-            mode: ``"min"`` or ``"max"``, of the second measure.
-            apart: See above.
+            mode: ``"min"`` or ``"max"``, for the second measure.
+            apart: With a second measure, the distance that every two of them must exceed.
 
         Raises:
-            MethodError: If an argument cannot be, or a job has no number by the name of the second measure.
+            MethodError: If an argument is invalid, or a job has no number by the name of the second measure.
         """
         history = self.history
         return diverse(history, lambda number: self._record(history, number), count, within, by, mode, apart)
@@ -418,7 +418,7 @@ class Study:
         return load_model(work, job, result, last)
 
     def state(self, number: int | None = None, task: Trainable | str | Path | None = None) -> Any:
-        """The state at the end of a job of a Trainable, as its ``advance`` takes it; of the best one by default.
+        """Return the state at the end of a job of a Trainable, as its ``advance`` takes it; of the best one by default.
 
         Args:
             number: The job.
@@ -451,12 +451,12 @@ class Study:
     ) -> list[Retrained]:
         """Train the best trials again under other seeds: mean and standard deviation of each, the best mean first.
 
-        The best of many noisy results is lucky, so that its value promises too much. Each training is a study of its
+        The best of many noisy results is partly lucky, so its value is too optimistic. Each training is a study of its
         own in the same store, ``NAME/retrain/JOB/SEED``, and is not done twice. What a method has moved during a
         training is replayed as a schedule.
 
         Args:
-            count: Trials to train again.
+            count: Number of trials to train again.
             seeds: Number of other seeds, or the seeds themselves.
             task: Task that was tuned: needed where the study was loaded, and not tuned here.
             settings: Further arguments of :func:`luthier.tune`, such as ``executor`` and ``progress``.

@@ -65,9 +65,9 @@ def tune(
     checkpoints: bool | None = None,
     max_failures: int = 20,
 ) -> Study:
-    """Tune a task; the study it makes, or goes on with.
+    """Tune a task; return the study that it creates or resumes.
 
-    With a store, the same call again resumes: what has ended is kept, what a killed process left is run again under
+    With a store, the same call again resumes: what has ended is kept, what a killed process left is rerun with
     the same seeds, and ``trials`` may grow where the method allows it. Several processes may make the same call at
     once and share the work. Ctrl-C stops cleanly: what has ended is recorded.
 
@@ -76,9 +76,9 @@ def tune(
             that defines ``task``.
         method: A name (``luthier methods`` lists them), a proposer, an adapter, or a pair (proposer, adapter);
             ``"random"`` by default.
-        schedule: Instead of a method: train once under these values over time, ``study.best.schedule`` of another study
-            (it replays to the same weights, see :class:`luthier.propose.Replay`), the file or JSON that it was saved
-            as, or rows (step, {name: value}) with ``steps``. It brings its own trials, steps and seed.
+        schedule: Used instead of a method: train once with these values over time, ``study.best.schedule`` of another
+            study (it replays to the same weights, see :class:`luthier.propose.Replay`), the file or JSON that it was
+            saved as, or rows (step, {name: value}) with ``steps``. It brings its own trials, steps and seed.
         space: The search space, where the task does not carry it.
         trials: Configurations to start.
         epochs: Passes over the training data of each trial.
@@ -97,8 +97,8 @@ def tune(
             Names without a value are drawn from the space;
             what the study has tried already is skipped, so that a script may be run again.
         known: Results from elsewhere that a method with a model learns from: a study, pairs (configuration, metrics)
-            or a DataFrame. They are no trials; what lies outside the space is left aside and counted.
-        fresh: Begin anew under the same name; the study that was there is kept under another, which is said.
+            or a DataFrame. They are not trials; what lies outside the space is ignored and counted.
+        fresh: Begin anew under the same name; the earlier study is kept under another, which is reported.
         retry_failed: Try the failed trials of a stored study again, under their numbers and seeds.
         on_change: Reaction to task code that has changed since the stored study was begun: ``"warn"`` and go on, or
             ``"error"``.
@@ -107,15 +107,15 @@ def tune(
             next report and recorded as pruned.
         callbacks: Followers, told of all that happens: see :class:`luthier.follow.Follower`.
         workers: Processes that train at once on this machine; 1, this process, by default. Excludes ``executor``.
-        executor: Where to train; ``lt.execute.Local()``, this process, by default.
+        executor: Executor to train with; ``lt.execute.Local()``, this process, by default.
         progress: False is silent; otherwise a live line on a terminal and plain lines elsewhere.
         checkpoints: True to keep the state of the best training. The default is True for a TorchTask, and where the
             method continues trainings.
         max_failures: Failed trials in a row that stop the study.
 
     Raises:
-        TaskError, SpaceError, MethodError: For what cannot be meant.
-        ArgumentError: For an argument that there is not; names of other tools are answered by those of here.
+        TaskError, SpaceError, MethodError: If the arguments make no sense.
+        ArgumentError: If there is no such argument; for names from other tools, the message gives the name used here.
         StudyError: If the stored study has other settings, too many trials failed in a row, or none succeeded. After
             the first trial its ``study`` is there, with all that is recorded.
         StoreError, CheckpointError, ExecutionError: If the store or the workers cannot do their part.

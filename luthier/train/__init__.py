@@ -35,12 +35,12 @@ class Work:
         task: Task to train.
         seeds: The study's seeds.
         adapter: Adapter that moves hyperparameters during a training; None moves nothing.
-        checkpoints: Where states are kept; needed to continue a job.
+        checkpoints: Store of the states; needed to continue a job.
         objectives: Name of each objective and its direction, ``{"loss": "min"}``.
         save: Keep the state at the end of each job, so that later jobs can continue from it.
-        device: Where a TorchTask is trained; None leaves it to the task.
+        device: Device that a TorchTask is trained on; None leaves it to the task.
         trial_seconds: Time that a trial may take, over all the jobs of its lineage; of a stack, its share.
-        threads: Threads of torch's that a training may use.
+        threads: Number of torch threads that a training may use.
         study: The study's name.
         files: The folder in which each trial has one for its own files; None where this machine has none.
     """

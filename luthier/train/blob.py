@@ -69,7 +69,7 @@ def holds_objects(blob: Any) -> bool:
 
 
 def unpack(blob: Any, fresh: Any = None) -> Any:
-    """The state that :func:`pack` was given (a bytearray comes back as bytes).
+    """Return the state that :func:`pack` was given (a bytearray comes back as bytes).
 
     Args:
         blob: The packed state.

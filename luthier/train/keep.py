@@ -78,7 +78,7 @@ class Rhythm:
     """Schedule of saves during a training: every so many seconds, but rarely enough to cost little of its time.
 
     Args:
-        seconds: The least time between two saves.
+        seconds: Minimum time between two saves.
     """
 
     def __init__(self, seconds: float) -> None:

@@ -30,13 +30,13 @@ def final_test(work: Work, job: Job, result: Result) -> dict[str, float]:
 
 
 def load_model(work: Work, job: Job, result: Result, last: bool = False) -> nn.Module:
-    """The user's module with the weights of a job, in evaluation mode.
+    """Load the user's module with the weights of a job, in evaluation mode.
 
     Args:
         work: Task that was trained, and its settings.
         job: The job.
         result: Its result.
-        last: The weights at the end, also where those of the best measurement were kept.
+        last: True to load the weights at the end even where those of the best measurement were kept.
     """
     program, state = _restore(work, job, result)
     state = without_best(state)[0] if last else at_best(state)
