@@ -16,7 +16,7 @@ from luthier.jobs import Budget
 from luthier.machine import environment
 from luthier.propose import Replay
 from luthier.schedule import as_schedule
-from luthier.space import Space
+from luthier.space import Config, Space
 from luthier.stop import check_conditions, met
 from luthier.store import Store
 from luthier.study import settings
@@ -29,7 +29,7 @@ from luthier.study.loop import Loop
 from luthier.study.methods import AnyMethod, Resolved, for_task, resolve
 from luthier.study.starting import check_start, enqueue_new
 from luthier.study.study import Study
-from luthier.task import AnyTask, FunctionTask, as_task, epoch_steps, is_torch, load_task
+from luthier.task import AnyTask, FunctionTask, Task, as_task, epoch_steps, is_torch, load_task
 from luthier.task.fingerprint import fingerprint
 from luthier.train import Work
 
@@ -152,11 +152,7 @@ def tune(
     first = check_start(start, given.space, resolved.proposer, trials, seed)
     built = check_first(given, resolved.adapter, executor, seed, first)
     ledger = open_ledger(name, given.space, goals, resolved, budget, seed, store, task_name(task), fresh is True)
-    save = checkpoints if checkpoints is not None else is_torch(given) or hasattr(ledger.proposer, "parents")
-    keep = ledger.checkpoints if save or not isinstance(given, FunctionTask) else None
-    work = Work(given, ledger.seeds, resolved.adapter, keep, goals, save, trial_seconds=trial_seconds)
-    if isinstance(given, FunctionTask) and given.takes_trial:
-        work = replace(work, study=name, files=trial_files(ledger))
+    work = _work(given, ledger, resolved.adapter, goals, checkpoints, trial_seconds)
     study = Study.of(ledger, work)
     if "environment" not in ledger.settings:
         ledger.update_settings(environment=environment_now())
@@ -165,12 +161,7 @@ def tune(
     if retry_failed:
         reopen_failed(ledger)
     enqueue_new(ledger, first)
-    execution = ""
-    if built is not None:
-        each = steps if steps is not None or epochs is None else round(epochs * epoch_steps(given, built))
-        execution = how_it_runs(given, resolved.adapter, executor, built, trials, each)
-        if execution and execution != ledger.settings.get("execution"):
-            ledger.update_settings(execution=execution)
+    execution = "" if built is None else _execution(ledger, work, executor, built, budget)
     told = Followers([Unjudged(ledger.proposer), *followers], ledger.history)
     told.started(study)
     try:
@@ -187,6 +178,34 @@ def tune(
     finally:
         told.finished(study)
     return study
+
+
+def _work(
+    task: Task,
+    ledger: Ledger,
+    adapter: Any,
+    goals: Mapping[str, str],
+    checkpoints: bool | None,
+    trial_seconds: float | None,
+) -> Work:
+    """What workers are asked for; with a place for states unless a function is not to keep any."""
+    save = checkpoints if checkpoints is not None else is_torch(task) or hasattr(ledger.proposer, "parents")
+    keep = ledger.checkpoints if save or not isinstance(task, FunctionTask) else None
+    work = Work(task, ledger.seeds, adapter, keep, goals, save, trial_seconds=trial_seconds)
+    if isinstance(task, FunctionTask) and task.takes_trial:
+        work = replace(work, study=ledger.name, files=trial_files(ledger))
+    return work
+
+
+def _execution(ledger: Ledger, work: Work, executor: Executor, built: Config, budget: Budget) -> str:
+    """How the trainings run, in words, which the study remembers; "" where there is nothing to say."""
+    each = budget.steps
+    if each is None and budget.epochs is not None:
+        each = round(budget.epochs * epoch_steps(work.task, built))
+    execution = how_it_runs(work.task, work.adapter, executor, built, budget.trials, each)
+    if execution and execution != ledger.settings.get("execution"):
+        ledger.update_settings(execution=execution)
+    return execution
 
 
 def trial_files(ledger: Ledger) -> str | None:
