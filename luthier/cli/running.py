@@ -27,6 +27,7 @@ from luthier.tables import best_table, front_table, standings_table
 
 if TYPE_CHECKING:
     from luthier.execute import Executor
+    from luthier.study.study import Study
 
 
 class Where(enum.StrEnum):
@@ -114,13 +115,10 @@ def tune(
     with told():
         from luthier.study.tuning import tune as run
 
-        settings, goals = options(set_ or []), several(metric)
-        study_name = name or f"{file.stem}-{method or ('random' if schedule is None else 'replay')}"
+        goals = several(metric)
         study = run(
             file,
-            named_method(method or "random", settings, 1 if isinstance(goals, str | None) else len(goals))
-            if settings or method
-            else None,
+            _method(method, options(set_ or []), goals),
             schedule=schedule,
             trials=trials,
             epochs=epochs,
@@ -130,7 +128,7 @@ def tune(
             metric=goals,
             mode=directions(mode),
             store=store,
-            name=study_name,
+            name=name or f"{file.stem}-{method or ('random' if schedule is None else 'replay')}",
             seed=seed,
             start=[_configuration(text) for text in start or []],
             stop=_conditions(target, patience),
@@ -139,15 +137,26 @@ def tune(
             executor=_executor(executor, workers, address, cpus, gpus),
             progress=False if quiet else None,
         )
-        console = screen()
-        best = study.front
-        if not best:
-            raise failure(study)
-        front = len(study.history.objectives) > 1
-        console.print(front_table(best, study.name) if front else best_table(best[0], study.name))
-        if not quiet and study.in_store:
-            asked = f"{quoted(study.name)} --store {quoted(store)}"
-            console.print(f"luthier report {asked}", style="dim", soft_wrap=True, highlight=False, markup=False)
+        _show(study, store, quiet)
+
+
+def _method(name: str | None, settings: dict[str, Any], goals: str | list[str] | None) -> Any:
+    """The method of a name and settings; None, which leaves it to tune(), where neither is given."""
+    if not name and not settings:
+        return None
+    return named_method(name or "random", settings, 1 if isinstance(goals, str | None) else len(goals))
+
+
+def _show(study: Study, store: str, quiet: bool) -> None:
+    """Print the best trial, or those that no other beats, and the command that tells more."""
+    best = study.front
+    if not best:
+        raise failure(study)
+    front = len(study.history.objectives) > 1
+    screen().print(front_table(best, study.name) if front else best_table(best[0], study.name))
+    if not quiet and study.in_store:
+        asked = f"{quoted(study.name)} --store {quoted(store)}"
+        screen().print(f"luthier report {asked}", style="dim", soft_wrap=True, highlight=False, markup=False)
 
 
 def _configuration(text: str) -> Any:
