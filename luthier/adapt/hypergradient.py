@@ -134,7 +134,7 @@ def movable_rate(task: Program) -> Float:
     """The domain of ``lr``, where hypergradient descent can move it.
 
     Raises:
-        MethodError: Where it cannot.
+        MethodError: If it cannot.
     """
     domain = task.task.space.domains.get("lr")
     if domain is None:

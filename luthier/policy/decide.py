@@ -29,7 +29,7 @@ class Decisions(NamedTuple):
             squashed to its bounds; 0 where inactive. All that :meth:`Policy.evaluate` needs.
         codes: The same in the unit cube, as :meth:`luthier.Space.decode` reads it, (count, columns); 0.5 where
             inactive. After :meth:`Policy.rsample` it carries the gradient of the real numbers.
-        active: Which columns are active, (count, columns) bool.
+        active: Mask of the active columns, (count, columns) bool.
         log_prob: Logarithm of the probability (of real numbers: of the density of the code), (count,). After
             :meth:`Policy.rsample` that of the other decisions alone, for the gradient of real numbers goes
             through ``codes``.

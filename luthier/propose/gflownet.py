@@ -35,7 +35,7 @@ CLOSE = 1.0  # standard deviation of the transformed results: nearly as good is 
 PROPOSING, FITTED = 2.0, 10.0  # exp(entropy) of the target, in batches
 
 ONLINE = Settings(evaluations=3_000)
-"""How a learnt sampler is trained in each round of a study: briefly, since it goes on from the round before."""
+"""Training settings of a learnt sampler in each round of a study: brief, since it continues from the round before."""
 
 
 @dataclass(frozen=True)

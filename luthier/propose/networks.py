@@ -81,7 +81,7 @@ def slopes(layers: Networks, x: Tensor, target: Tensor, rate: Tensor, out: Netwo
         x: (n, features).
         target: (networks, n).
         rate: (networks, n).
-        out: Where the gradient by each weight and bias is put.
+        out: Buffers that receive the gradient with respect to each weight and bias.
     """
     inside, bends = [x.expand(len(target), *x.shape)], []
     for weight, bias in layers[:-1]:
