@@ -164,9 +164,9 @@ class Stock:
         if factor is not None:
             for i, (_, group) in enumerate(self._groups):
                 settings[i, "lr"] = settings.get((i, "lr"), group["lr"]) * factor
+        reached: Mapping[str, Tensor] = getattr(gradients, "reached", {})  # before clipping, which gives a plain dict
         if self.clip_norm is not None or "clip_norm" in hyper:
             gradients = clip_by_norm(gradients, read("clip_norm", self.clip_norm, hyper))
-        reached: Mapping[str, Tensor] = getattr(gradients, "reached", {})
         if not self.in_turn and not reached:
             return self._together(params, gradients, state, settings)
         members = len(next(iter(params.values())))

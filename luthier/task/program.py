@@ -83,6 +83,8 @@ class Program:
         hyper = self.hyper(config)
         member = lambda: self._member(self._model(config, key=0))  # noqa: E731
         self.network = make_network(member, self._trained, self._batch, hyper, self.measures, task)
+        if self.in_turn and isinstance(self.optimizer, Stock):
+            self.optimizer.in_turn = True  # members may reach other parameters, and count other steps for them
         if not task.shared:
             refuse_counting(member(), self._batch, {name: value[0] for name, value in hyper.items()})
         self._check_readers(config)

@@ -125,12 +125,14 @@ def test_parameters_that_get_no_gradient_stay_and_all_others_train_as_in_torch(m
                 assert torch.equal(found, start[key])
 
 
-def test_members_of_a_stack_that_take_other_branches_keep_what_each_leaves_out(monkeypatch):
+@pytest.mark.parametrize("clip", [None, 0.5])
+@pytest.mark.parametrize("optimizer", [lt.optim.SGD(weight_decay=0.5), lt.optim.Adam(), torch.optim.AdamW])
+def test_members_of_a_stack_that_take_other_branches_keep_what_each_leaves_out(optimizer, clip, monkeypatch):
     monkeypatch.setattr(train_stack, "stack_width", lambda program, adapter, state, members: members)
     reached = []
     in_turn = Program._gradient_in_turn
     monkeypatch.setattr(Program, "_gradient_in_turn", lambda *args: reached.append(in_turn(*args)) or reached[-1])
-    alone, both = (tuned(Branching, width=width, optimizer=lt.optim.SGD(weight_decay=0.5)) for width in (1, 3))
+    alone, both = (tuned(Branching, width=width, optimizer=optimizer, clip_norm=clip) for width in (1, 3))
     assert "loop" in both.execution
     assert any("side" in gradients.reached for _, gradients, _ in reached), "no step has members of both branches"
     assert [trial.metrics for trial in alone.trials] == [trial.metrics for trial in both.trials]
