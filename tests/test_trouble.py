@@ -337,6 +337,16 @@ def stubborn(config: dict[str, Any]) -> float:
     return config["x"]
 
 
+def test_an_exception_of_pythons_own_machinery_is_a_result_too() -> None:
+    def train(config: dict[str, Any]) -> float:
+        if config["x"] < 0.5:
+            raise GeneratorExit("out of a generator")
+        return config["x"]
+
+    study = lt.tune(train, lt.propose.Grid(points=3), space=lt.Space(x=lt.Float(0.0, 1.0)), progress=False)
+    assert status_of(study) == {"failed": 1, "ok": 2}
+
+
 @pytest.mark.parametrize(
     ("task", "workers"), [(silent, 1), (silent, 2), pytest.param(stubborn, 2, marks=pytest.mark.slow)]
 )

@@ -26,11 +26,13 @@ def copy(
     luthier copy digits-pbt --store postgresql://me@host/studies --to laptop.db --as digits
     """
     from luthier.store import open_store
-    from luthier.store.copying import copy_study
+    from luthier.store.copying import copy_study, missing
 
     with told(), existing(store) as source, open_store(to) as target:
         made = copy_study(source, name, target, new_name)
         typer.echo(plain(f"{name}: copied to {public_url(to)} as {made}"))
+        if gone := missing(target, made):
+            typer.echo(plain(f"not there any more: {', '.join(gone)}"), err=True)
 
 
 def backup(

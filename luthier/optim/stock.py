@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -74,6 +74,7 @@ class Stock:
         refuse_closures(self._optimizer)
         self._groups = self._parts(self._optimizer)
         self._bound, self._own = self._dependences(configs)
+        self._scheduled: list[Key] = []  # what a scheduler writes beside learning rates
         self.in_turn, self.traceable, self.starts_empty = False, True, False
         self._kinds: dict[str, type] = {}  # of slots that are numbers of Python
         self._evolving: dict[Key, type] = {}  # settings that the optimizer itself changes
@@ -176,6 +177,13 @@ class Stock:
             rows.append(self._alone(params, there, state, settings, i))
         after = {name: torch.stack([row[0][name] for row in rows]) for name in params}
         return after, _stacked([row[1] for row in rows])
+
+    def scheduled(self, keys: Iterable[str]) -> None:
+        """Take settings that a scheduler writes, "<group>.<setting>" each, into account for the choice of form."""
+        found = [(int(group), setting) for group, _, setting in (key.partition(".") for key in keys)]
+        self._scheduled = [key for key in found if key[1] != "lr" and key not in self._bound and key not in self._own]
+        if self._scheduled:
+            self._choose()
 
     def measured(self, params: Tensors, state: Any, hyper: Mapping[str, Tensor]) -> Tensors:
         """The weights to be measured: others than those that are trained where the optimizer has a mode for it."""
@@ -390,7 +398,7 @@ class Stock:
         device = next(iter(start.values())).device
         settings = {
             (i, s): torch.tensor([1.0, 0.7], dtype=torch.float64, device=device) * _number(self._groups[i][1], s)
-            for i, s in (*self._bound, *self._own)
+            for i, s in dict.fromkeys((*self._bound, *self._own, *self._scheduled))
         }
         return start, gradients, settings
 

@@ -139,7 +139,7 @@ def backup(store: Any, path: str | Path) -> tuple[Path, list[str]]:
     except (OSError, sqlite3.Error) as error:
         raise explained(error, f"backup {target}") from error
     with SQL(target, read_only=True) as made:
-        return target, [file for one in made.studies() for file in _missing(made, one.name)]
+        return target, [file for one in made.studies() for file in missing(made, one.name)]
 
 
 class _Files:
@@ -227,7 +227,7 @@ def _copy_tree(source: Path, target: Path) -> None:
                     copy.unlink(missing_ok=True)
 
 
-def _missing(store: SQL, name: str) -> list[str]:
+def missing(store: Any, name: str) -> list[str]:
     """Checkpoints of the study's latest results that are not there."""
     _, found, _ = _snapshot(store, name)
     row = store._find(name)

@@ -57,7 +57,7 @@ def run_alone(
         return Lost(job.number, "asked")
     except keep.StorageTrouble as trouble:
         return Lost(job.number, "storage", str(trouble))
-    except (KeyboardInterrupt, GeneratorExit):
+    except KeyboardInterrupt:
         raise
     except BaseException as failure:  # SystemExit and MemoryError too: one job's end is not the study's
         status, error = "failed", describe(failure)

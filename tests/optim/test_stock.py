@@ -156,6 +156,14 @@ def test_a_scheduler_of_torchs_is_the_plain_loop(name: str) -> None:
         assert off(one, make, Trained(one), scheduler=scheduler, every=every) < 1e-9
 
 
+def test_a_scheduler_may_write_what_one_instance_of_the_optimizer_cannot_take() -> None:
+    """NAdam keeps a product of its first beta, which OneCycle moves: a number, so members take their steps in turn."""
+    scheduler = SCHEDULERS["OneCycle"][0]
+    one = task(P(optim.NAdam), torch.float64, scheduler=(scheduler, "step"))
+    assert off(one, by_name(optim.NAdam), Trained(one), scheduler=scheduler, every="step") < 1e-5
+    assert one.program(CONFIGS[0]).optimizer.in_turn
+
+
 def test_a_scheduler_may_read_the_configuration_and_be_beside_our_schedules() -> None:
     def scheduler(optimizer: optim.Optimizer, config: dict[str, Any]) -> Any:
         return lr_scheduler.ExponentialLR(optimizer, 1 - config["weight_decay"])
