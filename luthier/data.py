@@ -65,10 +65,10 @@ def fashion_mnist(
         normalise: Subtract the mean of all pixels of the training split and divide by their standard deviation;
             otherwise pixels are in [0, 1].
         train: Examples kept for training, or None for all that remain; this does not change the validation split.
-        device: Where the tensors go.
+        device: Device for the tensors.
         flat: Give inputs as (n, 784) instead of (n, 1, 28, 28).
-        folder: Where the files are; nothing else is then searched or downloaded.
-        url: Where to download from; else ``$LUTHIER_DATA_URL``, else the authors' repository.
+        folder: Folder with the files; nothing else is then searched or downloaded.
+        url: Address to download from; else ``$LUTHIER_DATA_URL``, else the authors' repository.
 
     Returns:
         Inputs float32, targets int64 in 0..9; the test split is the official one of 10,000.

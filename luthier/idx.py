@@ -129,7 +129,7 @@ def download(url: str, folder: Path, checksums: Mapping[str, str], remedy: str) 
 
     Args:
         url: The address of the remote folder.
-        folder: Where the files go; created if need be.
+        folder: Folder for the files; created if need be.
         checksums: SHA-256 of the decompressed file for each name (with ``.gz``).
         remedy: Advice to the user if the download fails.
 

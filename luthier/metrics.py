@@ -28,7 +28,7 @@ class Accumulated:
         self.metric, self.__name__ = metric, type(metric).__name__
 
     def __call__(self, output: Any, target: Any) -> Any:
-        """Its value on all outputs and targets at once."""
+        """Value on all outputs and targets at once."""
         self.metric.reset()
         self.metric.update(output, target)
         value = self.metric.compute()

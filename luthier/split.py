@@ -100,8 +100,8 @@ class Splits:
     Inputs in a tuple reach the network in order, ``model(*inputs)``, those in a dict by name, ``model(**inputs)``.
 
     Args:
-        train: For the weights.
-        valid: For the hyperparameters.
+        train: Data for the weights.
+        valid: Data for the hyperparameters.
         test: Read once, for the configurations that a study ends with; None where there is none.
         classes: Name of each class, where the targets are class numbers.
 

@@ -54,13 +54,13 @@ def existing(store: str) -> Iterator[Any]:
 
 
 def usage(message: str) -> typer.Exit:
-    """To be raised after wrong use, which it says."""
+    """Complain of wrong use; return the exit to raise."""
     _complain(message)
     return typer.Exit(2)
 
 
 def failure(study: Any) -> typer.Exit:
-    """To be raised where no trial of a study ended well, with the last one's error."""
+    """Complain that no trial of a study ended well, with the last one's error; return the exit to raise."""
     errors = [record.error for record in study.trials if record.error]
     last = f"; the last failed with: {errors[-1]}" if errors else ""
     _complain(f"{study.name}: none of {len(study.trials)} trials ended well{last}")

@@ -57,7 +57,7 @@ class Log(Follower):
     """The base of logs. A subclass writes what :meth:`begin`, :meth:`point` and :meth:`end` are told.
 
     Args:
-        folder: Where the lock and the position are kept, one pair a study.
+        folder: Folder that holds the lock and the position, one pair per study.
     """
 
     def __init__(self, folder: str | Path) -> None:

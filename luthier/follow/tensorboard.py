@@ -21,7 +21,7 @@ def tensorboard(folder: str | Path = "runs") -> Background:
     files are written on a thread, by the package ``tensorboard`` alone.
 
     Args:
-        folder: Where the runs go. Several drivers of one study may give the same.
+        folder: Folder for the runs. Several drivers of one study may share it.
 
     Raises:
         StudyError: If tensorboard is not installed.

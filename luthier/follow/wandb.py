@@ -1,4 +1,4 @@
-"""Weights & Biases: a group of runs for a study, one a trial."""
+"""Weights & Biases: a group of runs for a study, one per trial."""
 
 from __future__ import annotations
 

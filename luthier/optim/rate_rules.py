@@ -21,7 +21,7 @@ def moved(rate: float, h: float, scale: float, hyper_lr: float, rule: Rule, boun
         h: The hypergradient, g · ∂u/∂α.
         scale: ‖g‖ ‖∂u/∂α‖.
         hyper_lr: β.
-        rule: Which of the two rules.
+        rule: Name of the rule, one of the two.
         bounds: Smallest and largest rate.
 
     Returns:

@@ -45,14 +45,14 @@ class Stock:
         make: configuration -> optimizer, over parameters of ``named``.
         named: One member's parameters under the names that updates have.
         configs: Configurations in which each continuous hyperparameter takes several values, the first one's first.
-        values: From a stack's hyperparameters to each member's configuration.
+        values: Maps a stack's hyperparameters to each member's configuration.
         reads: The hyperparameters that ``make`` reads.
         clip_norm: Largest norm of a member's whole gradient, or None.
 
     Attributes:
-        starts_empty: It makes its slots in the first step.
-        in_turn: Members are stepped one after the other.
-        traceable: The step is a function of tensors alone.
+        starts_empty: True if it makes its slots in the first step.
+        in_turn: True if members are stepped one after the other.
+        traceable: True if the step is a function of tensors alone.
     """
 
     decay_name = "weight_decay of every group"  # by which an adapter sets it, whatever the space has
@@ -374,7 +374,7 @@ class Stock:
         self.traceable = not self.in_turn and self._follows(start, gradients, settings)
 
     def _follows(self, start: Tensors, gradients: list[Tensors], settings: dict[Key, Any]) -> bool:
-        """It asks for no number, which a trace would have to know (RAdam does)."""
+        """Return True if it asks for no number, which a trace would have to know (RAdam does)."""
         try:
             with FakeTensorMode() as mode:
                 fake = pytree.tree_map_only(Tensor, mode.from_tensor, (start, gradients, settings))

@@ -105,7 +105,7 @@ def _failure_marks(known: Facts, x_title: str, y: dict) -> list[dict]:
 
 
 def learning_curves(known: Facts) -> Section | None:
-    """Metrics against steps, a line a trial; None where no trial reported twice."""
+    """Metrics against steps, one line per trial; None if no trial reported twice."""
     figures = []
     for name in metric_names(known):
         curves = collect(known, name)

@@ -51,7 +51,7 @@ class StudyInfo:
         name: The study's name.
         settings: The stored settings as JSON values. ``method``, ``seed`` and ``budget`` are shown in the header,
             the rest in a foldable list; keys are free.
-        created: When the study began, in seconds since 1970 (UTC), or None.
+        created: Start of the study, in seconds since 1970 (UTC), or None.
         wall_seconds: Wall time of the study over all its runs, in seconds, or None.
         test_metrics: Metrics of the best configuration on the test split, in the user's own units and direction,
             or None where the test split was not read.

@@ -99,9 +99,9 @@ def refuse_generators(model: nn.Module, run: Callable[[], Any], device: torch.de
     """Run the model once and raise if its code draws from torch's generators.
 
     Args:
-        model: With its dropout layers replaced.
+        model: The model, with its dropout layers replaced.
         run: Runs it.
-        device: Where it runs.
+        device: Device that it runs on.
 
     Raises:
         TaskError: Naming the innermost module that draws.

@@ -35,7 +35,7 @@ class Value:
 
     Args:
         tensor: (batch, …) where shared, (members, batch, …) where plain, (members, features, batch) where last.
-        layout: Which of these.
+        layout: Name of the layout, one of these three.
     """
 
     __slots__ = ("layout", "tensor")

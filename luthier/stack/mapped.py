@@ -231,7 +231,7 @@ def _straight(*_: Any, **__: Any) -> Iterator[None]:
 
 
 class _Straight:
-    """In place of ``CheckpointFunction``: runs the function."""
+    """A stand-in for ``CheckpointFunction`` that runs the function."""
 
     @staticmethod
     def apply(function: Any, preserve: bool, *args: Any) -> Any:

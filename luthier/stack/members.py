@@ -108,7 +108,7 @@ def lift_module(lifted: Lifted, module: nn.Module, names: Names, call: Call, arg
 
     Args:
         lifted: Remembers how the module can be run.
-        module: In the mode in which it is to run, with :class:`Site` for dropout.
+        module: The module, in the mode in which it is to run, with :class:`Site` for dropout.
         names: Its parameters and buffers by their names in the model.
         call: The run; gets the module's new buffers.
         args: A nest with values in it.

@@ -59,7 +59,7 @@ class Plan:
 
     Args:
         graph: Traced from ``model``.
-        model: With :class:`Site` for dropout, in its mode.
+        model: The model, with :class:`Site` for dropout, in the mode to run.
         aliases: Every name of a parameter or buffer -> the one name that it goes by.
     """
 

@@ -77,7 +77,7 @@ class Keyed(TorchDispatchMode):
         return -torch.log1p(-self.uniform(shape, dtype))
 
     def permutation(self, count: int) -> Tensor:
-        """A permutation of ``count`` numbers; vmap asks for one a member, in turn."""
+        """A permutation of ``count`` numbers; vmap asks for one per member, in turn."""
         if not self._waiting:
             site, self.site = self.site, self.site + 1
             self._waiting = list(torch.sort(self.noise.uniform(site, (count,)), dim=-1, stable=True).indices.unbind(0))

@@ -190,10 +190,10 @@ def unstack_into(
     """Load one member of a stack into a module of the user's.
 
     Args:
-        module: Gets the member's parameters and buffers.
+        module: The module that gets the member's parameters and buffers.
         params: (members, …) by name.
         buffers: (members, …) by name.
-        row: Which member.
+        row: Index of the member.
 
     Returns:
         The module.

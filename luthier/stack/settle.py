@@ -161,7 +161,7 @@ class Work(TorchDispatchMode):
     """Counts what a step asks of a core.
 
     Attributes:
-        seconds: By the rates above, not by a clock: the same on every machine.
+        seconds: Time by the rates above, not by a clock: the same on every machine.
         calls: Operators that compute something.
         elements: Numbers that they returned.
         smallest: Numbers of the smallest tensor that one of them returned.

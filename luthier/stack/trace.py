@@ -54,7 +54,7 @@ class Traced:
     """Runs a traced step on a state of its own.
 
     Args:
-        graph: From :func:`trace`.
+        graph: A graph from :func:`trace`.
         state: The first state; copied, since the graph writes in place.
     """
 

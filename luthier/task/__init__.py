@@ -135,7 +135,7 @@ class TrainableTask:
 
 Task: TypeAlias = "FunctionTask | TrainableTask | TorchTask"
 AnyTask: TypeAlias = "Task | Trainable | Callable[..., Any] | str | Path"
-"""What a user may give: also a Trainable, a function, or the path of a file that defines a task."""
+"""Anything that a user may give as a task: also a Trainable, a function, or the path of a file that defines one."""
 
 _LOADED: dict[tuple[str, str], Task] = {}  # (file, name) -> the task loaded from it in this process
 

@@ -85,8 +85,8 @@ class Ruled:
 
         Args:
             params: Parameters of a stack of one by name; so are buffers and hyper.
-            buffers: By name.
-            hyper: By name.
+            buffers: Buffers by name.
+            hyper: Hyperparameters by name.
             batch: A minibatch.
         """
         if not all(one.form == "rewritten" and not one.fallbacks for one in (self._train, self._eval)):

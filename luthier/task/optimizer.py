@@ -49,7 +49,7 @@ def optimizer_of(
         config: A configuration with the program's static values.
         model: One member's network.
         named: Its trained parameters, by their names in a state.
-        values: From a stack's hyperparameters to each member's configuration.
+        values: Maps a stack's hyperparameters to each member's configuration.
 
     Raises:
         TaskError: If it cannot be made, or not under these settings.

@@ -87,11 +87,11 @@ class TorchTask:
             :class:`luthier.optim.Switch`, in one network that is told at every step what to use. Methods that share
             weights set it; see :meth:`sharing`.
         compile: Compile the traced step with ``torch.compile``: pays from about a million member-steps on.
-        device: Where to train; None is the CPU.
+        device: Device to train on; None is the CPU.
 
     Raises:
-        TaskError: Where parts do not fit each other.
-        DataError: Where the data are none.
+        TaskError: If parts do not fit each other.
+        DataError: If the data are empty or of no supported kind.
     """
 
     space: Space

@@ -31,13 +31,13 @@ class ProposerContract(ABC):
     """Contract of every proposer, checked on real runs; subclass it in a test file.
 
     Args:
-        spaces: The tests run on each of these.
+        spaces: Spaces, on each of which the tests run.
         budget: Budget that the proposer is bound to in most tests.
         objectives: Name and direction of each objective.
         report_every: Steps between reports, for a proposer that prunes.
-        batch_invariant: Configurations do not depend on how proposals were split over calls and workers.
-        seeded: Another seed gives other configurations.
-        learns: It is better than random search on ``problems``; its budget there is ``learning_budget``.
+        batch_invariant: True if configurations do not depend on how proposals were split over calls and workers.
+        seeded: True if another seed gives other configurations.
+        learns: True if it is better than random search on ``problems``; its budget there is ``learning_budget``.
         problems: Problems to be better on. Random search gets the same number of training steps.
         learning_runs: Paired runs, seeds 0, 1, … on each problem.
         learning_wins: Fraction of the runs that must end below random search's (a tie counts half).

@@ -29,7 +29,7 @@ def to_optuna(study: Study | History, *, storage: Any = None, name: str | None =
 
     Args:
         study: A study, or its history.
-        storage: Where to, as for ``optuna.create_study``: ``"sqlite:///optuna.db"``; None keeps it in memory.
+        storage: Destination, as for ``optuna.create_study``: ``"sqlite:///optuna.db"``; None keeps it in memory.
         name: Its name there; by default the study's.
 
     Returns:
