@@ -12,9 +12,7 @@ from luthier.optim import SGD, Adam
 from luthier.optim.common import Scale, Tensors, read, total
 from luthier.optim.stock import Stock
 from luthier.stack import Noise
-from luthier.task.program import Batch, Program, State
-
-Numbered = tuple[int, Batch]  # (steps after the state's, minibatch)
+from luthier.task.program import Program, State
 
 
 class InnerTraining:

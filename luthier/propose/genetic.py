@@ -163,7 +163,7 @@ class Genetic:
         pool = self._pool(history, memory, generation)
         if len(pool) < 2:
             return space.sample(rng)
-        a, b = (end_of(history, number) for number in _couple(history, pool, rng))
+        a, b = (end_of(history, number) for number in _couple(pool, rng))
         child = self._breed(space, space.names, a, b, {}, rng)
         if self.distinct and (_text(child) in memory.seen or any(job.config == child for job in jobs)):
             name = list(child)[int(rng.integers(len(child)))]
@@ -174,7 +174,7 @@ class Genetic:
         self, history: History, last: list[int], moving: list[str], rng: np.random.Generator
     ) -> tuple[Config, int]:
         """A configuration, and the job whose weights go on under it."""
-        first, second = _couple(history, _half(last), rng)
+        first, second = _couple(_half(last), rng)
         source = first if self.inherit == "parent" else _one_of_the_best(history, last, rng)
         a, b, kept = end_of(history, first), end_of(history, second), end_of(history, source)
         static = {name: value for name, value in kept.items() if name not in moving}
@@ -256,7 +256,7 @@ def _half(numbers: list[int]) -> list[int]:
     return numbers[: max(2, (len(numbers) + 1) // 2)]
 
 
-def _couple(history: History, pool: list[int], rng: np.random.Generator) -> list[int]:
+def _couple(pool: list[int], rng: np.random.Generator) -> list[int]:
     """Two different parents."""
     places = rng.choice(len(pool), 2, replace=False).tolist()
     return [pool[i] for i in places]

@@ -65,13 +65,6 @@ class Facts:
         """The finished jobs, best first; ties in order of arrival."""
         return self.finished[np.argsort(self.sign * self.values[self.finished], kind="stable")]
 
-    def ancestry(self, number: int) -> list[int]:
-        """The chain of jobs that led to ``number``, oldest first, itself last."""
-        chain = [number]
-        while (parent := int(self.history.parent[chain[-1]])) >= 0:
-            chain.append(parent)
-        return chain[::-1]
-
 
 def facts(history: History) -> Facts:
     """Read a history once."""

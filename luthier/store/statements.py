@@ -133,11 +133,6 @@ waiting_owners = (
     .with_for_update(skip_locked=True)
 )
 serve_owner = sa.update(owners).where(owners.c.id == bind("b_served")).values(wants=0, given=owners.c.given + 1)
-forget_owners = sa.delete(owners).where(
-    owners.c.study == STUDY,
-    owners.c.until < clock() - 86400.0,
-    ~sa.exists(sa.select(queue.c.number).where(queue.c.study == STUDY, queue.c.owner == owners.c.id)),
-)
 
 owner_rows = sa.select(
     owners.c.id, owners.c.host, owners.c.pid, owners.c.started, (owners.c.until < clock() - 86400.0).label("silent")
