@@ -41,14 +41,11 @@ def test_what_one_says_reaches_the_others(store: Store) -> None:
     two.know([({"x": 0.5, "size": 16}, {"loss": 0.25}), ({"x": 0.5, "size": 32}, {"loss": 0.5})])
     two.fingerprint("v2")
     assert two.reopen([0, 1]) == [0]
-    two.request_stop("enough")
     one.sync()
     for ledger in (one, two):
         history = ledger.history
         assert history.fingerprints == [(0, "v1"), (2, "v2")] and len(history.foreign) == 2
         assert list(history.reopened) == [0] and not history.pending and not ledger.over()
-        assert ledger.stop_requested == "enough"
-    assert opened(store, Budget(trials=6)).stop_requested is None, "it was asked of those that were there"
     assert [job.number for job in one.take(2)] == [0, 2], "what is tried again, then what is new"
     assert one.attempts == {0: 1, 2: 1}
 

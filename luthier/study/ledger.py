@@ -150,7 +150,6 @@ class Ledger:
         self._heartbeat: Heartbeat | None = None
         self.sync()
         self._known = len(history)  # jobs that were there at first, and those that this process has added
-        self._stops = len(history.stops)
         self._tidying = Tidying(self._study, history, getattr(proposer, "parents", None))
 
     @property
@@ -167,11 +166,6 @@ class Ledger:
     def partials(self) -> Mapping[int, str | None]:
         """For the jobs that this process holds, the checkpoint from which they can go on, or None."""
         return self._study.partials
-
-    @property
-    def stop_requested(self) -> str | None:
-        """The reason of a stop request that came after this ledger was opened, or None."""
-        return self.history.stops[-1] if len(self.history.stops) > self._stops else None
 
     @_alone
     def sync(self) -> None:
@@ -327,11 +321,6 @@ class Ledger:
         found = self._study.reopen(numbers)
         self.sync()
         return found
-
-    @_alone
-    def request_stop(self, reason: str) -> None:
-        """Ask all that work on the study to end: ``history.stops``."""
-        self._say("stop", {"reason": reason})
 
     @_alone
     def fingerprint(self, text: str) -> None:
