@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from luthier.errors import CheckpointError, StudyError
 from luthier.jobs import Job, Lost
 from luthier.store.checkpoints import Checkpoints
 from luthier.study import again
+from luthier.train import alone as train_alone
 from luthier.train import keep
 from luthier.train import stack as train_stack
 
@@ -68,16 +70,21 @@ def test_a_full_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(study.history.arrival) == 12
 
 
+def stacks(folder: Path) -> lt.Study:
+    return lt.tune(digits(), trials=12, epochs=1, store=folder / "a.db", name="s", progress=False)
+
+
+@pytest.mark.parametrize("run", [pbt, stacks])
 def test_a_disk_that_stays_full_ends_the_call_and_fails_no_trial(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keep, "PAUSES", (0.01,))
     monkeypatch.setattr(again, "TROUBLE", 0.2)
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", _full)
         with pytest.raises(StudyError, match=r"cannot be kept or read: .*the disk is full.*No trial has failed by it"):
-            pbt(tmp_path)
-    study = pbt(tmp_path)
+            run(tmp_path)
+    study = run(tmp_path)
     assert Counter(result and result.status for result in study.history.results) == {"ok": 12}
 
 
@@ -120,6 +127,75 @@ def test_a_machine_that_goes_away_is_charged_to_no_trial() -> None:
     executor = Flaky()
     study = lt.tune(lambda config: config["x"], space=SPACE, trials=4, executor=executor, progress=False)
     assert status_of(study) == {"ok": 4} and set(executor.times.values()) == {6}
+
+
+def spoil(files: list[Path]) -> None:
+    """Cut one file short, remove one, and change bytes in the middle of one; any others stay as they are."""
+    files[0].write_bytes(files[0].read_bytes()[:100])
+    if len(files) > 1:
+        files[1].unlink()
+        whole = files[2].read_bytes()
+        files[2].write_bytes(whole[: len(whole) // 2] + b"damaged" + whole[len(whole) // 2 + 7 :])
+
+
+def half_trained(folder: Path) -> list[Path]:
+    """The newest state of each job on the way, by job."""
+    found = {path.name.split("-")[1]: path for path in sorted(folder.rglob("partial-*.ckpt"), key=os.path.getmtime)}
+    return [found[number] for number in sorted(found)]
+
+
+def test_a_half_trained_state_that_is_damaged_costs_its_time_and_no_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_stack, "stack_width", lambda program, adapter, state, members: members)
+    monkeypatch.setattr(train_stack, "PARTIAL_SECONDS", 0.0)
+    options: dict[str, Any] = {"trials": 4, "epochs": 3, "name": "s", "progress": False}
+    whole, reports, begun = lt.tune(digits(), **options), train_stack._reports, {}
+
+    def interrupted(program: Any, adapter: Any, state: Any, rows: Any, *args: Any) -> Any:
+        if args[1] > 57:  # in the second epoch
+            raise KeyboardInterrupt
+        return reports(program, adapter, state, rows, *args)
+
+    def noted(program: Any, adapter: Any, state: Any, rows: Any, *args: Any) -> Any:
+        for row in rows:
+            begun.setdefault(row.job.number, args[1])
+        return reports(program, adapter, state, rows, *args)
+
+    monkeypatch.setattr(train_stack, "_reports", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        lt.tune(digits(), store=tmp_path / "a.db", **options)
+    files = half_trained(tmp_path)
+    assert len(files) == 4
+    spoil(files)
+    monkeypatch.setattr(train_stack, "_reports", noted)
+    study = lt.tune(digits(), store=tmp_path / "a.db", **options)
+    assert [trial.status for trial in study.trials] == ["ok"] * 4
+    assert [trial.metrics for trial in study.trials] == [trial.metrics for trial in whole.trials]
+    assert begun[0] == begun[1] == begun[2] < begun[3], "three begin anew, and one goes on where it was"
+
+
+def test_a_trainables_damaged_state_costs_its_time_and_no_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_alone, "PARTIAL_SECONDS", 0.0)
+    advanced: list[int] = []
+
+    class Reporting(Walk):
+        report_every = 1
+
+        def advance(self, state: Any, config: dict[str, Any], steps: int) -> Any:
+            advanced.append(steps)
+            if len(advanced) == 6:
+                raise KeyboardInterrupt
+            return super().advance(state, config, steps)
+
+    options: dict[str, Any] = {"space": SPACE, "trials": 1, "steps": 8, "store": tmp_path / "a.db", "name": "s"}
+    with pytest.raises(KeyboardInterrupt):
+        lt.tune(Reporting(), progress=False, **options)
+    spoil(half_trained(tmp_path))
+    study = lt.tune(Reporting(), progress=False, **options)
+    assert status_of(study) == {"ok": 1} and len(advanced) == 6 + 8, "from its beginning"
 
 
 # -- a process that died under a job: counted -------------------------------------------------------------------------
@@ -317,6 +393,22 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
     process.communicate(timeout=60)
     assert process.returncode == 0
     assert len(lt.Study.load("s", tmp_path / "a.db").history.arrival) == 4
+
+
+@pytest.mark.slow
+def test_a_signal_is_heard_while_another_keeps_the_database_locked(tmp_path: Path) -> None:
+    process = drive(tmp_path, SAYS)
+    holder = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
+    try:
+        holder.execute("BEGIN IMMEDIATE")
+        time.sleep(2.0)  # it has something to write by now, and waits
+        begun = time.monotonic()
+        process.terminate()
+        _, err = process.communicate(timeout=40)
+        assert time.monotonic() - begun < 12 and process.returncode == 128 + signal.SIGTERM, err
+    finally:
+        holder.close()
+        process.kill()
 
 
 # -- time -------------------------------------------------------------------------------------------------------------
