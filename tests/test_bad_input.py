@@ -225,6 +225,7 @@ MISTAKES: list[Mistake] = [
     ("epochs and steps", lambda p: p.tune(epochs=2, steps=10), StudyError, ["epochs=2", "steps=10"]),
     ("half a seed", lambda p: p.tune(seed=0.5), StudyError, ["seed must be an integer", "0.5"]),
     ("an unknown direction", lambda p: p.tune(mode="up"), StudyError, ["mode='up'", "'max'"]),
+    ("an empty direction", lambda p: p.tune(mode=""), StudyError, ["mode=''", "'max'"]),
     ("two directions for one metric", lambda p: p.tune(mode=["min", "max"]), StudyError, ["2 modes", "1 metrics"]),
     ("an accuracy to be minimised", lambda p: p.tune(metric="accuracy"), StudyError, ["'accuracy'", "mode='max'"]),
     ("a metric twice", lambda p: p.tune(metric=["loss", "loss"]), StudyError, ["loss"]),

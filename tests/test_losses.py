@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -195,6 +196,19 @@ def test_a_trace_agrees_bit_for_bit(loss: Any, reference: Any, data: Any, form: 
     other = outputs.flip(1)
     for a, b in zip(traced(other, targets), gradient(other, targets), strict=True):
         assert torch.equal(a, b)
+
+
+def test_what_fails_on_a_trace_s_tensors_alone_runs_in_the_same_form_afterwards() -> None:
+    def masked(output: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(output[target > 1], target[target > 1])
+
+    stacked = stacked_loss(masked)
+    outputs, targets = classes[0](), classes[1]()
+    before = stacked(outputs, targets)
+    assert stacked.form == "vmap"
+    with contextlib.suppress(Exception):  # the size of a mask has no value there
+        make_fx(stacked, tracing_mode="fake")(outputs, targets)
+    assert stacked.form == "vmap" and torch.equal(stacked(outputs, targets), before)
 
 
 @pytest.mark.parametrize("loss", [losses.mean_squared_error, losses.binary_cross_entropy_with_logits, metrics.accuracy])

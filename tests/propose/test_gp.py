@@ -80,6 +80,16 @@ def test_nothing_is_proposed_twice_in_a_discrete_space() -> None:
     assert len({str(job.config) for job in history.jobs}) == 60
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_leaf_of_one_configuration_is_tried_once_though_it_is_the_best(batch: int) -> None:
+    space = Space(kind=Choice(["plain", "deep"]), depth=Float(0, 1, when={"kind": "deep"}))
+    history = simulate(
+        GaussianProcess(initial=3), lambda c: c.get("depth", -1.0), space, Budget(trials=10), seed=1, batch=batch
+    )
+    assert sum(job.config["kind"] == "plain" for job in history.jobs) == 1
+    assert len({str(job.config) for job in history.jobs}) == 10
+
+
 def test_a_large_finite_space_that_is_nearly_used_up_is_used_up() -> None:
     space = Space(a=Int(1, 1600))
     history = History(space)

@@ -197,6 +197,23 @@ def test_the_states_that_may_be_named_are_kept_and_few_others(method: Any) -> No
         assert len(bound.parents(rebuild(history))) <= 12
 
 
+def test_a_state_that_asha_gave_up_is_never_named_again() -> None:
+    def train(config: Config, steps: int, state: float | None) -> tuple[float, float]:
+        done = (state or 0.0) + steps
+        return (config["lr"] if done < 3 else float("nan")), done
+
+    bound = ASHA(rungs=3).bind(Budget(trials=5, steps=9))
+    history = simulate(ASHA(rungs=3), train, RATE, Budget(trials=5, steps=9), stateful=True)
+    assert sum(job.parent is not None for job in history.jobs) == 3, "the best, and two in its place"
+    given_up: set[int] = set()
+    for count in range(1, len(history.events) + 1):
+        replayed = rebuild(history, count)
+        kept = bound.parents(replayed)
+        assert not kept & given_up
+        given_up |= set(replayed.arrival) - kept
+    assert bound.parents(history) == set()
+
+
 def test_epochs_are_parts_of_a_training_under_every_batch_size() -> None:
     space = Space(lr=Float(1e-3, 1.0, log=True), batch_size=Int(8, 64))
     budget = Budget(trials=27, epochs=9, epoch_steps=lambda config: 1000 // config["batch_size"])
