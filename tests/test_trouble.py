@@ -216,7 +216,8 @@ def test_a_job_that_ends_its_worker_three_times_has_failed_and_no_other(tmp_path
     assert "ended its worker 3 times, the last time: the worker process" in study.trials[1].error
     assert "SIGKILL" in study.trials[1].error
     begun = list(map(int, log.read_text().split()))
-    assert begun.count(1) == 3 and begun[-2:] == [1, 1]  # from the second time on after the others
+    # from the second time on after the others, one of which may still be on its way into its worker
+    assert begun.count(1) == 3 and begun[-3:].count(1) == 2
     assert len(begun) == 10
 
 
