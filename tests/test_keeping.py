@@ -138,6 +138,7 @@ def test_a_backup_is_whole_while_a_study_goes_on(tmp_path: Path) -> None:
         assert base.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     base.close()
     assert "there is something already" in run("backup", "--store", store, "--output", kept, code=1)
+    assert "this is a URL" in run("backup", "--store", store, "--output", "postgresql://host/kept", code=1)
     assert pbt(kept).best is not None
 
 

@@ -97,6 +97,23 @@ def test_a_trace_that_would_be_wrong_is_refused_with_a_warning():
         assert trace(step, {"w": torch.ones(3)}, [(torch.zeros(1), torch.zeros(1))], None) is None
 
 
+def test_a_trace_that_differs_without_leaving_torch_is_refused_too():
+    calls: list[int] = []
+
+    def counting(state: Any, batches: Any, valid: Any) -> Any:
+        calls.append(0)
+        return {"w": state["w"] * len(calls)}, {"train_loss": state["w"]}
+
+    def averaging(state: Any, batches: Any, valid: Any) -> Any:
+        return {"w": state["w"] + batches[0].sum() / len(batches[0])}, {"train_loss": state["w"]}
+
+    state, whole, rest = {"w": torch.ones(3)}, [torch.ones(5)], [torch.ones(3)]  # an epoch's last minibatch is smaller
+    for step, others in ((counting, [(whole, None)]), (averaging, [(rest, None)])):
+        with pytest.warns(UserWarning, match="runs eagerly, since its trace differs: a tensor of shape"):
+            assert trace(step, state, whole, None, others=others) is None
+    assert trace(averaging, state, whole, None, others=[(whole, None)]) is not None
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_diverged_member_leaves_the_others_as_they_are(network: str, tmp_path: Path):
     task = digits_task(network)

@@ -97,7 +97,7 @@ def read_by(model: nn.Module) -> tuple[set[str], bool]:
     return names, any(isinstance(part, Choose) for part in layers)
 
 
-def refuse_gradient_hooks(model: nn.Module) -> None:
+def refuse_gradient_hooks(model: nn.Module, what: str = "model") -> None:
     """Refuse hooks on the gradients of parameters: a stack computes gradients of tensors of its own.
 
     Raises:
@@ -107,7 +107,7 @@ def refuse_gradient_hooks(model: nn.Module) -> None:
         if param._backward_hooks or getattr(param, "_post_accumulate_grad_hooks", None):
             raise TaskError(
                 "a hook on its gradient would not be called, for a stack takes gradients of tensors of its own",
-                where=f"model, {name}",
+                where=f"{what}, {name}",
                 remedy="Multiply the parameter by its mask in forward, or make it of a frozen and a trained part.",
             )
 

@@ -72,6 +72,8 @@ class Program:
         self.traces: dict[Any, Any] = {}  # filled by luthier.stack.trace, by shape
         self.measures = {"loss": stacked_loss(task.loss)} | {n: stacked_loss(m) for n, m in task.metrics.items()}
         self._batch = self.sources.example(rows=self.batch_size)
+        if isinstance(task.loss, nn.Module):
+            refuse_gradient_hooks(task.loss, "loss")
         template = self._model(config, key=0)
         named = self._hold(template)
         self.updater = Updater(task, config, template, named, self.epoch_steps)

@@ -226,6 +226,14 @@ def test_what_a_stack_cannot_carry_is_refused_at_the_call():
         model.weight.register_hook(lambda gradient: gradient * 0)
         return model
 
+    def accumulating():
+        model = nn.Linear(64, 10)
+        model.bias.register_post_accumulate_grad_hook(lambda parameter: None)
+        return model
+
+    learnt = Learnt()
+    learnt.s.register_hook(lambda gradient: gradient * 0)
+
     class Decaying(torch.optim.lr_scheduler.LambdaLR):
         def step(self, *args):
             super().step(*args)
@@ -237,7 +245,9 @@ def test_what_a_stack_cannot_carry_is_refused_at_the_call():
     for wrong, make, more in (
         ("counts its calls in the attribute 'model.calls'", Counting, {}),
         ("counts its calls in the attribute 'loss.calls'", lambda: nn.Linear(64, 10), {"loss": Loss()}),
-        ("weight: a hook on its gradient", hooked, {}),
+        ("model, weight: a hook on its gradient", hooked, {}),
+        ("model, bias: a hook on its gradient", accumulating, {}),
+        ("loss, s: a hook on its gradient", lambda: nn.Linear(64, 10), {"loss": learnt}),
         ("changes weight_decay of group 0", lambda: nn.Linear(64, 10), {"scheduler": decaying}),
     ):
         with pytest.raises(lt.errors.TaskError, match=wrong):
