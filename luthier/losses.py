@@ -355,7 +355,7 @@ class StackedLoss:
                 return self._one(row, targets, knobs)
             given = (row, targets, knobs) if self.reads_hyper else (row, targets)
             loss: Any = self._loss
-            return functional_call(loss, {name: tensor[i] for name, tensor in own.items()}, given)
+            return functional_call(loss, {name: tensor[i].clone() for name, tensor in own.items()}, given)
 
         return torch.stack([one(i) for i in range(members)])
 

@@ -146,6 +146,21 @@ def test_a_loss_trains_its_own_parameters_and_counts_them_in_evaluation():
         assert trial.metrics["loss"] == pytest.approx(loss, rel=1e-5)
 
 
+def test_evaluation_writes_nothing_into_the_buffers_of_a_loss():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, output, target):
+            value = F.cross_entropy(output, target) * (1 + 0.01 * self.seen)
+            self.seen += 1
+            return value
+
+    often, once = (tuned(lambda: nn.Linear(64, 10), Counting(), evaluate_every=every) for every in (1, STEPS))
+    assert [trial.metrics["loss"] for trial in often.trials] == [trial.metrics["loss"] for trial in once.trials]
+
+
 def test_measures_are_those_of_the_whole_split():
     split = lt.data.Split(DIGITS.train.inputs, DIGITS.train.targets.clone())
     split.targets[: len(split) // 3] = -100
