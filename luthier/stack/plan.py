@@ -113,14 +113,6 @@ class Plan:
             found += [inner for plan in (step.options if step is not None else ()) for inner in plan.fallbacks]
         return tuple(found)
 
-    def loop(self) -> None:
-        """Run the steps without a rule one member after the other from now on."""
-        for step in self._steps:
-            if step is not None:
-                step.lifted.loop = True
-                for plan in step.options:
-                    plan.loop()
-
 
 def fill(argument: Any, results: list[Any]) -> Any:
     """``argument`` with results for references."""

@@ -141,12 +141,8 @@ def stack_module(module: nn.Module, example: Tensor, *, training: bool) -> Stack
 
     in_turn, together = Lifted(loop=True), Lifted()
     plan = make_plan(model, aliases)
-    if plan is not None:
-        if agree(plan.run, whole(in_turn), model, example, read):
-            return StackedModule(plan.run, "rewritten", plan, read, rank)
-        plan.loop()
-        if plan.fallbacks and agree(plan.run, whole(in_turn), model, example, read):
-            return StackedModule(plan.run, "rewritten", plan, read, rank)
+    if plan is not None and agree(plan.run, whole(in_turn), model, example, read):
+        return StackedModule(plan.run, "rewritten", plan, read, rank)
     if agree(whole(together), whole(in_turn), model, example, read) and not together.loop:
         return StackedModule(whole(together), "vmap", None, read, rank)
     return StackedModule(whole(in_turn), "loop", None, read, rank)
