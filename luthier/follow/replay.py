@@ -25,8 +25,8 @@ def replay(study: Any, callbacks: Any, every: float | None = None) -> int:
         >>> store = lt.open_store()
         >>> space = lt.Space(x=lt.Float(0, 1))
         >>> _ = lt.tune(lambda c: c["x"], space=space, trials=5, store=store, name="s", progress=False)
-        >>> lt.follow.replay(lt.Study.load("s", store), lt.follow.Follower())  # 5 jobs and 5 results
-        10
+        >>> lt.follow.replay(lt.Study.load("s", store), lt.follow.Follower())  # 5 jobs, 5 results, a note
+        11
     """
     followers = list(callbacks) if isinstance(callbacks, Sequence) else [callbacks]
     for one in followers:

@@ -37,7 +37,7 @@ class Report(TrainerCallback):
 
     Examples:
         >>> def train(config, trial):
-        ...     trainer = Trainer(model_init=…, args=arguments(config), callbacks=[Report(trial)], …)
+        ...     trainer = Trainer(model_init=build, args=arguments(config), callbacks=[Report(trial)])
         ...     trainer.train()
         ...     return {"eval_loss": trainer.evaluate()["eval_loss"]}
     """

@@ -95,6 +95,7 @@ class Median:
         chooser: Set by :meth:`bind`: the inner proposer.
 
     Examples:
+        >>> from luthier.jobs import PRUNED
         >>> from luthier.space import Float, Space
         >>> from luthier.testing import simulate
         >>> from luthier.testing.problems import decay

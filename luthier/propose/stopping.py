@@ -65,7 +65,7 @@ class Stopping:
         >>> space = Space(lr=Float(1e-5, 1e2, log=True))
         >>> history = simulate(Stopping(), decay, space, Budget(trials=27, steps=81), stateful=True, report_every=1)
         >>> [int((history.age >= age).sum()) for age in (3, 9, 27, 81)], int(history.steps.sum())
-        ([27, 14, 6, 4], 517)
+        ([27, 8, 3, 3], 345)
 
     References:
         Li et al., "A system for massively parallel hyperparameter tuning", MLSys 2020.

@@ -79,6 +79,7 @@ def check(
         MethodError: The losses are of a stack, or the training loss could not be minimised.
 
     Examples:
+        >>> from luthier.response import implicit
         >>> w, penalty = {"w": torch.tensor([1.0]).double()}, {"penalty": torch.tensor([1.0]).double()}
         >>> train = lambda p, h, _: ((p["w"] - 2) ** 2 + h["penalty"] * p["w"] ** 2).sum()
         >>> valid = lambda p, h, _: ((p["w"] - 3) ** 2).sum()

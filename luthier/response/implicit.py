@@ -55,6 +55,7 @@ def implicit(
         NonFiniteError: The result is NaN or infinite.
 
     Examples:
+        >>> import torch
         >>> w, penalty = {"w": torch.tensor([1.0])}, {"penalty": torch.tensor([1.0])}
         >>> train = lambda p, h, _: ((p["w"] - 2) ** 2 + h["penalty"] * p["w"] ** 2).sum()
         >>> valid = lambda p, h, _: ((p["w"] - 3) ** 2).sum()

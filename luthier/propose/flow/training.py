@@ -88,7 +88,7 @@ def learn(
         >>> from luthier.space import Choice, Space
         >>> tree = Tree(Space(a=Choice(["x", "y", "z"]), b=Choice([1, 2], when={"a": "z"})))
         >>> reward = lambda leaves: np.log1p(leaves.actions[:, 0] + 2.0 * leaves.mask[:, 1])
-        >>> sampler = learn(tree, reward, Settings(evaluations=1_000), key=0)
+        >>> sampler = learn(tree, reward, Settings(evaluations=2_000), key=0)
         >>> bool(np.abs(sampler.log_mass(tree.all) - exact(tree, reward).log_mass(tree.all)).max() < 0.01)
         True
     """

@@ -57,7 +57,7 @@ class Tree:
         MethodError: If ``bins`` is not a whole number above zero.
 
     Examples:
-        >>> from luthier.space import Choice
+        >>> from luthier.space import Choice, Float, Space
         >>> tree = Tree(Space(a=Choice(["x", "y", "z"]), b=Float(0.0, 1.0, when={"a": "z"})), bins=4)
         >>> tree.size, tree.all.actions.tolist()
         (6, [[0, -1], [1, -1], [2, 0], [2, 1], [2, 2], [2, 3]])
