@@ -49,10 +49,11 @@ postgres:  ## Start a throw-away PostgreSQL server, installed by apt-get if need
 	@scripts/postgres start
 	@echo "To test with it: LUTHIER_TEST_POSTGRES=<that address> make test; to end it: scripts/postgres stop" >&2
 
-lint: $(INSTALLED)  ## Style (ruff) and types (basedpyright)
+lint: $(INSTALLED)  ## Style (ruff), types (basedpyright) and no ten lines twice
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(BIN)/python scripts/repeats
 
 format: $(INSTALLED)  ## Put every file into the one format, imports sorted
 	$(BIN)/ruff check --select I --fix .

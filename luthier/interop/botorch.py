@@ -9,18 +9,18 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, final
+from dataclasses import dataclass
+from typing import Any, final
 
 import numpy as np
 
-from luthier.checks import require, whole
 from luthier.errors import MethodError
-from luthier.jobs import OK, PRUNED, Budget, Event, History, Job, Result
+from luthier.jobs import OK, PRUNED, Event, History, Job, Result
 from luthier.pareto import best_first, non_dominated
 from luthier.propose.gaussian_process.search import maximise
 from luthier.propose.gaussian_process.sequential import one_by_one, running, upcoming
 from luthier.propose.gaussian_process.transform import transform
+from luthier.propose.gp import Modelled
 from luthier.propose.threads import one_thread, one_torch_thread
 from luthier.seeds import Seeds
 from luthier.space.encoder import Encoding, Points, encoding_of
@@ -53,7 +53,7 @@ MARGIN = 0.1  # the reference point lies so much of the front's range beyond its
 
 @final
 @dataclass(frozen=True)
-class HypervolumeImprovement:
+class HypervolumeImprovement(Modelled):
     """Bayesian optimisation of several objectives: the noisy expected hypervolume improvement, by BoTorch.
 
     A Gaussian process is fitted to each objective, and the next configuration is where the hypervolume that the results
@@ -88,22 +88,6 @@ class HypervolumeImprovement:
         Daulton, Balandat and Bakshy, "Parallel Bayesian optimization of multiple noisy objectives with expected
         hypervolume improvement", NeurIPS 2021.
     """
-
-    initial: int = 8
-    batch: int = 8
-    points: int = 400
-    budget: Budget | None = field(default=None, repr=False)
-    extendable: ClassVar[bool] = True
-
-    def bind(self, budget: Budget) -> HypervolumeImprovement:
-        """The same search, ending after ``budget.trials`` configurations.
-
-        Raises:
-            MethodError: If a setting is not a whole number in its range.
-        """
-        bound = replace(self, budget=budget)
-        require(bound, "method gp", initial=whole(2), batch=whole(1), points=whole(10))
-        return bound
 
     def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
         """Up to ``count`` new configurations, as long as at most ``batch`` jobs are running.

@@ -6,7 +6,7 @@ The process and its settings are those that were best on real tuning problems; s
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -27,7 +27,28 @@ LEADING = 5  # results around which the search for the next configuration begins
 
 
 @dataclass(frozen=True)
-class GaussianProcess:
+class Modelled:
+    """Settings of a method that fits Gaussian processes to the results; :class:`GaussianProcess` explains them."""
+
+    initial: int = 8
+    batch: int = 8
+    points: int = 400
+    budget: Budget | None = field(default=None, repr=False)
+    extendable: ClassVar[bool] = True
+
+    def bind(self, budget: Budget) -> Self:
+        """The same search, ending after ``budget.trials`` configurations.
+
+        Raises:
+            MethodError: If a setting is not a whole number in its range.
+        """
+        bound = replace(self, budget=budget)
+        require(bound, "method gp", initial=whole(2), batch=whole(1), points=whole(10))
+        return bound
+
+
+@dataclass(frozen=True)
+class GaussianProcess(Modelled):
     """Bayesian optimisation with a Gaussian process.
 
     The first configurations cover the space evenly. From then on a Gaussian process is fitted to all results, and the
@@ -61,22 +82,7 @@ class GaussianProcess:
         Snoek, Larochelle and Adams, "Practical Bayesian optimization of machine learning algorithms", NeurIPS 2012.
     """
 
-    initial: int = 8
-    batch: int = 8
-    points: int = 400
-    budget: Budget | None = field(default=None, repr=False)
-    extendable: ClassVar[bool] = True
     learns_known: ClassVar[bool] = True
-
-    def bind(self, budget: Budget) -> GaussianProcess:
-        """The same search, ending after ``budget.trials`` configurations.
-
-        Raises:
-            MethodError: If a setting is not a whole number in its range.
-        """
-        bound = replace(self, budget=budget)
-        require(bound, "method gp", initial=whole(2), batch=whole(1), points=whole(10))
-        return bound
 
     def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
         """Up to ``count`` new configurations, as long as at most ``batch`` jobs are running.
