@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     )
     from luthier.data import Split, Splits
     from luthier.errors import LuthierError
-    from luthier.jobs import Budget, History, Job, Report, Result
+    from luthier.jobs import Budget, History, Job, Lost, Report, Result
     from luthier.machine import environment
     from luthier.seeds import Seeds
     from luthier.space import Choice, Config, Float, Int, Space
@@ -73,6 +73,7 @@ __all__ = [
     "History",
     "Int",
     "Job",
+    "Lost",
     "LuthierError",
     "Method",
     "Pruned",
@@ -128,6 +129,7 @@ _PLACES = {
     "History": "jobs",
     "Int": "space",
     "Job": "jobs",
+    "Lost": "jobs",
     "LuthierError": "errors",
     "Method": "study.methods",
     "Pruned": "task.call",
