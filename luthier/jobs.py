@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -9,6 +10,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from luthier.errors import StudyError
+from luthier.limits import Bounds, merits, out_of_memory, violation
 from luthier.space import Config, Space
 
 State = TypeVar("State")
@@ -200,6 +202,10 @@ class History:
         space: The search space.
         objectives: Name of each objective and its direction, ``{"loss": "min"}``. Inside, all are minimised: the
             value of a ``"max"`` objective is negated in :attr:`values`.
+        limits: Bounds of metrics, see :mod:`luthier.limits`: the :attr:`values` of what lies outside are above those
+            of all that lies inside.
+        whole: True where a result without a limited metric violates its limit; of the history that an inner proposer
+            sees, whose results are another's reports, it is False.
 
     Examples:
         >>> from luthier.space import Float
@@ -209,8 +215,16 @@ class History:
         (0, 3.0, 0)
     """
 
-    def __init__(self, space: Space, objectives: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        space: Space,
+        objectives: Mapping[str, str] | None = None,
+        limits: Mapping[str, Bounds] | None = None,
+        whole: bool = True,
+    ) -> None:
         self.space = space
+        self.limits: dict[str, Bounds] = {name: (low, high) for name, (low, high) in (limits or {}).items()}
+        self._whole = whole
         self.objectives: dict[str, str] = dict(objectives or {"loss": "min"})
         self._signs = [-1.0 if mode == "max" else 1.0 for mode in self.objectives.values()]
         self.events: list[Event] = []
@@ -221,7 +235,7 @@ class History:
         self.reports: dict[int, list[Report]] = {}
         self.pending: dict[int, Job] = {}
         self.arrival: list[int] = []  # job numbers in the order in which their results came
-        self.best: int | None = None  # job number of the lowest first objective among those that ended "ok"
+        self.best: int | None = None  # job number of the lowest first objective among those that are feasible
         self.notes: list[Note] = []
         self.reopened: dict[int, list[Report]] = {}  # jobs that are tried again, and what they have reported since
         self.enqueued: list[Config] = []  # the user's own configurations, in order
@@ -240,6 +254,8 @@ class History:
             "codes": np.empty((0, width)),
             "mask": np.empty((0, width), dtype=bool),
             "values": np.empty((0, len(self.objectives))),
+            "measured": np.empty((0, len(self.objectives))),
+            "violation": np.empty(0),
             "status": np.empty(0, dtype=np.int8),
             "parent": np.empty(0, dtype=np.int64),
             "steps": np.empty(0, dtype=np.int64),
@@ -284,7 +300,11 @@ class History:
 
     def clear(self) -> None:
         """Forget everything, to be filled again."""
-        self.__init__(self.space, self.objectives)
+        self.__init__(self.space, self.objectives, self.limits, self._whole)
+
+    def inner(self) -> History:
+        """An empty history with the same goals, for a proposer that sees single results of this one, or reports."""
+        return History(self.space, self.objectives, self.limits, whole=False)
 
     @property
     def waiting(self) -> list[int]:
@@ -316,8 +336,31 @@ class History:
 
     @property
     def values(self) -> np.ndarray:
-        """Objectives, minimised, (jobs, objectives) float64; NaN where there is none."""
+        """Objectives, minimised, (jobs, objectives) float64; NaN where there is none.
+
+        With :attr:`limits` those of an infeasible result are above those of every feasible one, from
+        :data:`luthier.limits.PENALTY` on, and order infeasible results by their violation.
+        """
         return self._column("values")
+
+    @property
+    def measured(self) -> np.ndarray:
+        """Objectives, minimised, as they were measured, also outside the limits, (jobs, objectives) float64."""
+        return self._column("measured")
+
+    @property
+    def violation(self) -> np.ndarray:
+        """Violation of the limits, (jobs,) float64: 0 where they are kept, NaN of what is not judged.
+
+        Not judged is what failed, diverged or has no objective, and what was pruned before it had all limited metrics;
+        where there are limits, running out of memory violates them infinitely.
+        """
+        return self._column("violation")
+
+    @property
+    def good(self) -> np.ndarray:
+        """Mask of the jobs that ended well, within the limits, (jobs,) bool."""
+        return (self.status == OK) & (self.violation == 0)
 
     @property
     def status(self) -> np.ndarray:
@@ -350,10 +393,25 @@ class History:
         return self._column("ended")
 
     def objective_values(self, metrics: Mapping[str, float]) -> list[float]:
-        """The objectives in ``metrics``, minimised; NaN where one is absent."""
+        """The objectives in ``metrics``, minimised, ranked by the limits on what is there; NaN where one is absent."""
+        values = self.measured_values(metrics)
+        return merits(values, violation(self.limits, metrics, whole=False)) if self.limits else values
+
+    def measured_values(self, metrics: Mapping[str, float]) -> list[float]:
+        """The objectives in ``metrics``, minimised, whatever the limits; NaN where one is absent."""
         return [
             sign * float(metrics.get(name, np.nan)) for name, sign in zip(self.objectives, self._signs, strict=True)
         ]
+
+    def _violation(self, result: Result) -> float:
+        if result.status == "failed":
+            return math.inf if self.limits and out_of_memory(result.error) else math.nan
+        if result.status == "diverged" or not any(name in result.metrics for name in self.objectives):
+            return math.nan
+        whole = self._whole and result.status == "ok"
+        violated = violation(self.limits, result.metrics, whole)
+        known = whole or all(name in result.metrics for name in self.limits)
+        return violated if violated > 0 or known else math.nan
 
     def final(self, number: int) -> Config:
         """Hyperparameters at the end of job ``number``."""
@@ -380,7 +438,8 @@ class History:
         self.results.append(None)
         self.pending[n] = job
         columns = self._columns
-        columns["values"][n] = np.nan
+        for name in ("values", "measured", "violation"):
+            columns[name][n] = np.nan
         columns["status"][n] = PENDING
         columns["parent"][n] = -1 if job.parent is None else job.parent
         columns["steps"][n] = job.steps
@@ -402,7 +461,10 @@ class History:
         columns["age"][n] += result.steps - columns["steps"][n]
         columns["steps"][n] = result.steps
         columns["status"][n] = STATUS_CODES[result.status]
-        columns["values"][n] = self.objective_values(result.metrics)
+        measured, violated = self.measured_values(result.metrics), self._violation(result)
+        columns["measured"][n], columns["violation"][n] = measured, violated
+        judged = self.limits and result.status in ("ok", "pruned")
+        columns["values"][n] = merits(measured, violated) if judged else measured
         columns["ended"][n] = at
         self.results[n] = result
 
@@ -410,7 +472,8 @@ class History:
         values = self._columns["values"]
         value = values[n, 0]
         best = np.inf if self.best is None else values[self.best, 0]
-        if self._columns["status"][n] == OK and -np.inf < value < best:  # never so of NaN
+        good = self._columns["status"][n] == OK and self._columns["violation"][n] == 0
+        if good and -np.inf < value < best:  # never so of NaN
             self.best = n
 
     def _add_note(self, note: Note) -> None:

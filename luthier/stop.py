@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthier.errors import MethodError, StudyError
-from luthier.jobs import OK
 from luthier.trials import best_jobs
 
 __all__ = ["NoImprovement", "Target"]
@@ -58,7 +57,7 @@ class Target:
                 where="lt.stop.Target",
                 remedy=f"Its objectives are {', '.join(names)}.",
             )
-        column = history.values[history.status == OK, names.index(name)]
+        column = history.values[history.good, names.index(name)]
         wanted = -self.value if history.objectives[name] == "max" else self.value
         return bool((column <= wanted).any())  # inside, all are minimised; NaN is below nothing
 

@@ -68,8 +68,9 @@ def trials_table(records: list[TrialRecord], metrics: list[str]) -> Table:
         values = [_value(row.metrics[name]) if name in row.metrics else "" for name in metrics]
         text = ", ".join(f"{name} {_value(value)}" for name, value in row.config.items())
         failure = f"; {first_line(row.error)}" if row.error else ""
-        style = "red" if row.status in ("failed", "diverged") else None
-        add_row(table, row.number, row.status, *values, row.steps, f"{row.seconds:.3g}", text + failure, style=style)
+        style = "red" if row.status in ("failed", "diverged") else None if row.feasible in (None, True) else "yellow"
+        status = f"{row.status}, outside" if row.feasible is False else row.status
+        add_row(table, row.number, status, *values, row.steps, f"{row.seconds:.3g}", text + failure, style=style)
     return table
 
 

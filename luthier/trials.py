@@ -61,6 +61,7 @@ class TrialRecord:
         error: The message of a failure, else "".
         parent: The job of another trial whose state this one was started from, or None.
         notes: Values that the trial passed to ``trial.note``.
+        feasible: True if its last job ended within the limits, False if outside; None where that is not judged.
     """
 
     number: int
@@ -73,6 +74,7 @@ class TrialRecord:
     error: str = ""
     parent: int | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
+    feasible: bool | None = None
 
 
 def record(history: History, number: int, test: Any = None, seed: int | None = None) -> Best:
@@ -152,7 +154,7 @@ def front(history: History) -> list[int]:
     """
 
     def update(state: _Front, event: Event) -> _Front:
-        if isinstance(event, Result) and event.status == "ok":
+        if isinstance(event, Result) and event.status == "ok" and history.violation[event.number] == 0:
             state.fresh.append(event.number)
         return state
 
@@ -210,7 +212,7 @@ def notes_of(history: History) -> dict[int, Mapping[str, Any]]:
 
 def _trial(history: History, first: int, chain: list[Job], notes: Mapping[int, Mapping[str, Any]]) -> TrialRecord:
     ended = [result for job in chain if (result := history.results[job.number])]
-    last = history.results[chain[-1].number]
+    last, violated = history.results[chain[-1].number], history.violation[chain[-1].number]
     return TrialRecord(
         number=first,
         jobs=tuple(job.number for job in chain),
@@ -222,4 +224,5 @@ def _trial(history: History, first: int, chain: list[Job], notes: Mapping[int, M
         error="" if last is None else last.error,
         parent=chain[0].parent,
         notes=notes.get(chain[-1].number, {}),
+        feasible=None if math.isnan(violated) else bool(violated == 0),
     )

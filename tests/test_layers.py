@@ -26,7 +26,7 @@ LAYERS = {
     "machine": {"machine"},
     "data": {"data", "idx", "split"},
     "space": {"space"},
-    "jobs": {"jobs", "pareto", "schedule", "stop", "trials"},
+    "jobs": {"jobs", "limits", "pareto", "schedule", "stop", "trials"},
     "policy": {"policy"},
     "propose": {"propose"},
     "stack": {"stack"},

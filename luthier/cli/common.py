@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -14,8 +15,10 @@ from rich.console import Console
 from rich.text import Text
 
 from luthier.errors import ConfigError, DataError, LuthierError, MethodError, SpaceError, TaskError
+from luthier.limits import described
 from luthier.text import plain, public_url, without_secrets
 
+_SIGN = re.compile("(<=|>=|=)")
 WRONG_USE = (MethodError, TaskError, SpaceError, ConfigError, DataError)
 
 StoreOption = Annotated[
@@ -63,12 +66,30 @@ def failure(study: Any) -> typer.Exit:
     """Complain that no trial of a study ended well, with the last one's error; return the exit to raise."""
     errors = [record.error for record in study.trials if record.error]
     last = f"; the last failed with: {errors[-1]}" if errors else ""
-    _complain(f"{study.name}: none of {len(study.trials)} trials ended well{last}")
+    limits = f" within the limits ({described(study.history.limits)})" if study.history.limits else ""
+    _complain(f"{study.name}: none of {len(study.trials)} trials ended well{limits}{last}")
     return typer.Exit(1)
 
 
 def _complain(message: str) -> None:
     Console(stderr=True).print(Text(plain(without_secrets(message)), style="red"), soft_wrap=True)
+
+
+def bounds(texts: list[str]) -> dict[str, tuple[float | None, float | None]]:
+    """``["latency=:10", "accuracy>=0.9"]`` as limits: (low, high) by metric."""
+    found: dict[str, tuple[float | None, float | None]] = {}
+    for text in texts:
+        name, sign, bound = (part.strip() for part in (*_SIGN.split(text, maxsplit=1), "", "")[:3])
+        low, colon, high = {"<=": ("", ":", bound), ">=": (bound, ":", "")}.get(sign, bound.partition(":"))
+        try:
+            pair = float(low) if low.strip() else None, float(high) if high.strip() else None
+        except ValueError:
+            colon, pair = "", (None, None)
+        if not name or name in found or not colon:
+            remedy = "it is NAME=LOW:HIGH, once for each metric, and one end may be left out: latency=:10 is at most 10"
+            raise usage(f"--limit {text}: {remedy}")
+        found[name] = pair
+    return found
 
 
 def several(text: str | None) -> str | list[str] | None:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from luthier.cli.common import DEFAULT_STORE, NameArgument, StoreOption, existing, failure, screen, told, usage
 from luthier.files import write_whole
+from luthier.limits import described
 from luthier.tables import add_row, best_table, front_table, jobs_table, new_table, trials_table
 from luthier.text import plain, public_url
 
@@ -105,14 +106,16 @@ def show(
         records = study.trials
         counts = ", ".join(f"{count} {status}" for status, count in Counter(row.status for row in records).items())
         objectives = ", ".join(f"{metric} ({mode})" for metric, mode in study.history.objectives.items())
+        limits = f"{described(study.history.limits)}, " if study.history.limits else ""
         budget = ", ".join(f"{key} {value:g}" for key, value in study.settings["budget"].items() if value is not None)
         console.print(
             Text.assemble(
                 (plain(study.name), "bold"),
-                plain(f": {method_name(study.settings)}, {objectives}, "),
+                plain(f": {method_name(study.settings)}, {objectives}, {limits}"),
                 plain(f"seed {study.settings['seed']}, {budget or 'no limit'}\n"),
                 plain(f"{study.execution}\n" if study.execution else ""),
                 f"{len(records)} trials: {counts or 'none'}",
+                f"; {sum(row.feasible is False for row in records)} outside the limits" if limits else "",
             )
         )
         best = study.front

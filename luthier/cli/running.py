@@ -13,6 +13,7 @@ from luthier.cli.common import (
     DEFAULT_STORE,
     Mode,
     StoreOption,
+    bounds,
     directions,
     failure,
     named_method,
@@ -89,6 +90,12 @@ def tune(
     mode: Annotated[
         str | None, typer.Option(help="min or max, for all of them or one for each: min,max. \\[default: min]")
     ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Bounds of a metric, LOW:HIGH: latency=:10 is at most 10; again for more.", metavar="NAME=:HIGH"
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of the method; again for more.", metavar="KEY=VALUE")
     ] = None,
@@ -107,6 +114,8 @@ def tune(
     luthier tune mine.py --seconds 600 --store sqlite:///studies/mine.db
 
     luthier tune mine.py --trials 500 --start '{"lr": 0.001, "layers": 2}' --target 0.05 --patience 50
+
+    luthier tune mine.py --method gp --trials 100 --limit latency=:10 --limit accuracy=0.9:
 
     luthier tune mine.py --schedule schedule.json
 
@@ -127,6 +136,7 @@ def tune(
             trial_seconds=trial_seconds,
             metric=goals,
             mode=directions(mode),
+            limits=bounds(limit or []),
             store=store,
             name=name or f"{file.stem}-{method or ('random' if schedule is None else 'replay')}",
             seed=seed,
@@ -203,6 +213,12 @@ def compare(
     workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="Processes that train at once.")] = 1,
     metric: Annotated[str | None, typer.Option(help="The objective. \\[default: loss]")] = None,
     mode: Annotated[Mode | None, typer.Option(help="Which direction is better. \\[default: min]")] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Bounds of a metric, LOW:HIGH: latency=:10 is at most 10; again for more.", metavar="NAME=:HIGH"
+        ),
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The page. \\[default: NAME.html]")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the table only.")] = False,
 ) -> None:
@@ -225,6 +241,7 @@ def compare(
             seeds=seeds,
             metric=metric,
             mode=mode and mode.value,
+            limits=bounds(limit or []),
             store=store,
             name=name,
             executor=execute.Local(workers=workers),

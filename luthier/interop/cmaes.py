@@ -123,7 +123,7 @@ class CMAES:
                     memory.drawn[event.number] = point
             elif isinstance(event, Result) and event.number in memory.drawn:
                 generation, point = memory.drawn.pop(event.number)
-                [value] = history.objective_values(event.metrics)
+                value = history.values[event.number, 0]
                 if generation == memory.generation and event.status == "ok" and math.isfinite(value):
                     memory.told.append((point, float(value)))
                 if len(memory.told) == size:

@@ -10,6 +10,7 @@ import numpy as np
 from luthier.checks import real, require, whole
 from luthier.errors import MethodError
 from luthier.jobs import OK, Budget, History, Job
+from luthier.limits import merits, violation
 from luthier.propose.lineages import check_parts
 from luthier.seeds import Seeds
 from luthier.space import Config
@@ -125,12 +126,14 @@ class Derive:
         """(configuration, job that drew it) of the children to train, the best first; the same one comes once."""
         objective, mode = next(iter(history.objectives.items()))
         name, sign = self.rank or f"shared_{objective}", -1.0 if mode == "max" else 1.0
+        shared = {f"shared_{name}": bounds for name, bounds in history.limits.items()}
         ranked: list[tuple[float, int]] = []
         for number in range(1, 1 + self.draws):
             result = history.results[number]
             value = sign * result.metrics.get(name, np.nan) if result is not None and result.status == "ok" else np.nan
-            if np.isfinite(value):
-                ranked.append((float(value), number))
+            if result is not None and np.isfinite(value):
+                [merit] = merits([float(value)], violation(shared, result.metrics, whole=False))
+                ranked.append((merit, number))
         if not ranked:
             known = [result for result in history.results[1:] if result is not None and result.metrics]
             raise MethodError(

@@ -360,7 +360,7 @@ class FreezeThaw:
     def _end(self, history: History, memory: _Memory, curve: _Curve, result: Result) -> None:
         budget = self.budget or Budget()
         done, good = progress(history, budget)[result.number], result.status in ("ok", "pruned")
-        value = history.objective_values(result.metrics)[0] if good else math.nan
+        value = float(history.values[result.number, 0]) if good else math.nan
         later = 0.0 if good or not curve.steps else 1.01 * curve.steps[-1]  # what it had come to before stays
         _note(curve, max(done, later, 1e-6), value if math.isfinite(value) else math.nan)
         curve.open = not self.stops and good and math.isfinite(value) and done < 0.999

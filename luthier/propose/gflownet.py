@@ -14,6 +14,7 @@ import numpy as np
 from luthier.checks import maybe, one_of, real, require, whole
 from luthier.errors import MethodError
 from luthier.jobs import OK, PRUNED, Budget, History, Job
+from luthier.limits import levelled
 from luthier.propose.flow import Leaves, LogReward, Settings, log_rewards
 from luthier.propose.gaussian_process.memory import Data, observed
 from luthier.propose.gaussian_process.sequential import one_by_one, upcoming
@@ -239,7 +240,7 @@ def good_until(history: History, data: Data, first: int, within: float) -> float
         within: Part of the distance from the best result to that median.
     """
     usable = (history.status == OK) | (history.status == PRUNED)
-    values = np.clip(np.where(usable, history.values[:, 0], np.nan), -LARGEST, LARGEST)
+    values = np.clip(levelled(np.where(usable, history.values[:, 0], np.nan)), -LARGEST, LARGEST)
     told = values[data.numbers]
     order = np.argsort(told)[: np.isfinite(told).sum()]  # those that are not finite come last
     early = values[history.arrival[:first]]
@@ -274,8 +275,8 @@ def _improving(number: int, budget: Budget) -> bool:
 
 
 def _finite(history: History) -> np.ndarray:
-    """Finite values of the first objective, minimised, of what ended well."""
-    values = history.values[history.status == OK, 0]
+    """Finite values of the first objective, minimised, of what ended well within the limits."""
+    values = history.values[history.good, 0]
     return values[np.isfinite(values)]
 
 

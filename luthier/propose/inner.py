@@ -59,7 +59,7 @@ def first_results(history: History, key: Hashable) -> History:
     """
 
     def start() -> tuple[History, dict[int, int]]:
-        return History(history.space, history.objectives), {}
+        return history.inner(), {}
 
     def update(state: tuple[History, dict[int, int]], event: Event) -> tuple[History, dict[int, int]]:
         seen, place = state

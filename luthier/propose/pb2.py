@@ -14,6 +14,7 @@ import numpy as np
 from luthier.checks import real, require, whole
 from luthier.errors import MethodError
 from luthier.jobs import Budget, Event, History, Job, Report
+from luthier.limits import levelled
 from luthier.propose.gaussian_process.drift import Drifting
 from luthier.propose.gaussian_process.fit import fit, start
 from luthier.propose.gaussian_process.kernel import Kernel
@@ -202,8 +203,9 @@ def features_of(history: History, encoding: Encoding, jobs: Sequence[Job]) -> np
 
 def standing(history: History, number: int) -> float:
     """Return a job's loss relative to those that ended its round well: in standard deviations, clipped, times 1/4."""
-    losses = _losses(history)[history.jobs[number].tag["round"]]
-    return 0.25 * float(standardised(np.array(losses), history.values[number, :1])[0])
+    losses = [*_losses(history)[history.jobs[number].tag["round"]], float(history.values[number, 0])]
+    *known, own = levelled(np.array(losses))
+    return 0.25 * float(standardised(np.array(known), np.array([own]))[0])
 
 
 def changes(history: History, numbers: Sequence[int]) -> np.ndarray:
@@ -215,9 +217,10 @@ def changes(history: History, numbers: Sequence[int]) -> np.ndarray:
     """
     rounds = np.array([history.jobs[n].tag["round"] for n in numbers])
     parents = [history.jobs[n].parent for n in numbers]
-    before = np.array([0.0 if p is None else history.values[p, 0] for p in parents])
+    values = levelled(history.values[:, 0])
+    before = np.array([0.0 if p is None else values[p] for p in parents])
     good = np.array([usable(history, n) for n in numbers])
-    raw = np.clip(np.where(good, history.values[list(numbers), 0], np.nan), -LARGEST, LARGEST) - before
+    raw = np.clip(np.where(good, values[list(numbers)], np.nan), -LARGEST, LARGEST) - before
     y = np.full(len(rounds), CLIPPED)
     for round_ in np.unique(rounds[good]):
         here = good & (rounds == round_)

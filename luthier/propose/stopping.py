@@ -131,7 +131,7 @@ class Stopping:
             return state
 
         key = ("stopping", self.eta, self.rungs, self.brackets)
-        return history.fold(key, lambda: _State(History(history.space, history.objectives)), update)
+        return history.fold(key, lambda: _State(history.inner()), update)
 
     def _judge(self, state: _State, report: Report, history: History, budget: Budget) -> None:
         """Decide at every rung that a report has reached; the last rung is the end, where nothing is left to decide."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from luthier.checks import real, require, whole
 from luthier.errors import MethodError
+from luthier.limits import levelled
 from luthier.propose.networks import Networks, outputs, train
 from luthier.seeds import Seeds
 from luthier.space import Space
@@ -76,7 +77,8 @@ class Surrogate:
             MethodError: If fewer than two results are finite.
         """
         ended = np.array([n for n in history.arrival if history.results[n].status == "ok"], dtype=np.int64)  # type: ignore[union-attr]
-        return self.fit_points(history.space, history.codes[ended], history.mask[ended], history.values[ended, 0], key)
+        values = levelled(history.values[ended, 0])
+        return self.fit_points(history.space, history.codes[ended], history.mask[ended], values, key)
 
     def fit_points(self, space: Space, codes: np.ndarray, mask: np.ndarray, values: np.ndarray, key: int) -> Ensemble:
         """The ensemble of given values.

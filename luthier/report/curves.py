@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from luthier.jobs import DIVERGED, FAILED, OK, PENDING, PRUNED
-from luthier.report.facts import STATUS_NAMES, Facts, metric_names, progress
+from luthier.report.facts import INFEASIBLE, STATUS_NAMES, Facts, metric_names, progress
 from luthier.report.figures import (
     CURVE_POINTS,
     LINES,
@@ -40,7 +40,7 @@ def best_so_far(known: Facts) -> Section | None:
     if (known.history.steps[series.number] > 1).any():
         figures.append(_best_figure(known, series.steps, "training steps spent", y))
     what = "Steps of pruned and failed ones count as spent. " if len(figures) > 1 else ""
-    bad = len(known.history.arrival) - known.count(OK) - known.count(PRUNED)
+    bad = len(known.history.arrival) - sum(known.count(status) for status in (OK, PRUNED, INFEASIBLE))
     crosses = f" ({CROSSES} of {bad:,})" if bad > CROSSES else ""
     caption = (
         f"The line is the best {known.objective} up to that point ({known.better}); dots are single {known.noun}s, "
@@ -169,6 +169,7 @@ def _groups(known: Facts, curves: list[Curve]) -> tuple[list[tuple[str, str, lis
     groups = [
         ("diverged or failed", "@failed", chosen(n for n in ended if known.status[n] in (DIVERGED, FAILED))),
         ("pruned", "@pruned", chosen(n for n in ended if known.status[n] == PRUNED)),
+        ("outside the limits", "@infeasible", chosen(n for n in ended if known.status[n] == INFEASIBLE)),
         ("finished", "@finished", chosen([*(n for n in shown if int(n) not in quarter), *other])),
         ("running", "@running", chosen(running)),
         ("best quarter", "@primary", chosen(n for n in shown if int(n) in quarter)),

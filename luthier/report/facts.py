@@ -11,7 +11,15 @@ from luthier.jobs import DIVERGED, FAILED, OK, PENDING, PRUNED, History
 from luthier.trials import front
 
 DECIDED = "policy."  # before the name of what tells how a controller decides: it has figures of its own
-STATUS_NAMES = {OK: "finished", PRUNED: "pruned", DIVERGED: "diverged", FAILED: "failed", PENDING: "running"}
+INFEASIBLE = 5  # the status here of what ended, or ran out of memory, outside the limits
+STATUS_NAMES = {
+    OK: "finished",
+    INFEASIBLE: "infeasible",
+    PRUNED: "pruned",
+    DIVERGED: "diverged",
+    FAILED: "failed",
+    PENDING: "running",
+}
 
 
 @dataclass(frozen=True)
@@ -23,8 +31,8 @@ class Facts:
         objective: Name of the first objective, by which "best" is meant.
         mode: ``"min"`` or ``"max"``: the direction in which the first objective is better.
         values: First objective of each job in the user's direction, (jobs,); NaN where there is none.
-        status: Status code of each job, (jobs,).
-        finished: Numbers of the jobs that ended well with a finite objective, in order of arrival.
+        status: Status code of each job, (jobs,); INFEASIBLE outside the limits.
+        finished: Numbers of the jobs that ended well, within the limits, with a finite objective, in order of arrival.
         best: Number of the best of them, or None.
         front: With several objectives, the jobs that no other dominates, best by the first objective first; else ().
         continued: True where some job continues another.
@@ -69,15 +77,14 @@ class Facts:
 def facts(history: History) -> Facts:
     """Read a history once."""
     objective, mode = next(iter(history.objectives.items()))
-    values = history.values[:, 0] * (-1.0 if mode == "max" else 1.0)
+    values = history.measured[:, 0] * (-1.0 if mode == "max" else 1.0)
     arrival = np.array(history.arrival, dtype=np.int64)
-    finished = arrival[(history.status[arrival] == OK) & np.isfinite(values[arrival])]
+    status = np.where((history.violation > 0) & (history.status != PRUNED), INFEASIBLE, history.status)
+    finished = arrival[(status[arrival] == OK) & np.isfinite(values[arrival])]
     continued = bool((history.parent >= 0).any())
     noun = "job" if continued else "trial"
     beaten_by_none = tuple(front(history)) if len(history.objectives) > 1 else ()
-    return Facts(
-        history, objective, mode, values, history.status, finished, history.best, beaten_by_none, continued, noun
-    )
+    return Facts(history, objective, mode, values, status, finished, history.best, beaten_by_none, continued, noun)
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,18 @@ CURVE_POINTS = 200  # points kept of one curve
 COLOURS = {
     "finished": "@finished",
     "pruned": "@pruned",
+    "infeasible": "@infeasible",
     "diverged": "@diverged",
     "failed": "@failed",
     "running": "@running",
 }
-SYMBOLS = {"finished": "circle", "pruned": "circle-open", "diverged": "x-thin-open", "failed": "cross-thin-open"}
+SYMBOLS = {
+    "finished": "circle",
+    "infeasible": "diamond-open",
+    "pruned": "circle-open",
+    "diverged": "x-thin-open",
+    "failed": "cross-thin-open",
+}
 
 
 @dataclass(frozen=True)

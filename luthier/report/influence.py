@@ -6,7 +6,7 @@ import numpy as np
 
 from luthier.jobs import DIVERGED, FAILED, PRUNED
 from luthier.report.axes import Axis, axes
-from luthier.report.facts import STATUS_NAMES, Facts
+from luthier.report.facts import INFEASIBLE, STATUS_NAMES, Facts
 from luthier.report.figures import (
     LARGEST,
     SYMBOLS,
@@ -81,9 +81,11 @@ def slices(known: Facts, order: list[str]) -> Section | None:
     good = thin_ranked(known.ranked(), PANEL_POINTS)
     bad = np.flatnonzero(np.isin(known.status, [DIVERGED, FAILED]))
     bad = bad[thin(len(bad), PANEL_POINTS // 10)]
-    pruned = np.flatnonzero((known.status == PRUNED) & np.isfinite(known.values))
-    pruned = pruned[thin(len(pruned), PANEL_POINTS // 4)]
-    rows = np.sort(np.concatenate([good, bad, pruned]))
+    other = []
+    for status in (PRUNED, INFEASIBLE):
+        found = np.flatnonzero((known.status == status) & np.isfinite(known.values))
+        other.append(found[thin(len(found), PANEL_POINTS // 4)])
+    rows = np.sort(np.concatenate([good, bad, *other]))
     found = axes(history.space, [history.jobs[n].config for n in rows])
     place = {name: i for i, name in enumerate(order)}
     found.sort(key=lambda one: place.get(one.name, len(place)))
@@ -94,10 +96,11 @@ def slices(known: Facts, order: list[str]) -> Section | None:
     shade = "training steps behind it" if known.continued else "the order in which it was tried"
     thinned = thinned_note(len(good), len(known.finished), known.noun)
     left = f" {PANELS} of {len(found)} hyperparameters are drawn." if len(found) > PANELS else ""
+    outside = "open diamonds lie outside the limits, " if known.history.limits else ""
     caption = (
         f"{known.objective} ({known.better}) against one hyperparameter at a time; darker is later ({shade}), the ring "
-        f"is the best, open circles were pruned, crosses at the edge diverged or failed. A slope is an effect, a "
-        f"flat cloud is none.{thinned}{left}{beyond_note(beyond)}"
+        f"is the best, open circles were pruned, {outside}crosses at the edge diverged or failed. A slope is an "
+        f"effect, a flat cloud is none.{thinned}{left}{beyond_note(beyond)}"
     )
     return Section("slices", "One hyperparameter at a time", [panels, caption])
 

@@ -88,8 +88,7 @@ def curve(history: History) -> Curve:
     """Best so far against what was spent, one row a result."""
     arrival = np.array(history.arrival, dtype=np.int64)
     ended = [history.results[number] for number in history.arrival]
-    good = np.array([result is not None and result.status == "ok" for result in ended], dtype=bool)
-    values = np.where(good, history.values[arrival, 0], np.nan) if len(arrival) else np.empty(0)
+    values = np.where(history.good[arrival], history.values[arrival, 0], np.nan) if len(arrival) else np.empty(0)
     seconds = np.array([0.0 if result is None else result.seconds for result in ended])
     fresh = np.cumsum(history.parent < 0)  # jobs that continue nothing, up to each number
     return Curve(

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from luthier.jobs import DIVERGED, FAILED, OK, PENDING, PRUNED
-from luthier.report.facts import Facts
+from luthier.limits import described
+from luthier.report.facts import INFEASIBLE, STATUS_NAMES, Facts
 from luthier.report.figures import Html, Section
 from luthier.report.info import StudyInfo
 from luthier.report.table import metric_list
@@ -21,6 +22,8 @@ HEADER = ("method", "seed", "budget", "execution")
 def header(known: Facts, info: StudyInfo) -> str:
     """Name, one sentence, settings and counts."""
     lines = [(key, describe(info.settings[key])) for key in HEADER if info.settings.get(key) is not None]
+    if known.history.limits:
+        lines.append(("limits", described(known.history.limits)))
     if info.created is not None and math.isfinite(info.created):
         lines.append(("started", moment(info.created)))
     facts_line = "".join(f"<div><dt>{key}</dt><dd>{escape(value)}</dd></div>" for key, value in lines if value)
@@ -45,7 +48,8 @@ def _sentence(known: Facts) -> str:
         ended = len(known.history.arrival)
         if ended == 0:
             return f"{total} started, none has ended yet."
-        return f"{ended:,} of {total} ended, none with a finite {escape(known.objective)}."
+        limits = f" within the limits ({escape(described(known.history.limits))})" if known.history.limits else ""
+        return f"{ended:,} of {total} ended, none with a finite {escape(known.objective)}{limits}."
     value = number(float(known.values[known.best]), 5)
     return (
         f"Best <strong>{escape(known.objective)} {value}</strong> ({known.better}), reached by {known.noun} "
@@ -63,7 +67,8 @@ def _tiles(known: Facts, info: StudyInfo) -> list[tuple[str, str, str]]:
     if known.continued:
         tiles.append(("trials started", f"{known.trials:,}", ""))
     tiles.append((f"{known.noun}s finished", f"{known.count(OK):,}", ""))
-    for status, name in ((PRUNED, "pruned"), (DIVERGED, "diverged"), (FAILED, "failed"), (PENDING, "running")):
+    for status in (INFEASIBLE, PRUNED, DIVERGED, FAILED, PENDING):
+        name = STATUS_NAMES[status]
         if known.count(status):
             tiles.append((name, f"{known.count(status):,}", name))
     steps = int(history.steps[history.status != PENDING].sum())

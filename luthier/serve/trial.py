@@ -45,7 +45,7 @@ def trial_parts(study: Any, job: int) -> tuple[str, list[Section]]:
 
 
 def _head(study: Any, trial: TrialRecord, best: TrialRecord | None) -> str:
-    status = SHOWN.get(trial.status, trial.status)
+    status = "infeasible" if trial.feasible is False else SHOWN.get(trial.status, trial.status)
     mark = " · the best" if best is trial else ""
     tiles = [("status", status, status), ("steps", f"{trial.steps:,}", ""), ("time", duration(trial.seconds), "")]
     shown = "".join(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
 from luthier.errors import StoreError, StudyError
@@ -211,7 +211,7 @@ class Log:
             if wait or self.database.sqlite or session.first(sql.count_events, self.study) is None:
                 raise self.gone()
             return None
-        best = Best(self.best.objective, self.best.mode, row.best, row.best_value)
+        best = replace(self.best, number=row.best, value=row.best_value)
         return Counts(row.events, row.events, row.jobs, row.done, best, row.turn_owner, row.turn_until, row.now)
 
     def locked(self, session: Session) -> Counts:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from luthier.errors import StoreError, StudyError
 from luthier.jobs import Job, Result
+from luthier.limits import Bounds, check_limits, violation
 from luthier.store import StudySummary, codec, rows
 
 
@@ -21,12 +22,14 @@ class Best:
         mode: Its direction, ``"min"`` or ``"max"``.
         number: The best job yet.
         value: Its value, in the user's direction.
+        limits: Bounds of metrics: a result outside is never the best.
     """
 
     objective: str | None
     mode: str
     number: int | None = None
     value: float | None = None
+    limits: Mapping[str, Bounds] = field(default_factory=dict)
 
     @staticmethod
     def of(settings: Mapping[str, Any], number: int | None = None, value: float | None = None) -> Best:
@@ -34,14 +37,19 @@ class Best:
         if not isinstance(objectives, Mapping) or not objectives:
             return Best(None, "min")
         name = next(iter(objectives))
-        return Best(name, "max" if objectives[name] == "max" else "min", number, value)
+        try:
+            limits = check_limits(settings.get("limits"))
+        except StudyError as error:
+            remedy = "The database was changed by hand or by another program: restore a backup."
+            raise StoreError(f"its limits are damaged: {error.what}", where="settings", remedy=remedy) from error
+        return Best(name, "max" if objectives[name] == "max" else "min", number, value, limits)
 
     def see(self, result: Result) -> None:
         """Count a result; the earlier of two equal ones stays, as in a History."""
         if self.objective is None or result.status != "ok":
             return
         value = result.metrics.get(self.objective, math.nan)
-        if not math.isfinite(value):
+        if not math.isfinite(value) or violation(self.limits, result.metrics) > 0:
             return
         if self.value is None or (value > self.value if self.mode == "max" else value < self.value):
             self.number, self.value = result.number, value

@@ -13,6 +13,7 @@ from luthier.arguments import answered
 from luthier.errors import MethodError, StudyError
 from luthier.execute import Executor, Local
 from luthier.jobs import FAILED
+from luthier.limits import check_limits
 from luthier.report.standings import Band, Run, Standing, bands, standings
 from luthier.space import Space
 from luthier.store import Store, open_store
@@ -93,6 +94,7 @@ def compare(
     seeds: int | Sequence[int] = 3,
     metric: str | None = None,
     mode: str | None = None,
+    limits: Mapping[str, tuple[float | None, float | None]] | None = None,
     store: str | Path | Store | None = None,
     name: str | None = None,
     executor: Executor | None = None,
@@ -116,6 +118,7 @@ def compare(
         seeds: Number of seeds (0, 1, …), or the seeds themselves.
         metric: The one objective; ``"loss"`` by default.
         mode: ``"min"`` or ``"max"``.
+        limits: Bounds of metrics, as for :func:`luthier.tune`: the best of a method is the best within them.
         store: A path (SQLite), a URL or a store; None keeps the studies in memory.
         name: Name of the comparison; by default the task's with ``-compare``.
         executor: Executor to train with; this process by default.
@@ -136,16 +139,16 @@ def compare(
         >>> [row.label for row in found.table()], found.total
         (['genetic', 'random'], 60)
     """
-    given_limits = settings.limits(trials, epochs, steps, None, 0, where="compare")
-    trials, epochs, steps = given_limits.trials or 1, given_limits.epochs, given_limits.steps
-    goals = settings.objectives(metric, mode)
+    asked = settings.asked(trials, epochs, steps, None, 0, where="compare")
+    trials, epochs, steps = asked.trials or 1, asked.epochs, asked.steps
+    goals, limits = settings.objectives(metric, mode), check_limits(limits)
     if len(goals) != 1:
         raise StudyError(f"metric={metric!r} names several", where="compare", remedy="Compare by one objective.")
     given = load_task(task) if isinstance(task, str | Path) else as_task(task, space)
     entries = {label: for_task(method, given) for label, method in _entries(methods).items()}
     chosen = _seeds(seeds)
     for method in entries.values():
-        check_fit(given, method, goals, False, epochs, steps, None)
+        check_fit(given, method, goals, limits, False, trials, epochs, steps, None)
         check_first(given, method.adapter, executor or Local())
     name = name if name is not None else f"{task_name(task)}-compare"
     total = trials * _whole(given, epochs, steps)
@@ -164,6 +167,7 @@ def compare(
                 total_steps=total if level(given) != "function" or early else None,
                 metric=metric,
                 mode=mode,
+                limits=limits,
                 store=opened,
                 name=f"{name}/{label}/{seed}",
                 seed=seed,

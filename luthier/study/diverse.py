@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from luthier.errors import MethodError
-from luthier.jobs import OK, History
+from luthier.jobs import History
 from luthier.space.distance import farthest, first_apart
 from luthier.trials import Best
 
@@ -44,7 +44,7 @@ def diverse(
         raise MethodError(f"by={by!r} cannot be", where=where, remedy=remedy)
     if mode not in ("min", "max"):
         raise MethodError(f"mode={mode!r} cannot be", where=where, remedy="Give 'min' or 'max'.")
-    values = np.where(history.status == OK, history.values[:, 0], np.nan) if len(history) else np.zeros(0)
+    values = np.where(history.good, history.values[:, 0], np.nan) if len(history) else np.zeros(0)
     if not np.isfinite(values).any():
         return []
     best = float(np.nanmin(values))

@@ -10,6 +10,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from luthier.errors import StudyError
 from luthier.jobs import History
 from luthier.study.settings import method_name
@@ -25,7 +27,8 @@ def records(history: History) -> list[dict[str, Any]]:
     """One dict a job, in order of number.
 
     Keys: ``number``, ``trial`` (first job of its chain), ``parent``, ``status`` (``"running"`` while pending),
-    ``steps`` (its own), ``age`` (steps over the lineage), ``seconds``, ``error``; then ``config.<name>`` for each
+    ``steps`` (its own), ``age`` (steps over the lineage), ``seconds``, ``error``, ``feasible`` where there are limits
+    (None of what is not judged); then ``config.<name>`` for each
     hyperparameter, ``final.<name>`` for each that an adapter moved, ``metrics.<name>``, and
     ``notes.<name>`` for what ``trial.note`` has kept.
 
@@ -52,6 +55,9 @@ def records(history: History) -> list[dict[str, Any]]:
             "seconds": None if result is None else result.seconds,
             "error": "" if result is None else result.error,
         }
+        if history.limits:
+            violated = history.violation[job.number]
+            row["feasible"] = None if np.isnan(violated) else bool(violated == 0)
         row |= {f"config.{name}": value for name, value in job.config.items()}
         if result is not None:
             row |= {f"final.{name}": value for name, value in result.final.items() if value != job.config.get(name)}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from luthier.errors import MethodError, StudyError
 from luthier.execute import Local
+from luthier.jobs import History, Result
+from luthier.limits import Bounds, described
 from luthier.study.methods import Resolved
 from luthier.task import Task, is_torch, level, require_level
 
@@ -15,7 +18,9 @@ def check_fit(
     task: Task,
     method: Resolved,
     goals: Mapping[str, str],
+    limits: Mapping[str, Bounds],
     endless: bool,
+    trials: int | None,
     epochs: float | None,
     steps: int | None,
     checkpoints: bool | None,
@@ -34,6 +39,12 @@ def check_fit(
             where="epochs",
             remedy="Say how long each trial trains: epochs=5, or steps=1000.",
         )
+    if limits and method.alone and trials == 1:
+        raise MethodError(
+            f"{method.adapter!r} moves the hyperparameters of one training along its loss, which knows no limits",
+            where=f"limits ({described(limits)})",
+            remedy="Start several, of which the best within the limits is taken: (lt.propose.Random(), …), trials=8.",
+        )
     if method.adapter is not None:
         require_level(task, "torch", f"{method.adapter!r} moves hyperparameters during a training")
     if hasattr(method.proposer, "parents"):
@@ -44,16 +55,17 @@ def check_fit(
                 where="checkpoints",
                 remedy="Leave checkpoints out: it keeps only those that may be continued.",
             )
-    known = list(goals)
-    if is_torch(task) and method.adapter is None:
-        known = ["loss", "train_loss", *task.metrics, *task.costs]  # type: ignore[union-attr]
-    missing = [name for name in goals if name not in known]
-    if missing:
-        raise StudyError(
-            f"metric={missing[0]!r} is not measured by the task",
-            where="metric",
-            remedy=f"It measures {', '.join(known)}; add others by TorchTask(metrics={{name: function}}).",
-        )
+    if not is_torch(task) or method.adapter is not None:
+        return
+    known = ["loss", "train_loss", *task.metrics, *task.costs]  # type: ignore[union-attr]
+    for where, names in (("metric", goals), ("limits", limits)):
+        missing = [name for name in names if name not in known]
+        if missing:
+            raise StudyError(
+                f"{where}={missing[0]!r} is not measured by the task",
+                where=where,
+                remedy=f"It measures {', '.join(known)}; add others by TorchTask(metrics={{name: function}}).",
+            )
 
 
 def check_success(study: Any) -> None:
@@ -76,6 +88,42 @@ def check_success(study: Any) -> None:
         where=f"study {study.name!r}, job {first.number}",
         remedy="Mend the task and run again: what is recorded stays, and is in the error's study.",
     )
+
+
+def warn_infeasible(study: Any) -> None:
+    """Warn of a study whose results all lie outside its limits, and name the nearest."""
+    history: History = study.history
+    judged = [number for number in history.arrival if history.violation[number] >= 0]
+    if not history.limits or not judged or (history.violation[judged] == 0).any():
+        return
+    nearest = min(judged, key=lambda number: history.violation[number])
+    result = history.results[nearest]
+    known = {} if result is None else {name: result.metrics[name] for name in history.limits if name in result.metrics}
+    values = ", ".join(f"{name}={value:.6g}" for name, value in known.items())
+    warnings.warn(
+        f"study {study.name!r}: none of {len(judged)} results lies within the limits, {described(history.limits)}"
+        + (f"; the nearest is job {nearest} with {values}" if values else ""),
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+def check_limited(history: History, result: Result) -> None:
+    """Refuse limits on a metric that neither a result nor any before it has: the first result shows it.
+
+    Raises:
+        StudyError: Naming the metric, and those that there are.
+    """
+    if result.status != "ok" or not any(name in result.metrics for name in history.objectives):
+        return
+    missing = [name for name in history.limits if name not in result.metrics]
+    for name in missing:
+        if not any(name in one.metrics for one in history.results if one is not None):
+            raise StudyError(
+                f"the metric {name!r} is limited, and job {result.number} did not report it",
+                where="limits",
+                remedy=f"It reported {', '.join(result.metrics)}: return {name!r} too, or limit one of these.",
+            )
 
 
 def check_device(task: Task, executor: Any) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from luthier.errors import StudyError
 from luthier.jobs import ENQUEUED, Budget, History, Job, Note, Report, Result
+from luthier.limits import Bounds
 from luthier.propose import door
 from luthier.seeds import Seeds
 from luthier.space import Config, Space
@@ -39,6 +40,7 @@ def open_ledger(
     name: str,
     space: Space,
     goals: Mapping[str, str],
+    limits: Mapping[str, Bounds],
     method: Resolved,
     budget: Budget,
     seed: int,
@@ -52,6 +54,7 @@ def open_ledger(
         name: The study.
         space: Its search space.
         goals: Its objectives and their directions.
+        limits: Bounds of its metrics.
         method: Its method, not bound yet.
         budget: Budget of the study.
         seed: Its seed.
@@ -64,7 +67,7 @@ def open_ledger(
         StudyError: If the stored study has other settings.
     """
     bound = method.proposer.bind(budget)
-    given = study_settings.build(space, goals, seed, method.proposer, method.adapter, budget, task)
+    given = study_settings.build(space, goals, limits, seed, method.proposer, method.adapter, budget, task)
     own = not hasattr(store, "attach")
     opened: Any = open_store(store) if own else store  # type: ignore[arg-type]
     try:
@@ -75,7 +78,7 @@ def open_ledger(
         if stored["budget"] != given["budget"]:
             stored = {**stored, "budget": given["budget"]}
             opened.update_settings(name, stored)
-        ledger = Ledger(opened, name, stored, History(space, goals), bound, Seeds(seed), budget)
+        ledger = Ledger(opened, name, stored, History(space, goals, limits), bound, Seeds(seed), budget)
         ledger.kept_as = kept_as
         return ledger
     except BaseException:

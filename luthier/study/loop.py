@@ -11,10 +11,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
+
 from luthier.errors import CheckpointError, StudyError
 from luthier.execute import Executor
 from luthier.jobs import DIVERGED, FAILED, PRUNED, Budget, History, Job, Lost, Partial, Report, Result
 from luthier.study.again import DEATHS, Again
+from luthier.study.fit import check_limited
 from luthier.study.following import Followers
 from luthier.study.interrupt import Interrupts
 from luthier.study.ledger import FLUSH, MEMORY, Ledger
@@ -243,13 +246,19 @@ class Loop:
             self.next_tidy = time.monotonic() + TIDY
         for result in results:
             if result.number in accepted:
-                self.streak = self.streak + 1 if result.status == "failed" else 0
+                failed = result.status == "failed" and not self.infeasible(result.number)
+                self.streak = self.streak + 1 if failed else 0
+                check_limited(self.ledger.history, result)
             if self.streak >= self.max_failures:
                 raise StudyError(
                     f"{self.streak} trials failed in a row, the last with: {result.error}",
                     where=f"study {self.ledger.name!r}, job {result.number}",
                     remedy="Mend the task and run again: what is recorded stays. max_failures= sets the limit.",
                 )
+
+    def infeasible(self, number: int) -> bool:
+        """Return True if a job has ended outside the limits."""
+        return bool(self.ledger.history.violation[number] > 0)
 
     def tell_of(self, results: Sequence[Result]) -> None:
         """Log how jobs ended, and put the first failure on the screen while there is time to mend it."""
@@ -259,7 +268,8 @@ class Loop:
                 log.info("%s: job %d %s %s%s", self.ledger.name, result.number, result.status, values, result.error)
             if result.status == "failed" and not self.failed_once:
                 self.failed_once = True
-                self.shown.say(f"job {result.number} failed: {result.error}")
+                counts = ", which counts as outside the limits" if self.infeasible(result.number) else ""
+                self.shown.say(f"job {result.number} failed{counts}: {result.error}")
 
     def on_reports(self, events: Sequence[Report | Partial]) -> set[int]:
         """Take reports as they come; the numbers of the jobs that should stop."""
@@ -305,11 +315,12 @@ class Loop:
             metric=metric,
             front=len(front(history)) if len(history.objectives) > 1 else None,
             pruned=int((history.status == PRUNED).sum()),
+            infeasible=int((history.violation > 0).sum()),
             furthest="" if over else self.pace.furthest(),
             latest=None if latest is None or over else latest.metrics.get(metric),
             rate=self.pace.rate(),
             left=None if over else self.pace.left(),
-            troubled=int(((history.status == FAILED) | (history.status == DIVERGED)).sum()),
+            troubled=int((np.isin(history.status, (FAILED, DIVERGED)) & ~(history.violation > 0)).sum()),
             deadline=None if self.deadline is None else self.deadline - time.monotonic(),
         )
 

@@ -28,6 +28,7 @@ class Tick:
         front: Jobs on the Pareto front, where there are several objectives, else None.
         troubled: Jobs that failed or diverged.
         pruned: Jobs that were stopped early.
+        infeasible: Jobs that ended outside the limits.
         waiting: Jobs that have not ended and that nobody runs now, as the call is over.
         furthest: Progress of the running job that is farthest along, in words.
         latest: The latest value reported, or None.
@@ -45,6 +46,7 @@ class Tick:
     front: int | None = None
     troubled: int = 0
     pruned: int = 0
+    infeasible: int = 0
     waiting: int = 0
     furthest: str = ""
     latest: float | None = None
@@ -92,6 +94,7 @@ def line(tick: Tick, elapsed: float) -> str:
         (tick.running, "running"),
         (tick.waiting, "to go on with"),
         (tick.pruned, "pruned"),
+        (tick.infeasible, "outside the limits"),
         (tick.troubled, "failed or diverged"),
     ):
         if count:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.checks import checked, whole
 from luthier.errors import StudyError
-from luthier.jobs import OK
 from luthier.space import Config
 from luthier.task import as_task
 
@@ -76,6 +75,7 @@ def retrain(study: Study, task: Any, count: int, seeds: int | Sequence[int], set
                 given,
                 metric=list(goals),
                 mode=list(goals.values()),
+                limits=history.limits,
                 store=study._store,
                 name=f"{study.name}/retrain/{number}/{seed}",
                 seed=seed,
@@ -95,7 +95,7 @@ def _best(study: Study, count: int) -> list[int]:
         StudyError: If no job ended well.
     """
     history = study.history
-    ranked = [int(n) for n in history.values[:, 0].argsort(kind="stable") if history.status[n] == OK]
+    ranked = [int(n) for n in history.values[:, 0].argsort(kind="stable") if history.good[n]]
     trial_of = {number: trial.number for trial in study.trials for number in trial.jobs}
     kept: dict[int, int] = {}
     for number in ranked:

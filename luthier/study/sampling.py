@@ -35,7 +35,7 @@ def samples(history: History, settings: Mapping[str, Any]) -> Samples | None:
         return None
     method = _method(proposer)
     initial, drawn = _origins(history, method.batch, method.initial)
-    finite = int(np.isfinite(history.values[history.status == OK, 0]).sum())
+    finite = int(np.isfinite(history.values[history.good, 0]).sum())
     if finite < FEWEST:
         missing = f"{finite} finished with a finite value, and a sampler is fitted to {FEWEST} at least"
         return Samples(initial, drawn, missing)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from luthier.checks import checked, maybe, real, whole
 from luthier.errors import StudyError
 from luthier.jobs import Budget
+from luthier.limits import Bounds
 from luthier.space import Space
 
 _RISING = ("accuracy", "auc", "reward", "score", "precision", "recall", "f1")  # of these, larger is mostly better
@@ -65,7 +66,7 @@ def _check_direction(names: Sequence[str]) -> None:
             )
 
 
-class Limits(NamedTuple):
+class Asked(NamedTuple):
     """A budget and a seed in Python's own numbers."""
 
     trials: int | None
@@ -76,9 +77,9 @@ class Limits(NamedTuple):
     total_steps: int | None
 
 
-def limits(
+def asked(
     trials: Any, epochs: Any, steps: Any, seconds: Any, seed: Any, total_steps: Any = None, where: str = "tune"
-) -> Limits:
+) -> Asked:
     """A budget and a seed, checked; NumPy's numbers are taken.
 
     Raises:
@@ -94,16 +95,24 @@ def limits(
             where="epochs, steps",
             remedy="Say how long a trial trains once: in epochs or in steps.",
         )
-    return Limits(**found, total_steps=checked("total_steps", total_steps, count, where=where, error=StudyError))
+    return Asked(**found, total_steps=checked("total_steps", total_steps, count, where=where, error=StudyError))
 
 
 def build(
-    space: Space, goals: Mapping[str, str], seed: int, proposer: Any, adapter: Any, budget: Budget, task: str
+    space: Space,
+    goals: Mapping[str, str],
+    limits: Mapping[str, Bounds],
+    seed: int,
+    proposer: Any,
+    adapter: Any,
+    budget: Budget,
+    task: str,
 ) -> dict[str, Any]:
     """The settings of a study as JSON."""
     return {
         "space": space.to_json(),
         "objectives": dict(goals),  # the store ranks studies by the first of them
+        **({"limits": {name: list(bounds) for name, bounds in limits.items()}} if limits else {}),
         "seed": seed,
         "method": {"proposer": describe(proposer), "adapter": describe(adapter)},
         "budget": {
@@ -158,8 +167,8 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any], extendable:
     lines = list(_walk(_by_name(stored.get("space")), _by_name(given["space"]), "space"))
     before, now = (_constraint(one) for one in (stored.get("space"), given["space"]))
     lines += _walk(before, now, "space.constraint")
-    for key in ("objectives", "seed", "method", "budget"):
-        lines += _walk(stored.get(key), given[key], key)
+    for key in ("objectives", "limits", "seed", "method", "budget"):
+        lines += _walk(stored.get(key), given.get(key), key)
     return [line for line in lines if not (extendable and line.startswith("budget.trials:"))]
 
 

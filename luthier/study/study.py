@@ -14,6 +14,7 @@ from luthier.arguments import answered
 from luthier.checks import checked, whole
 from luthier.errors import CheckpointError, MethodError, StudyError
 from luthier.jobs import Budget, History, Job, Report, Result, Status
+from luthier.limits import check_limits
 from luthier.seeds import Seeds
 from luthier.space import Config, Space
 from luthier.store import Store, open_store
@@ -50,6 +51,7 @@ class Study:
         method: A name of ``luthier methods`` or a proposer.
         metric: The objective, or several.
         mode: ``"min"`` or ``"max"``, for all of them or one for each.
+        limits: Bounds of metrics, as for :func:`luthier.tune`.
         store: A path (SQLite), a URL (``postgresql://…``) or a store; None keeps the study in memory.
         seed: Seed for all randomness.
         trials: Configurations to start at most.
@@ -80,6 +82,7 @@ class Study:
         method: MethodName | Between = "random",
         metric: str | Sequence[str] | None = None,
         mode: str | Sequence[str] | None = None,
+        limits: Mapping[str, tuple[float | None, float | None]] | None = None,
         store: str | Path | Store | None = None,
         seed: int = 0,
         trials: int | None = None,
@@ -93,9 +96,9 @@ class Study:
                 where=f"Study({name!r})",
                 remedy='Write Study("name", lt.Space(lr=lt.Float(1e-4, 1.0, log=True), …)).',
             )
-        limits = settings.limits(trials, epochs, steps, seconds, seed, where=f"Study({name!r})")
-        trials, epochs, steps, seconds, seed, _ = limits
-        goals = settings.objectives(metric, mode)
+        asked = settings.asked(trials, epochs, steps, seconds, seed, where=f"Study({name!r})")
+        trials, epochs, steps, seconds, seed, _ = asked
+        goals, kept = settings.objectives(metric, mode), check_limits(limits)
         resolved = resolve(method, objectives=len(goals))
         if resolved.adapter is not None:
             raise MethodError(
@@ -105,7 +108,7 @@ class Study:
             )
         budget = Budget(trials, steps, epochs, seconds)
         name = name if name is not None else method if isinstance(method, str) else type(method).__name__.lower()
-        self._ledger = open_ledger(name, space, goals, resolved, budget, seed, store)
+        self._ledger = open_ledger(name, space, goals, kept, resolved, budget, seed, store)
         self._deadline = None if seconds is None else time.monotonic() + seconds
         self._work: Any = None
         self._reported: dict[int, tuple[int, int]] = {}  # by job: the first step reported, and the steps done
@@ -122,7 +125,8 @@ class Study:
         opened: Any = store if hasattr(store, "attach") else open_store(store, read_only=True)  # type: ignore[arg-type]
         stored = opened.settings(name)
         try:
-            history = History(Space.from_json(stored["space"]), stored["objectives"])
+            limits = check_limits(stored.get("limits"))
+            history = History(Space.from_json(stored["space"]), stored["objectives"], limits)
             seeds = Seeds(stored["seed"])
         except (KeyError, TypeError, AttributeError) as error:
             raise StudyError(
@@ -327,7 +331,7 @@ class Study:
 
     @property
     def best(self) -> Best | None:
-        """The best job among those that ended well; None while there is none.
+        """The best job among those that ended well, within the limits; None while there is none.
 
         Of several objectives it is the best by the first of them, and the Pareto set is :attr:`front`.
         """

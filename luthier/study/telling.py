@@ -10,6 +10,7 @@ import numpy as np
 
 from luthier.errors import StudyError
 from luthier.jobs import STATUS_CODES, Job, Result, Status
+from luthier.study.fit import check_limited
 from luthier.study.ledger import Ledger
 from luthier.task.call import as_metrics, as_objectives, is_finite
 
@@ -47,7 +48,7 @@ def told(
     """The result of a job in a user's words: see :meth:`luthier.study.study.Study.tell`.
 
     Raises:
-        StudyError: If this process has no such job, or the status is unknown.
+        StudyError: If this process has no such job, the status is unknown, or a limited metric is never there.
         TaskError: If an objective is missing or a value is not a real number.
     """
     number = held(ledger, job, "tell")
@@ -62,4 +63,6 @@ def told(
         status = "ok" if is_finite(values, goals) else "diverged"
     done = ledger.history.jobs[number].steps if steps is None else steps
     seconds = time.perf_counter() - ledger.mine[number]
-    return Result(number, status, values, done, dict(final or {}), seconds, error)
+    result = Result(number, status, values, done, dict(final or {}), seconds, error)
+    check_limited(ledger.history, result)
+    return result

@@ -13,6 +13,7 @@ from luthier.checks import checked, maybe, real, whole
 from luthier.errors import MethodError, StudyError
 from luthier.execute import Executor, Local
 from luthier.jobs import Budget
+from luthier.limits import check_limits
 from luthier.machine import environment
 from luthier.propose import Replay
 from luthier.schedule import as_schedule
@@ -21,7 +22,7 @@ from luthier.stop import check_conditions, met
 from luthier.store import Store
 from luthier.study import settings
 from luthier.study.first import check_first, how_it_runs
-from luthier.study.fit import check_device, check_fit, check_success
+from luthier.study.fit import check_device, check_fit, check_success, warn_infeasible
 from luthier.study.following import Followers, Unjudged, check_callbacks
 from luthier.study.knowing import OnChange, check_code, check_known, check_on_change, reopen_failed, tell_known
 from luthier.study.ledger import Ledger, open_ledger
@@ -49,6 +50,7 @@ def tune(
     total_steps: int | None = None,
     metric: str | Sequence[str] | None = None,
     mode: str | Sequence[str] | None = None,
+    limits: Mapping[str, tuple[float | None, float | None]] | None = None,
     store: str | Path | Store | None = None,
     name: str | None = None,
     seed: int | None = None,
@@ -90,6 +92,9 @@ def tune(
         total_steps: Training steps of all trials together: no job is begun that would go beyond it.
         metric: The objective by name, ``"loss"`` by default, or several.
         mode: ``"min"`` or ``"max"``, for all of them or one for each.
+        limits: Bounds (low, high) of metrics, ``{"latency": (None, 10)}``. A result outside them, without such a
+            metric, or whose training ran out of memory is infeasible: it is never the best, and the method ranks it
+            below every feasible one.
         store: A path (SQLite), a URL (``postgresql://…``) or a store; None keeps the study in memory.
         name: The study's name in the store; by default task and method.
         seed: Seed for all randomness; 0 by default, or that of the schedule.
@@ -128,12 +133,12 @@ def tune(
         >>> len(study.trials), study.best.metrics["loss"] < 0.05
         (50, True)
     """
-    limits = settings.limits(trials, epochs, steps, seconds, 0 if seed is None else seed, total_steps)
-    trials, epochs, steps, seconds, _, total_steps = limits
-    seed = None if seed is None else limits.seed
+    asked = settings.asked(trials, epochs, steps, seconds, 0 if seed is None else seed, total_steps)
+    trials, epochs, steps, seconds, _, total_steps = asked
+    seed = None if seed is None else asked.seed
     max_failures = checked("max_failures", max_failures, whole(1), where="tune", error=StudyError)
     trial_seconds = checked("trial_seconds", trial_seconds, maybe(real(above=0)), where="tune")
-    goals = settings.objectives(metric, mode)
+    goals, kept = settings.objectives(metric, mode), check_limits(limits)
     given = load_task(task) if isinstance(task, str | Path) else as_task(task, space)
     if schedule is not None:
         method, trials, steps, seed = _replay(schedule, method, trials, epochs, steps, seed)
@@ -142,7 +147,7 @@ def tune(
     if trials is None and seconds is None and resolved.alone:
         trials = 1  # an adapter alone tunes one training while it runs
     endless = trials is None and seconds is None and total_steps is None
-    check_fit(given, resolved, goals, endless, epochs, steps, checkpoints)
+    check_fit(given, resolved, goals, kept, endless, trials, epochs, steps, checkpoints)
     executor = _executor(workers, executor)
     check_device(given, executor)
     conditions, followers = check_conditions(stop), check_callbacks(callbacks)
@@ -151,7 +156,7 @@ def tune(
     elsewhere, on_change = check_known(known, given.space, goals), check_on_change(on_change)
     first = check_start(start, given.space, resolved.proposer, trials, seed)
     built = check_first(given, resolved.adapter, executor, seed, first)
-    ledger = open_ledger(name, given.space, goals, resolved, budget, seed, store, task_name(task), fresh is True)
+    ledger = open_ledger(name, given.space, goals, kept, resolved, budget, seed, store, task_name(task), fresh is True)
     work = _work(given, ledger, resolved.adapter, goals, checkpoints, trial_seconds)
     study = Study.of(ledger, work)
     if "environment" not in ledger.settings:
@@ -172,6 +177,7 @@ def tune(
             loop.shown.say(execution)
         loop.run()
         check_success(study)
+        warn_infeasible(study)
     except StudyError as error:
         error.study = study
         raise
@@ -191,7 +197,8 @@ def _work(
     """What workers are asked for; with a place for states unless a function is not to keep any."""
     save = checkpoints if checkpoints is not None else is_torch(task) or hasattr(ledger.proposer, "parents")
     keep = ledger.checkpoints if save or not isinstance(task, FunctionTask) else None
-    work = Work(task, ledger.seeds, adapter, keep, goals, save, trial_seconds=trial_seconds)
+    limits = ledger.history.limits
+    work = Work(task, ledger.seeds, adapter, keep, goals, save, trial_seconds=trial_seconds, limits=limits)
     if isinstance(task, FunctionTask) and task.takes_trial:
         work = replace(work, study=ledger.name, files=trial_files(ledger))
     return work

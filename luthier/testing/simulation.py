@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from luthier.jobs import Budget, Event, History, Job, Report, Result, Status
+from luthier.limits import Bounds
 from luthier.propose import Proposer, door
 from luthier.seeds import Seeds
 from luthier.space import Config, Space
@@ -28,6 +29,7 @@ def simulate(
     batch: int = 1,
     failures: Mapping[str, float] | None = None,
     objectives: Mapping[str, str] | None = None,
+    limits: Mapping[str, Bounds] | None = None,
     stateful: bool = False,
     report_every: int | None = None,
     history: History | None = None,
@@ -50,6 +52,7 @@ def simulate(
         failures: Probability of each status other than "ok": ``{"failed": 0.3, "diverged": 0.1}``. Whether a job
             fails depends on the seed and its number alone.
         objectives: Name and direction of each objective, as for :class:`~luthier.jobs.History`.
+        limits: Bounds of metrics, as for :class:`~luthier.jobs.History`.
         stateful: The objective has a state, which jobs with a parent continue.
         report_every: Steps between the reports of a job (stateful objectives only); after each one a proposer that has
             ``stop`` is asked whether to prune the job.
@@ -66,7 +69,7 @@ def simulate(
         >>> len(history), round(history.values[history.best, 0].item(), 4)
         (50, 0.0001)
     """
-    history = History(space, objectives) if history is None else history
+    history = History(space, objectives, limits) if history is None else history
     train: Any = objective if stateful else _without_state(objective)
     trainer = _Trainer(train, history, seed, failures or {}, report_every)
     bound, seeds = proposer.bind(budget), Seeds(seed)
@@ -98,12 +101,17 @@ def rebuild(history: History, stop: int | None = None) -> History:
 
     The space is a fresh one too, so that nothing kept on either can be found again.
     """
-    return replay(Space.from_json(history.space.to_json()), history.objectives, history.events[:stop])
+    return replay(Space.from_json(history.space.to_json()), history.objectives, history.events[:stop], history.limits)
 
 
-def replay(space: Space, objectives: Mapping[str, str], events: Iterable[Event]) -> History:
+def replay(
+    space: Space,
+    objectives: Mapping[str, str],
+    events: Iterable[Event],
+    limits: Mapping[str, Bounds] | None = None,
+) -> History:
     """A history from its events."""
-    history = History(space, objectives)
+    history = History(space, objectives, limits)
     for event in events:
         history.add(event)
     return history
@@ -140,7 +148,7 @@ class _Trainer:
             part = min(self._report_every or job.steps, job.steps - done)
             metrics, state = self._train(job, part, state)
             done += part
-            if not all(map(math.isfinite, metrics.values())):
+            if not all(math.isfinite(metrics[name]) for name in history.objectives):
                 status = "diverged"
             elif self._report_every:
                 history.add(Report(number, before + done, metrics))

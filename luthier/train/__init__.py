@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.adapt import Adapter
 from luthier.jobs import Job, Lost, Partial, Report, Result
+from luthier.limits import Bounds
 from luthier.seeds import Seeds
 from luthier.task import Task, is_torch
 from luthier.task.call import describe
@@ -43,6 +44,7 @@ class Work:
         threads: Number of torch threads that a training may use.
         study: The study's name.
         files: The folder in which each trial has one for its own files; None where this machine has none.
+        limits: Bounds of metrics.
     """
 
     task: Task
@@ -56,6 +58,7 @@ class Work:
     threads: int = 1
     study: str = ""
     files: str | None = None
+    limits: Mapping[str, Bounds] = field(default_factory=dict)
 
     def seconds_left(self, job: Job, parents: Mapping[int, Result]) -> float | None:
         """Return the seconds that a job has left of its trial's time; None where there is no limit."""

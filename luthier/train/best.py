@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from luthier.limits import merits, violation
 from luthier.train.members import rows_of, stacked
 
 if TYPE_CHECKING:
@@ -18,11 +19,15 @@ BEST = "best"  # in what a stored state has of its own
 
 
 def best_report(work: Work, reports: Sequence[Report]) -> Report | None:
-    """The report with the best finite value of the first objective, the earliest of equals."""
+    """The report with the best finite value of the first objective within the limits, the earliest of equals."""
     name, direction = next(iter(work.objectives.items()))
     sign = 1.0 if direction == "min" else -1.0
     usable = [report for report in reports if math.isfinite(report.metrics.get(name, math.nan))]
-    return min(usable, key=lambda report: sign * report.metrics[name], default=None)
+
+    def merit(report: Report) -> float:
+        return merits([sign * report.metrics[name]], violation(work.limits, report.metrics, whole=False))[0]
+
+    return min(usable, key=merit, default=None)
 
 
 def noted(work: Work, program: Program, state: State, i: int, reports: Sequence[Report], before: Any) -> Any:

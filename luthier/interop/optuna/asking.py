@@ -14,11 +14,13 @@ from luthier.interop.optuna.library import experimental, optuna, quiet
 from luthier.interop.optuna.mirror import FrozenTrial, Mirror, TrialState, frozen
 from luthier.interop.optuna.parameters import distributions, parameters, values
 from luthier.jobs import Budget, Event, History, Job, Result
+from luthier.limits import excesses, merits, out_of_memory, violation
 from luthier.propose.gaussian_process.sequential import upcoming
 from luthier.seeds import Seeds
 from luthier.space import Config
 
 TRIES = 30  # draws of which the first that the constraint allows is taken
+FARTHEST = 1e3  # an excess over a limit that is not known, of what ran out of memory or lacks the metric
 TAG = "optuna"  # what a job's tag keeps for the sampler
 
 # TPE notes what it will suggest before it does; here a configuration is suggested at once, and is the job's own.
@@ -70,7 +72,8 @@ class _Reflection:
 
     def __init__(self, asker: Asker, history: History, seeds: Seeds) -> None:
         self._asker, self._seeds = asker, seeds
-        self._space, self._signed, self._several = history.space, history.objective_values, len(history.objectives) > 1
+        self._space, self._limits, self._several = history.space, history.limits, len(history.objectives) > 1
+        self._ranked, self._measured = history.objective_values, history.measured_values
         self._parameters = parameters(history.space, True)
         self._pending: dict[int, FrozenTrial] = {}
         self._ended: set[int] = set()
@@ -80,7 +83,7 @@ class _Reflection:
         self._study = optuna.create_study(storage=self._mirror, directions=directions, sampler=sampler)
         for number, one in enumerate(history.foreign):
             trial, result = self._running(Job(number, one.config)), Result(number, "ok", one.metrics)
-            self._mirror.end(self._finished(trial, result))
+            self._mirror.end(self._finished(trial, result, whole=False))
 
     def see(self, event: Event) -> _Reflection:
         """Take in one more event; taking it in twice changes nothing."""
@@ -95,7 +98,7 @@ class _Reflection:
             self._ended.add(number)
             del self._pending[number]
         elif not self._several:
-            [value] = self._signed(event.metrics)
+            [value] = self._ranked(event.metrics)
             if value == value:
                 self._pending[number].intermediate_values[event.step] = value
         return self
@@ -168,20 +171,29 @@ class _Reflection:
             params = {one.key: params.get(one.key, silent.get(one.key, one.middle)) for one in self._parameters}
         return frozen(TrialState.RUNNING, params, distributions(params, self._parameters), dict(tag.get("trial", {})))
 
-    def _finished(self, trial: FrozenTrial, result: Result) -> FrozenTrial:
+    def _finished(self, trial: FrozenTrial, result: Result, whole: bool = True) -> FrozenTrial:
         """The trial as it ended.
 
         A divergence says that a region is bad, which Optuna has no state for. As a pruned trial without a value it is
-        worse than all others for TPE, and left out by the samplers that read complete trials alone.
+        worse than all others for TPE, and left out by the samplers that read complete trials alone. Limits are Optuna's
+        constraints, which all of its samplers that know constraints read.
         """
-        values = self._signed(result.metrics)
+        values = self._measured(result.metrics)
+        whole = whole and result.status != "pruned"
+        if self._limits and not hasattr(FrozenTrial, "constraints"):  # Optuna below 5: samplers read the values alone
+            values = merits(values, violation(self._limits, result.metrics, whole))
         good = result.status == "ok" and bool(np.isfinite(values).all())
-        state = TrialState.COMPLETE if good else TrialState.FAIL if result.status == "failed" else TrialState.PRUNED
+        failed = result.status == "failed" and not (self._limits and out_of_memory(result.error))
+        state = TrialState.COMPLETE if good else TrialState.FAIL if failed else TrialState.PRUNED
+        attributes = trial.system_attrs
+        if self._limits and result.status != "diverged" and not failed:
+            found = excesses(self._limits, result.metrics, whole)
+            attributes = attributes | {"constraints": [min(excess, FARTHEST) for excess in found.values()]}
         return frozen(
             state,
             trial.params,
             trial.distributions,
-            trial.system_attrs,
+            attributes,
             values if good else None,
             trial.intermediate_values if result.status in ("ok", "pruned") else None,
         )

@@ -12,6 +12,7 @@ from luthier.interop.optuna.library import experimental, optuna, quiet
 from luthier.interop.optuna.parameters import Parameter, distributions, parameters, values
 from luthier.interop.optuna.timeline import NOTE, FrozenTrial, TrialState, reports_of, result_of, starts_and_ends
 from luthier.jobs import History, Job, Result
+from luthier.limits import excesses
 from luthier.space import Config, Space
 from luthier.study.study import Study
 
@@ -99,9 +100,16 @@ def _trial(
         params=params,
         distributions=distributions(params, found),
         user_attrs={NOTE: _note(job, result)},
-        system_attrs={},
+        system_attrs=_constraints(history, result),
         intermediate_values=reports if len(history.objectives) == 1 else {},
     )
+
+
+def _constraints(history: History, result: Result | None) -> dict[str, Any]:
+    """The excess over each limit, as Optuna keeps constraints: a study's best trial is one that violates none."""
+    if result is None or not history.limits:
+        return {}
+    return {"constraints": list(excesses(history.limits, result.metrics, result.status == "ok").values())}
 
 
 def _note(job: Job, result: Result | None) -> dict[str, Any]:

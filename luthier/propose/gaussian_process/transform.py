@@ -6,13 +6,16 @@ import numpy as np
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
+from luthier.limits import levelled
+
 LARGEST = 1e300
 
 
 def transform(values: np.ndarray) -> np.ndarray:
     """Results as the model sees them: standardised, with the bad half squeezed and the good half spread out.
 
-    1. What is not finite counts as the worst finite result.
+    1. What is not finite counts as the worst finite result; what is infeasible lies near those that are not, see
+       :func:`luthier.limits.levelled`.
     2. Half-rank: a value worse than the median becomes ``median + sd * Φ⁻¹((rank + 1/2) / n)``, where ``sd`` is the
        root mean square distance of the better half from the median. Outliers lose their size, not their order; the
        better half keeps its metric, which the search needs near the optimum.
@@ -28,6 +31,7 @@ def transform(values: np.ndarray) -> np.ndarray:
     References:
         Song et al., "Open source Vizier", AutoML 2022 (the half-rank and log warpers).
     """
+    values = levelled(values)
     y = np.where(np.isfinite(values), np.clip(values, -LARGEST, LARGEST), np.nan)
     y = np.where(np.isnan(y), np.nanmax(y), y)
     y = _log(_half_rank(y))
