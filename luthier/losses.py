@@ -343,8 +343,8 @@ class StackedLoss:
             hyper: (members, …) by name.
             own: The parameters and buffers of a loss that is a module, (members, …) by name.
         """
-        if self._form is not None:
-            return self._form(outputs, targets.unsqueeze(0))
+        if self._form is not None:  # in one layout: the order of a sum follows it, and vmap's varies with the members
+            return self._form(outputs.contiguous(), targets.unsqueeze(0))
         extra = dict(hyper) if self.reads_hyper else {}
         members = len(next(leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)))
 

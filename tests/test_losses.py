@@ -220,6 +220,19 @@ def test_one_output_a_row_fits_targets_without_that_axis(loss: Callable[..., Ten
     assert found.shape == (MEMBERS,)
 
 
+@pytest.mark.parametrize("loss", [F.mse_loss, F.cross_entropy, F.binary_cross_entropy_with_logits, metrics.accuracy])
+@pytest.mark.parametrize("shape", [(24, 3, 7, 7), (33, 17)])
+def test_a_split_is_measured_with_the_same_bits_however_the_outputs_lie_in_memory(loss: Any, shape: Any) -> None:
+    # grouped convolutions under vmap give outputs (batch, members, …) with the axes exchanged
+    outputs = randn(shape[0], 6, *shape[1:]).float().transpose(0, 1)
+    targets = (
+        randint(3, shape[0], *shape[2:]) if loss in (F.cross_entropy, metrics.accuracy) else randn(*shape).sigmoid()
+    )
+    rows = stacked_loss(loss).rows
+    alone = torch.cat([rows(outputs[i : i + 1], targets, {}) for i in range(6)])
+    assert torch.equal(rows(outputs, targets, {}), alone)
+
+
 def test_hyperparameters_reach_each_member() -> None:
     def loss(output: Tensor, target: Tensor, hyper: dict[str, Tensor]) -> Tensor:
         return losses.cross_entropy(output, target, label_smoothing=hyper["smoothing"])
