@@ -8,8 +8,9 @@ A study may spend as many steps as 20 whole trainings, one worker. Regret is tha
 when a part of the steps is spent: 0 is the best known value of the task, 1 the median of whole random trainings. In a
 rank table the regrets of all methods on one task and seed are replaced by their places.
 
-The tasks are TaskSet's real curves of recurrent networks (1,000 configurations of Adam's eight hyperparameters, 51
-points; a configuration of the unit cube gets the curve of the nearest of them by ranks) and LCBench's (52 epochs, seven
+The tasks are TaskSet's real curves of recurrent networks (a pool of 1,000 configurations of Adam's eight
+hyperparameters, 51 points; what a method proposes in the unit cube of their ranks gives way to the nearest that was not
+tried yet, for every method alike, and the study is told that one) and LCBench's (52 epochs, seven
 hyperparameters; the surrogate that YAHPO fitted to its real curves). They are not part of this repository:
 LUTHIER_BENCH names the folder with ``tasks.py`` and ``mf.py`` that reads them, by default ../shared/bench beside the
 checkout, and their checksums are in ``curves_split.json``, with the tasks and seeds for choosing and for reporting.
@@ -27,6 +28,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +74,65 @@ class Task:
         curve: The validation value after each step of a configuration, (steps,), minimised.
         best: The lowest known.
         median: Of whole random trainings.
+        pool: The only configurations that there are, (configurations, hyperparameters) in the unit cube; None where
+            every one of the space has its curve.
     """
 
     def __init__(
-        self, name: str, space: lt.Space, steps: int, curve: Callable[[dict], np.ndarray], best: float, median: float
+        self,
+        name: str,
+        space: lt.Space,
+        steps: int,
+        curve: Callable[[dict], np.ndarray],
+        best: float,
+        median: float,
+        pool: np.ndarray | None = None,
     ) -> None:
         self.name, self.space, self.steps, self.curve, self.best, self.median = name, space, steps, curve, best, median
+        self.pool = pool
 
     def regret(self, value: float) -> float:
         """0 at the best known value, 1 at the median of random ones."""
         return (value - self.best) / (self.median - self.best)
+
+
+@dataclass(frozen=True, eq=False)
+class OfPool:
+    """A proposer whose new configurations give way to the nearest of a pool that was not tried."""
+
+    inner: Any
+    pool: np.ndarray
+
+    def bind(self, budget: lt.Budget) -> OfPool:
+        return replace(self, inner=self.inner.bind(budget))
+
+    def propose(self, history: lt.History, count: int, seeds: Any) -> list[lt.Job]:
+        jobs, tried = self.inner.propose(history, count, seeds), [_point(job.config) for job in history.jobs]
+        for place, job in enumerate(jobs):
+            if job.parent is None:
+                found = nearest(self.pool, _point(job.config), tried)
+                tried.append(found)
+                jobs[place] = replace(job, config=_config(found))
+        return jobs
+
+    def __getattr__(self, name: str) -> Any:  # parents, stop, and what else a method may have
+        return getattr(self.inner, name)
+
+
+def nearest(pool: np.ndarray, point: np.ndarray, tried: list[np.ndarray]) -> np.ndarray:
+    """The row of the pool nearest to a point, without those that were tried."""
+    distances = ((pool - point) ** 2).sum(axis=1)
+    if tried:
+        distances[(pool[:, None, :] == np.array(tried)[None]).all(axis=2).any(axis=1)] = np.inf
+    return pool[int(distances.argmin())]
+
+
+def _point(config: dict[str, Any]) -> np.ndarray:
+    return np.array([config[f"x{i}"] for i in range(len(config))])
+
+
+def _config(point: np.ndarray) -> dict[str, Any]:
+    return {f"x{i}": float(value) for i, value in enumerate(point)}
 
 
 def load(name: str) -> Task:
@@ -110,10 +161,9 @@ def _taskset(name: str, file: str) -> Task:
     space = lt.Space({f"x{i}": lt.Float(0.0, 1.0) for i in range(places.shape[1])})
 
     def curve(config: dict) -> np.ndarray:
-        point = np.array([config[f"x{i}"] for i in range(places.shape[1])])
-        return values[int(((places - point) ** 2).sum(axis=1).argmin())]
+        return values[int(((places - _point(config)) ** 2).sum(axis=1).argmin())]
 
-    return Task(name, space, values.shape[1], curve, float(values.min()), float(np.median(values[:, -1])))
+    return Task(name, space, values.shape[1], curve, float(values.min()), float(np.median(values[:, -1])), places)
 
 
 def _lcbench(name: str, instance: str) -> Task:
@@ -127,7 +177,8 @@ def _lcbench(name: str, instance: str) -> Task:
 def ours(task: Task, method: str, seed: int) -> dict[str, Any]:
     """One study: the lowest value so far after each step, and the time that choosing took."""
     total, trace, lowest, spent = WHOLE * task.steps, list[float](), float("inf"), 0.0
-    study = lt.Study("curves", task.space, method=METHODS[method](), steps=task.steps, seed=seed)
+    chosen = METHODS[method]() if task.pool is None else OfPool(METHODS[method](), task.pool)
+    study = lt.Study("curves", task.space, method=chosen, steps=task.steps, seed=seed)
     age: dict[int, int] = {}
     curves: dict[int, np.ndarray] = {}
     while len(trace) < total:
@@ -164,7 +215,9 @@ def theirs(task: Task, peer: str, seed: int) -> dict[str, Any]:
         "asha": lambda: optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3),
         "hyperband": lambda: optuna.pruners.HyperbandPruner(1, task.steps, 3),
     }
-    study = optuna.create_study(sampler=samplers[sampler](seed=seed), pruner=pruners[pruner](), study_name=f"{seed}")
+    chosen = samplers[sampler](seed=seed)
+    chosen = chosen if task.pool is None else _of_pool(chosen, task.pool)
+    study = optuna.create_study(sampler=chosen, pruner=pruners[pruner](), study_name=f"{seed}")
     total, trace, lowest, spent, started = WHOLE * task.steps, list[float](), float("inf"), 0.0, 0
     while len(trace) < total:
         begin = time.process_time()
@@ -186,6 +239,37 @@ def theirs(task: Task, peer: str, seed: int) -> dict[str, Any]:
         study.tell(trial, value)
         spent += time.process_time() - begin
     return _row(task, peer, seed, trace, started, spent)
+
+
+def _of_pool(inner: Any, pool: np.ndarray) -> Any:
+    """A sampler of Optuna that gives the nearest of a pool that was not tried; its inner one sees that too."""
+    from optuna.samplers import BaseSampler
+    from optuna.search_space import IntersectionSearchSpace
+
+    names = [f"x{i}" for i in range(pool.shape[1])]
+    tried: list[np.ndarray] = []
+
+    class OfPoolSampler(BaseSampler):
+        def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
+            return IntersectionSearchSpace().calculate(study)
+
+        def sample_relative(self, study: Any, trial: Any, search_space: Any) -> dict[str, Any]:
+            if not search_space:
+                return {}
+            drawn = {name: inner.sample_independent(study, trial, name, search_space[name]) for name in names}
+            tried.append(nearest(pool, _point(drawn), tried))
+            return _config(tried[-1])
+
+        def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
+            if param_name == names[0]:  # of the first trial, before there is a search space
+                drawn = {name: inner.sample_independent(study, trial, name, param_distribution) for name in names}
+                tried.append(nearest(pool, _point(drawn), tried))
+            return float(tried[-1][names.index(param_name)])
+
+        def after_trial(self, study: Any, trial: Any, state: Any, values: Any) -> None:
+            inner.after_trial(study, trial, state, values)
+
+    return OfPoolSampler()
 
 
 def _row(task: Task, method: str, seed: int, trace: list[float], started: int, cpu: float) -> dict[str, Any]:
@@ -232,8 +316,27 @@ def show(lines: list[dict[str, Any]]) -> None:
         )
 
 
+def kept(file: Path, part: str) -> list[dict[str, Any]]:
+    """The runs of an earlier call, which are not made again."""
+    found = json.loads(file.read_text()) if file.exists() else {}
+    return found["runs"] if found.get("part") == part else []
+
+
+def keep(file: Path, part: str, rows: list[dict[str, Any]]) -> None:
+    """Write the runs so far, and their summary."""
+    found = {
+        "command": " ".join(["python", "benchmarks/curves.py", *sys.argv[1:]]),
+        "machine": lt.environment("optuna"),
+        "part": part,
+        "summary": summary(rows),
+        "runs": rows,
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(found, indent=1) + "\n")
+
+
 def main() -> None:
-    """Run the studies, print the table, write JSON."""
+    """Run the studies that are missing, print the table, write JSON after each task."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=["choosing", "reporting"], default="reporting")
     parser.add_argument("--methods", nargs="+", default=[*METHODS, *PEERS])
@@ -248,22 +351,15 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="optuna")
     part = SPLIT[arguments.part]
     tasks = [load(name) for name in part["tasks"] if arguments.tasks is None or name in arguments.tasks]
-    rows = []
+    rows = kept(arguments.out, arguments.part)
+    done = {(row["task"], row["method"], row["seed"]) for row in rows}
     for seed in part["seeds"][: arguments.seeds]:
         for task in tasks:
-            rows += [(theirs if name in PEERS else ours)(task, name, seed) for name in arguments.methods]
+            missing = [name for name in arguments.methods if (task.name, name, seed) not in done]
+            rows += [(theirs if name in PEERS else ours)(task, name, seed) for name in missing]
+            keep(arguments.out, arguments.part, rows)
         print(f"seed {seed}: done", file=sys.stderr, flush=True)
-    lines = summary(rows)
-    show(lines)
-    found = {
-        "command": " ".join(["python", "benchmarks/curves.py", *sys.argv[1:]]),
-        "machine": lt.environment("optuna"),
-        "part": arguments.part,
-        "summary": lines,
-        "runs": rows,
-    }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+    show(summary(rows))
 
 
 if __name__ == "__main__":
