@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import luthier as lt
 from luthier.cli import app
 from luthier.cli.common import named_method
 from luthier.errors import MethodError
@@ -259,3 +260,27 @@ def test_a_trial_has_a_limit_of_time(here: Path) -> None:
     )
     run("tune", "slow.py", "-n", "2", "--trial-seconds", "1", "--store", "s.db", "--name", "s", "-q")
     assert [trial.status for trial in Study.load("s", here / "s.db").trials] == ["ok", "pruned"]
+
+
+def test_a_study_is_sampled(here: Path) -> None:
+    """luthier sample prints what GFlowNet().fit(study).sample() gives, with what is expected of it."""
+    space = lt.Space(x=lt.Float(0.0, 1.0), kind=lt.Choice(["a", "b"]))
+    study = lt.Study("seen", space, metric="accuracy", mode="max", method="random", trials=40, store="s.db")
+    while jobs := study.ask(10):
+        for job in jobs:
+            study.tell(
+                job, {"accuracy": 1.0 - abs(job.config["x"] - 0.7) * (1.0 if job.config["kind"] == "a" else 0.1)}
+            )
+    arguments = ("sample", "seen", "--store", "s.db", "--count", "20")
+    rows = list(csv.DictReader(run(*arguments, "--set", "beta=10", "--seed", "3").splitlines()))
+    fitted = lt.propose.GFlowNet(beta=10).fit(study, seed=3)
+    wanted = fitted.sample(20, seed=3)
+    assert [{"x": float(row["config.x"]), "kind": row["config.kind"]} for row in rows] == wanted
+    assert [float(row["expected.accuracy"]) for row in rows] == fitted.predict(wanted)[0].tolist()
+    run(*arguments, "--set", "bins=5", "--paper", "--format", "json", "--output", "rows.json")
+    printed = lt.propose.GFlowNet.paper(bins=5).fit(study)
+    assert [row["config.x"] for row in json.loads((here / "rows.json").read_text())] == [
+        config["x"] for config in printed.sample(20)
+    ]
+    assert "betta" in run(*arguments, "--set", "betta=1", code=2)
+    assert "csv or json" in run(*arguments, "--format", "schedule", code=2)

@@ -42,6 +42,7 @@ for command in (
     reading.show,
     reading.report,
     reading.export,
+    reading.sample,
     reading.follow,
     reading.serve,
     keeping.copy,

@@ -1,4 +1,4 @@
-"""The commands that look: ``methods``, ``studies``, ``show``, ``report`` and ``export``."""
+"""The commands that look: ``methods``, ``studies``, ``show``, ``report``, ``export`` and ``sample``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from luthier.cli.common import DEFAULT_STORE, NameArgument, StoreOption, existing, failure, screen, told, usage
+from luthier.cli.common import DEFAULT_STORE, NameArgument, StoreOption, existing, failure, options, screen, told, usage
 from luthier.files import write_whole
 from luthier.limits import described
 from luthier.tables import add_row, best_table, front_table, jobs_table, new_table, trials_table
@@ -173,13 +173,64 @@ def export(
             text = json.dumps(study.front[0].schedule.to_json(), indent=1) + "\n"
         else:
             text = to_csv(study.history) if format_ is Format.csv else to_json(study.history)
-        if output is None:
-            typer.echo(text, nl=False)
-            return
-        try:
-            write_whole(output, text)
-        except OSError as error:
-            raise usage(f"{output}: it cannot be written ({error.strerror})") from None
+        _write(text, output)
+
+
+def sample(
+    name: NameArgument,
+    count: Annotated[int, typer.Option(min=1, help="How many configurations.")] = 100,
+    store: StoreOption = DEFAULT_STORE,
+    temperature: Annotated[float, typer.Option(help="Divides the logits: 0.1 is greedy, 10 nearly uniform.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the fit and of the draws.")] = 0,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of gflownet; again for more.", metavar="KEY=VALUE")
+    ] = None,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="The system as printed, for a metric that is maximised.")
+    ] = False,
+    format_: Annotated[Format, typer.Option("--format", "-f", help="csv or json.")] = Format.csv,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file; else standard output.")] = None,
+) -> None:
+    """Draw good configurations that differ, in proportion to how good a study says they are (GFlowNet).
+
+    Each row has a configuration, and the metric that is expected there with its standard deviation.
+
+    [bold]Examples[/bold]
+
+    luthier sample fashion_mnist-random --store fashion.db --count 100
+
+    luthier sample fashion_mnist-random --store fashion.db --count 5 --set beta=20 --format json
+    """
+    from luthier.propose import GFlowNet
+    from luthier.study.export import rows_to_csv, rows_to_json
+    from luthier.study.methods import resolve
+    from luthier.study.study import Study
+
+    if format_ is Format.schedule:
+        raise usage("--format schedule is of a training; a sample is csv or json")
+    with told(), existing(store) as opened:
+        history, given = Study.load(name, opened).history, options(settings or [])
+        method = resolve("gflownet", given).proposer
+        fitted = (GFlowNet.paper(**given) if paper else method).fit(history, seed=seed)
+        configs = fitted.sample(count, temperature, seed)
+        objective, expected = next(iter(history.objectives)), zip(*fitted.predict(configs), strict=True)
+        rows = [
+            {f"config.{key}": value for key, value in config.items()}
+            | {f"expected.{objective}": float(mean), f"deviation.{objective}": float(deviation)}
+            for config, (mean, deviation) in zip(configs, expected, strict=True)
+        ]
+        _write(rows_to_json(rows) if format_ is Format.json else rows_to_csv(rows), output)
+
+
+def _write(text: str, output: Path | None) -> None:
+    """To a file that is whole or not there, or to standard output."""
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        write_whole(output, text)
+    except OSError as error:
+        raise usage(f"{output}: it cannot be written ({error.strerror})") from None
 
 
 class Tracker(enum.StrEnum):

@@ -16,6 +16,7 @@ from luthier.errors import MethodError
 from luthier.jobs import OK, PRUNED, Budget, History, Job
 from luthier.limits import levelled
 from luthier.propose.flow import Leaves, LogReward, Settings, log_rewards
+from luthier.propose.flow.settings import PAPER
 from luthier.propose.gaussian_process.memory import Data, observed
 from luthier.propose.gaussian_process.sequential import one_by_one, upcoming
 from luthier.propose.gaussian_process.transform import LARGEST
@@ -105,6 +106,24 @@ class GFlowNet:
     training: Settings | None = None
     budget: Budget | None = field(default=None, repr=False)
     extendable: ClassVar[bool] = True
+
+    @classmethod
+    def paper(cls, **settings: Any) -> GFlowNet:
+        """The system as printed: one network as the reward, and a flow network of experts that learns to sample it.
+
+        The flow network is trained by flow matching on 10,000 trajectories, at beta = 1. Its equation 2 adds the
+        outflow of a state to its inflow; here it is subtracted, which makes it a flow. For :meth:`fit` to a study of a
+        metric that is maximised and not negative, such as the accuracy. As a proposer it is trained anew in each round.
+
+        Args:
+            **settings: Other settings, such as ``bins``; the paper's own may be given too.
+
+        Examples:
+            >>> GFlowNet.paper(bins=28).training.objective
+            'plain_flow_matching'
+        """
+        printed: dict[str, Any] = {"beta": 1.0, "model": "ensemble", "reward": "metric", "sampler": "learnt"}
+        return cls(**printed | {"surrogate": Surrogate(members=1), "training": PAPER} | settings)
 
     def bind(self, budget: Budget) -> GFlowNet:
         """The same search, ending after ``budget.trials`` configurations.

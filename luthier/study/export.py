@@ -69,7 +69,7 @@ def records(history: History) -> list[dict[str, Any]]:
 
 def columns(rows: list[dict[str, Any]]) -> list[str]:
     """Every key that occurs: the fixed ones first, then configuration, final values and metrics."""
-    order = {"config": 1, "final": 2, "metrics": 3, "notes": 4}
+    order = {"config": 1, "final": 2, "metrics": 3, "notes": 4, "expected": 5, "deviation": 6}
     names = dict.fromkeys(key for row in rows for key in row)
     return sorted(names, key=lambda name: order.get(name.partition(".")[0], 0) if "." in name else 0)
 
@@ -79,7 +79,16 @@ def to_csv(history: History) -> str:
 
     A text that a spreadsheet would run as a formula has an apostrophe before it, which spreadsheets do not show.
     """
-    rows = records(history)
+    return rows_to_csv(records(history))
+
+
+def to_json(history: History) -> str:
+    """A list of objects, one a job; numbers that JSON does not have are the strings "nan", "inf" and "-inf"."""
+    return rows_to_json(records(history))
+
+
+def rows_to_csv(rows: list[dict[str, Any]]) -> str:
+    """Rows under a header of all their keys."""
     names = columns(rows) or ["number"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -89,9 +98,9 @@ def to_csv(history: History) -> str:
     return text.getvalue()
 
 
-def to_json(history: History) -> str:
-    """A list of objects, one a job; numbers that JSON does not have are the strings "nan", "inf" and "-inf"."""
-    return json.dumps(_plain(records(history)), indent=1) + "\n"
+def rows_to_json(rows: list[dict[str, Any]]) -> str:
+    """Rows as a list of objects."""
+    return json.dumps(_plain(rows), indent=1) + "\n"
 
 
 def _plain(value: Any) -> Any:

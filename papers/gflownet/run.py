@@ -26,12 +26,12 @@ from papers.gflownet.pictures import draw_all
 
 # what lies below the public names
 flow = importlib.import_module("luthier.propose.flow")
-THEIRS = importlib.import_module("luthier.propose.flow.settings").PAPER
 build = importlib.import_module("luthier.propose.generator").build
 metrics = importlib.import_module("luthier.propose.gflownet").metrics
 first_apart = importlib.import_module("luthier.space.distance").first_apart
 
 BATCH, WITHIN, APART = 10, 0.01, 0.1
+THEIRS = lt.propose.GFlowNet.paper().training
 SURROGATE = lt.propose.Surrogate(width=64, steps=1_000, lr=0.01, decay=0.1)
 EFFECTIVE = 50.0  # exp(entropy) of our target, in leaves of the 1,400
 
