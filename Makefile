@@ -29,7 +29,7 @@ bench: $(INSTALLED)  ## Every benchmark, beside the peers it is measured against
 
 PAPERS := gflownet genetic joint_enas hypernets autotune  # in this order both cores are busy to the end
 HOW ?= --anew
-papers: $(INSTALLED)  ## The five papers anew, two at a time, about an hour; HOW= goes on, HOW="--full --device cuda" is their size
+papers: $(INSTALLED)  ## The five papers anew, two at a time, about an hour; HOW= goes on, HOW="--full --device cuda" is a larger size
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[papers,optuna]'
 	printf '%s\n' $(PAPERS) | xargs -P 2 -I {} $(BIN)/python -m papers.{}.run $(HOW)
 

@@ -2,7 +2,7 @@
 
     python benchmarks/schedules.py [--output benchmarks/results/schedules.json]
     python benchmarks/schedules.py --adapter bilevel --output schedules_bilevel.json
-    python benchmarks/schedules.py --horizons
+    python benchmarks/schedules.py --horizons --output benchmarks/results/schedules_horizons.json
 
 1,000 training and 1,000 validation images, 40 epochs in minibatches of 50, SGD at 0.05 with momentum 0.9. Tuned are two
 dropout rates, the strength of Gaussian noise on the images and the weight decay. For each seed:
@@ -144,8 +144,9 @@ def one_seed(seed: int, adapter: Any, rows: dict[str, Any], keep: Any) -> None:
     timed("random", method="random", trials=trials, epochs=EPOCHS)
 
 
-def horizons(seed: int = 11) -> None:
-    """Print the derivatives, in unconstrained numbers, each of the mean over draws of masks, ± its standard error."""
+def horizons(output: Path, seed: int = 11) -> None:
+    """The derivatives, in unconstrained numbers, each of the mean over draws of masks, and its standard error."""
+    found: list[dict[str, Any]] = []
     program = task().program(START)
     inputs, targets = program.task.tensors("train")
     generator = torch.Generator().manual_seed(seed)
@@ -167,8 +168,10 @@ def horizons(seed: int = 11) -> None:
             losses = program.evaluate(stack, "valid")["loss"].view(len(START), 2, DRAWS)
             slopes = (losses[:, 0] - losses[:, 1]) / (2 * APART)
             error = slopes.std(1) / DRAWS**0.5
-            found = zip(START, slopes.mean(1).tolist(), error.tolist(), strict=True)
-            print(f"  {horizon:3} steps", *(f"{name} {mean:+.4f} ± {se:.4f}" for name, mean, se in found), flush=True)
+            for name, mean, se in zip(START, slopes.mean(1).tolist(), error.tolist(), strict=True):
+                found.append({"of": name, "epoch": mark, "steps": horizon, "slope": mean, "standard error": se})
+                print(f"  {horizon:3} steps {name} {mean:+.4f} ± {se:.4f}", flush=True)
+            output.write_text(json.dumps({"machine": lt.environment(), "seed": seed, "rows": found}, indent=1) + "\n")
         generator.set_state(begun)  # the training goes on as if nothing had been tried
 
 
@@ -210,7 +213,7 @@ def main() -> None:
     output, seeds = given.output, given.seeds
     torch.set_num_threads(1)
     if given.horizons:
-        return horizons()
+        return horizons(output)
     rows: dict[str, Any] = json.loads(output.read_text())["rows"] if output.exists() else {}
     output.parent.mkdir(parents=True, exist_ok=True)
     machine = lt.environment()

@@ -1,8 +1,9 @@
 """The one command line of papers/*/run.py: run what is missing, write the tables, draw the figures.
 
 A paper is run at two sizes. The reduced one is committed: results.json, the figures and the tables of the README lie in
-the paper's folder. The paper's own size (``--full``) writes full.json, and its figures under full/, and leaves the
-reduced results alone. Both are kept after every step, so the same command goes on where it was stopped.
+the paper's folder. The larger one (``--full``), the paper's own as far as it gives one, writes full.json, and its
+figures under full/, and leaves the reduced results alone. Both are kept after every step, so the same command goes on
+where it was stopped.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class Paper:
         name: Its folder under papers/.
         about: Said by ``--help``.
         reduced: The committed size, a dataclass.
-        full: The paper's own size, of the same class.
+        full: The larger size, of the same class.
         work: Runs what has not been run.
         tables: The tables of its README.
         draw: Writes its figures into the run's folder.
@@ -170,7 +171,7 @@ def _parser(paper: Paper) -> argparse.ArgumentParser:
         description=paper.about,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--full", action="store_true", help="the paper's own size: full.json, and figures under full/")
+    parser.add_argument("--full", action="store_true", help="a larger size: full.json, and figures under full/")
     parser.add_argument("--device", default="cpu", help="where networks are trained, such as cuda; by default the CPU")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--figures", action="store_true", help="run nothing: only draw and write the tables again")

@@ -1,4 +1,4 @@
-"""The command of every paper, at its own size cut down: it runs, goes on, draws, and leaves what is committed alone."""
+"""The command of every paper, at its larger size cut down: it runs, goes on, draws, and leaves the committed alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PAPERS = ROOT / "papers"
 
-# What each paper's own size is cut down to, and the figures that its command draws.
+# What each paper's larger size is cut down to, and the figures that its command draws.
 SMALL: dict[str, tuple[dict[str, Any], set[str]]] = {
     "autotune": (
         {"seeds": 1, "epochs": 1, "trials": 0.1, "networks": ("2-3-1",), "datasets": (2,)},

@@ -129,7 +129,7 @@ METHODS: dict[str, Method] = {
             "luthier.propose.gflownet:GFlowNet",
             "between",
             "batches of different good configurations; any study becomes a sampler of good ones",
-            "LaBash and Sepulveda 2024",
+            "after LaBash and Sepulveda 2024, by default without its two networks",
             "luthier/propose/gflownet.py",
             "examples/gflownet.py",
         ),

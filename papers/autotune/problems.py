@@ -55,7 +55,7 @@ def data(dataset: int, seed: int = 0, cast: bool = False, flips: float = 0.01, a
     Args:
         dataset: 1, 2 or 3.
         seed: Of everything in it.
-        cast: Labels of 2 and 3 as the published code scores them.
+        cast: Labels of 2 and 3 cast to integers, as the published code scores its population.
         flips: The share of labels of 1 that are drawn at random; scikit-learn's default.
         apart: Half the distance of the classes' centres in 1, in units of their spread.
     """

@@ -76,7 +76,12 @@ PERFECT = ("pbt 15", "hypergradient 1")
 ONE, OTHERS = ((1,), ("2-3-1", "2-5-5-1")), ((2, 3), ("2-3-1", "2-5-5-1"))  # data sets and networks: the paper's six
 CAUSES: dict[str, tuple[str, tuple[tuple[int, ...], tuple[str, ...]], int, dict[str, Any]]] = {
     "meant": ("2 and 3: as above", OTHERS, 1, {}),
-    "cast": ("2 and 3: labels as the published code scores them", OTHERS, 1, {"cast": True}),
+    "cast": (
+        "2 and 3: labels cast to integers, as the published code scores its population",
+        OTHERS,
+        1,
+        {"cast": True},
+    ),
     "longer": ("2 and 3: ten times as many epochs", OTHERS, 10, {}),
     "one": ("1: as above", ONE, 1, {}),
     "unflipped": ("1: no label flipped", ONE, 1, {"flips": 0.0}),

@@ -177,6 +177,7 @@ def tables_of() -> dict[str, Any]:
         {"key": "test_loss", "title": "test loss, less random's", "against": {"method": "random"}},
         {"key": "test_accuracy", "title": "test accuracy, %", "digits": 1},
         {"key": "failed", "title": "no better than chance, %", "digits": 0},
+        {"key": "steps", "title": "training steps", "digits": 0},
     ]
     rows = [{"title": ARMS[arm].title, "where": {"method": arm}} for arm in COMPARED]
     names = ("population", "generations", "mutation", "their train", "their valid", "their minutes")

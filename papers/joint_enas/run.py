@@ -171,6 +171,12 @@ def tables_of() -> dict[str, Any]:
         {"key": "valid_accuracy", "title": "validation accuracy, %", "digits": 1},
         {"key": "test_accuracy", "title": "test accuracy, %", "digits": 1},
         {"key": "test_accuracy", "title": "test, less random's", "digits": 1, "against": {"method": "random"}},
+        {
+            "key": "test_accuracy",
+            "title": "test, less random's with the fixed optimizer",
+            "digits": 1,
+            "against": {"method": "random fixed"},
+        },
         {"key": "mean_accuracy", "title": "mean of the trained, %", "digits": 1},
         {"key": "seconds", "title": "CPU seconds", "digits": 0},
         {"key": "steps", "title": "training steps", "digits": 0},
