@@ -12,8 +12,8 @@ import numpy as np
 
 from luthier.checks import require, whole
 from luthier.errors import MethodError
-from luthier.jobs import OK, Budget, History, Job
-from luthier.propose.gaussian_process.acquisition import improvement_beside
+from luthier.jobs import Budget, History, Job
+from luthier.propose.gaussian_process.acquisition import improvement_beside, improvement_within
 from luthier.propose.gaussian_process.memory import Model, model
 from luthier.propose.gaussian_process.search import maximise
 from luthier.propose.gaussian_process.sequential import one_by_one, running, upcoming
@@ -56,7 +56,9 @@ class GaussianProcess(Modelled):
     imagined from the model, several times over. A configuration is never proposed twice; a finite space that has been
     visited whole ends the study.
 
-    Failed and diverged trainings count as the worst result, and are avoided. It takes one objective; of several,
+    Failed and diverged trainings count as the worst result, and are avoided. Under limits each limited metric is
+    modelled too, and whether a training ends with its metrics at all: what is maximised is the expected improvement on
+    the best result within the limits, times the probability of keeping them. It takes one objective; of several,
     ``method="gp"`` by its name takes :class:`luthier.interop.botorch.HypervolumeImprovement`.
 
     Args:
@@ -122,7 +124,7 @@ class GaussianProcess(Modelled):
         number = history.best
         if fitted is not None:
             own = np.maximum(fitted.numbers, 0)
-            usable = (fitted.numbers >= 0) & (history.status[own] == OK) & np.isfinite(history.values[own, 0])
+            usable = (fitted.numbers >= 0) & history.good[own] & np.isfinite(history.values[own, 0])
             number = int(fitted.numbers[np.argmin(np.where(usable, fitted.posterior.means()[:, 0], np.inf))])
         return dict(history.jobs[number].config)
 
@@ -135,9 +137,12 @@ def _improve(
     fitted: Model, encoding: Encoding, seen: set[bytes], running: Points, rng: np.random.Generator
 ) -> np.ndarray | None:
     """The code of the highest expected improvement, given the running jobs."""
-    order = np.argsort(fitted.posterior.means()[:, 0], kind="stable")[:LEADING]
-    acquisition = improvement_beside(fitted.posterior, encoding, running, rng)
-    return maximise(acquisition, encoding, fitted.points.take(order), seen, running.codes, rng)
+    if fitted.limits:
+        acquisition = improvement_within(fitted.posterior, fitted.inside, fitted.limits, encoding, running, rng)
+    else:
+        acquisition = improvement_beside(fitted.posterior, encoding, running, rng)
+    leading = fitted.points.take(fitted.leading()[:LEADING])
+    return maximise(acquisition, encoding, leading, seen, running.codes, rng)
 
 
 def _check(history: History) -> None:

@@ -104,7 +104,7 @@ def warn_infeasible(study: Any) -> None:
         f"study {study.name!r}: none of {len(judged)} results lies within the limits, {described(history.limits)}"
         + (f"; the nearest is job {nearest} with {values}" if values else ""),
         RuntimeWarning,
-        stacklevel=3,
+        stacklevel=4,  # of tune's caller: it has a wrapper
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.special import erfcx, logsumexp, ndtr
 
+from luthier.propose.gaussian_process.limited import Within
 from luthier.propose.gaussian_process.posterior import Posterior
 from luthier.space.encoder import Encoding, Points
 
@@ -36,6 +37,53 @@ def improvement_beside(
     return acquisition
 
 
+def improvement_within(
+    process: Posterior,
+    inside: np.ndarray,
+    limits: Sequence[Within],
+    encoding: Encoding,
+    running: Points,
+    rng: np.random.Generator,
+) -> Callable[[Points], np.ndarray]:
+    """The logarithm of the improvement that is expected times the probability that all limits are kept, (m,).
+
+    Running jobs end in each world with a value of the objective and of each limited metric, so that one that keeps the
+    limits there sets the mark, and one that does not tells where they run. While nothing is inside, it is the
+    probability alone.
+
+    Args:
+        process: The process of the objective, given the results.
+        inside: (n,) bool, which results keep the limits.
+        limits: The processes of the limited metrics.
+        encoding: Encoding of the space.
+        running: (jobs) configurations whose results are imagined.
+        rng: Source of the imagined results.
+
+    References:
+        Gardner et al., "Bayesian optimization with inequality constraints", ICML 2014, eq. 3.
+    """
+    best = process.incumbents(inside)
+    if count := len(running.codes):
+        features = encoding.features(running)
+        process = process.imagine(features, rng.normal(size=(count, WORLDS)))
+        limits = [
+            one._replace(posterior=one.posterior.imagine(features, rng.normal(size=(count, WORLDS)))) for one in limits
+        ]
+        holds = np.logical_and.reduce([one.holds() for one in limits])
+        means = process.means()[process.told :]
+        best = np.minimum(best, np.where(holds, means, np.inf).min(axis=0))
+    known = np.isfinite(best)
+
+    def acquisition(points: Points) -> np.ndarray:
+        features = encoding.features(points)
+        found = sum(one.log_probability(features) for one in limits)
+        mean, deviation = process.predict(features)
+        gain = log_h((np.where(known, best, 0.0)[None, :] - mean) / deviation[:, None]) + np.log(deviation)[:, None]
+        return _over_worlds(found + np.where(known, gain, 0.0))
+
+    return acquisition
+
+
 def log_expected_improvement(mean: np.ndarray, deviation: np.ndarray, best: np.ndarray) -> np.ndarray:
     """``log E[max(best - f, 0)]`` for normal ``f``; of several worlds, the logarithm of the mean improvement.
 
@@ -51,6 +99,11 @@ def log_expected_improvement(mean: np.ndarray, deviation: np.ndarray, best: np.n
         Ament et al., "Unexpected improvements to expected improvement for Bayesian optimization", NeurIPS 2023, eq. 9.
     """
     found = log_h((best[None, :] - mean) / deviation[:, None]) + np.log(deviation)[:, None]
+    return _over_worlds(found)
+
+
+def _over_worlds(found: np.ndarray) -> np.ndarray:
+    """The logarithm of the mean over worlds of what has these logarithms, (m, worlds) to (m,)."""
     return found[:, 0] if found.shape[1] == 1 else logsumexp(found, axis=1) - np.log(found.shape[1])
 
 

@@ -7,13 +7,15 @@ was proposed on new results, in the order of the events. A process that opens a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from luthier.jobs import OK, PRUNED, Event, History, Job, Result
+from luthier.limits import PENALTY
 from luthier.propose.gaussian_process.fit import fit, start
 from luthier.propose.gaussian_process.kernel import Kernel
+from luthier.propose.gaussian_process.limited import Output, Within, bounded, chosen
 from luthier.propose.gaussian_process.posterior import Posterior, posterior
 from luthier.propose.gaussian_process.transform import transform
 from luthier.space.encoder import Points, encoding_of
@@ -27,17 +29,17 @@ class Chain:
     """The fits up to some event.
 
     Args:
-        theta: Parameters of the last fit.
+        theta: Parameters of the last fit, of each output by its name.
         fitted: Results that it knew; 0 while there is none.
         arrived: Results so far.
         ahead: A fit that was made before the event it belongs to came, for so many results: a proposal fits before its
             job is an event.
     """
 
-    theta: np.ndarray | None = None
+    theta: dict[str, np.ndarray] = field(default_factory=dict)
     fitted: int = 0
     arrived: int = 0
-    ahead: tuple[int, np.ndarray] | None = None
+    ahead: tuple[int, dict[str, np.ndarray]] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,25 @@ class Model:
         posterior: Given the results.
         numbers: (n,) job numbers of the results; below 0 for results from elsewhere.
         points: (n) their configurations.
+        merit: (n,) their values as methods rank them.
+        limits: The limited metrics, given their results.
     """
 
     posterior: Posterior
     numbers: np.ndarray
     points: Points
+    merit: np.ndarray
+    limits: tuple[Within, ...] = ()
+
+    def leading(self) -> np.ndarray:
+        """The rows from the best on: by their means within the limits, then by their violation."""
+        means = self.posterior.means()[:, 0]
+        return np.argsort(np.where(self.inside, means, self.merit) if self.limits else means, kind="stable")
+
+    @property
+    def inside(self) -> np.ndarray:
+        """Mask of the results within the limits, (n,) bool."""
+        return self.merit < PENALTY
 
 
 @dataclass(frozen=True)
@@ -95,13 +111,37 @@ def observed(history: History, arrived: int, most: int) -> Data | None:
         return None
     y = transform(values)
     if len(values) > most:
-        kept = np.zeros(len(values), dtype=bool)
-        kept[np.argsort(y, kind="stable")[: most // 2]] = True
-        latest = np.flatnonzero(~kept)[-(most - most // 2) :]
-        kept[latest] = True
+        kept = chosen(y, most)
         numbers, y = numbers[kept], transform(values[kept])
         codes, mask = codes[kept], mask[kept]
     return Data(numbers, Points(codes, mask), y)
+
+
+def outputs(history: History, arrived: int, most: int) -> list[Output]:
+    """All that is modelled of the first ``arrived`` results, the objective first; none while there are too few.
+
+    Where there are limits the objective is learnt as it was measured, outside too.
+    """
+    if not history.limits:
+        data = observed(history, arrived, most)
+        return [] if data is None else [Output("", data.numbers, data.points, data.y)]
+    numbers = np.array(history.arrival[:arrived], dtype=np.int64)
+    limited = bounded(history, numbers, most)
+    numbers = numbers[np.isin(history.status[numbers], (OK, PRUNED))]
+    codes, mask = history.codes[numbers], history.mask[numbers]
+    measured, merit = history.measured[numbers, 0], history.values[numbers, 0]
+    if history.foreign:
+        known = history.foreign_table()
+        numbers = np.append(-1 - np.arange(len(history.foreign)), numbers)
+        codes, mask = np.concatenate([known[0], codes]), np.concatenate([known[1], mask])
+        told = [history.measured_values(one.metrics)[0] for one in history.foreign]
+        measured, merit = np.append(told, measured), np.append(known[2][:, 0], merit)
+    rows = np.flatnonzero(np.isfinite(measured))
+    if len(rows) < FEWEST:
+        return []
+    rows = rows[chosen(merit[rows], most)]
+    y = transform(measured[rows])
+    return [Output("", numbers[rows], Points(codes[rows], mask[rows]), y, merit=merit[rows]), *limited]
 
 
 def model(history: History, first: int, most: int) -> Model | None:
@@ -122,27 +162,35 @@ def model(history: History, first: int, most: int) -> Model | None:
         return chain
 
     chain = history.fold(("gaussian process", first, most), Chain, update)
-    data = observed(history, chain.arrived, most)
-    if data is None:
+    found = outputs(history, chain.arrived, most)
+    if not found:
         return None
     theta, fitted = current(history, chain, most)
-    assert theta is not None
     if fitted > chain.fitted:
         chain.ahead = (fitted, theta)
-    features = encoding_of(history.space).features(data.points)
-    return Model(posterior(kernel_of(history), theta, features, data.y), data.numbers, data.points)
+    kernel, encoding = kernel_of(history), encoding_of(history.space)
+
+    def given(one: Output) -> Posterior:  # an output that is new since the last fit has its first parameters
+        own = theta[one.name] if one.name in theta else start(kernel)
+        return posterior(kernel, own, encoding.features(one.points), one.y)
+
+    objective, *limited = found
+    limits = tuple(Within(given(one), one.low, one.high) for one in limited)
+    return Model(given(objective), objective.numbers, objective.points, objective.merit, limits)
 
 
-def current(history: History, chain: Chain, most: int) -> tuple[np.ndarray | None, int]:
+def current(history: History, chain: Chain, most: int) -> tuple[dict[str, np.ndarray], int]:
     """The parameters to use after ``chain.arrived`` results, and how many results they were fitted to."""
     arrived, theta = chain.arrived, chain.theta
-    if theta is not None and arrived - chain.fitted < max(1, arrived // PATIENCE):
+    if theta and arrived - chain.fitted < max(1, arrived // PATIENCE):
         return theta, chain.fitted
     if chain.ahead is not None and chain.ahead[0] == arrived:
         return chain.ahead[1], arrived
-    data = observed(history, arrived, most)
-    if data is None:
+    found = outputs(history, arrived, most)
+    if not found:
         return theta, chain.fitted
-    kernel = kernel_of(history)
-    features = encoding_of(history.space).features(data.points)
-    return fit(kernel, features, data.y, start(kernel) if theta is None else theta), arrived
+    kernel, encoding = kernel_of(history), encoding_of(history.space)
+    fits = {
+        one.name: fit(kernel, encoding.features(one.points), one.y, theta.get(one.name, start(kernel))) for one in found
+    }
+    return fits, arrived

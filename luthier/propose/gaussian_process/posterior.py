@@ -50,15 +50,19 @@ class Posterior(NamedTuple):
         """Mean of the function without noise where something was observed, (n, worlds)."""
         return self.y - (self.noise + JITTER) * self.alpha  # (K + noise I) alpha = y
 
-    def incumbents(self) -> np.ndarray:
+    def incumbents(self, counted: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Return the value to improve on in each world, (worlds,): the lowest result, or mean of an imagined one.
 
         The lowest result is taken halfway to the lowest mean. Without noise they are the same. With noise one lucky
         result no longer sets the mark; but not the mean alone, since a model that has taken a sharp optimum for noise
         would never look there again.
+
+        Args:
+            counted: The real results that count; infinite where there are none.
         """
         means = self.means()
-        told = 0.5 * (self.y[: self.told].min(axis=0) + means[: self.told].min(axis=0))
+        real, smooth = self.y[: self.told][counted], means[: self.told][counted]
+        told = 0.5 * (real.min(axis=0, initial=np.inf) + smooth.min(axis=0, initial=np.inf))
         return np.minimum(told, means[self.told :].min(axis=0, initial=np.inf))
 
     def imagine(self, features: np.ndarray, normals: np.ndarray) -> Posterior:
