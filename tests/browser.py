@@ -108,7 +108,7 @@ class Browser:
 
     def _port(self, file: Path) -> int:
         for _ in range(600):
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, IndexError):
                 return int(file.read_text().splitlines()[0])
             time.sleep(0.1)
         raise AssertionError("the browser does not start")

@@ -20,6 +20,7 @@ from luthier.study.export import page_info
 from luthier.study.study import Study
 
 DEAREST = 0.05  # part of the time that may go into the importance of hyperparameters
+CALM = 3.0  # seconds before that is first computed
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ class Live:
         self.study = Study.load(name, store)
         self._parts: dict[str, tuple[int, list[Part]]] = {}  # by page: events that they show, and the parts
         self._found: Importance | None = None
-        self._judged = (0, 0.0, 0.0)  # results when it was found, when, and the seconds that it took
+        # results when it was found, when, and the seconds that it took: not while the first browser draws
+        self._judged = (0, time.monotonic(), CALM * DEAREST)
         self._next: dict[str, float] = {}
 
     def parts(self, trial: int | None = None) -> list[Part]:

@@ -18,7 +18,8 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-SCRIPTS = ("plotly.js", "errors.js", "parallel.js", "report.js", "live.js")
+PLOTLY = "plotly.js"  # 5 MB: nothing waits for it but the figures
+SCRIPTS = (PLOTLY, "errors.js", "parallel.js", "report.js", "live.js")
 KINDS = {"js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
 
 
@@ -29,7 +30,7 @@ def asset(name: str) -> bytes:
     Raises:
         KeyError: If there is none of that name.
     """
-    if name == "plotly.js":
+    if name == PLOTLY:
         from plotly.offline import get_plotlyjs
 
         return get_plotlyjs().encode()
@@ -57,7 +58,8 @@ def shell(title: str, back: str = "") -> str:
         title: Title of the window.
         back: The address of the page above; "" at the top.
     """
-    scripts = "".join(f'<script defer src="{address(name)}"></script>\n' for name in SCRIPTS)
+    small = "".join(f'<script defer src="{address(name)}"></script>\n' for name in SCRIPTS if name != PLOTLY)
+    scripts = f'{small}<script async id="plotly" src="{address(PLOTLY)}"></script>\n'
     up = f'<a class="up" href="{escape(back)}">← all studies</a>' if back else ""
     return f"""<!doctype html>
 <html lang="en">

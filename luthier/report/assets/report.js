@@ -5,8 +5,10 @@ window.luthier = (() => {
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const BUTTONS = [["toImage", "zoom2d", "pan2d", "resetScale2d"]];
   const shown = new Map(); // id of a box: the figure in it
+  const waiting = new Map(); // those of them that are yet to be drawn
   const view = { column: -1, up: true, off: new Set(), words: "" }; // how the user looks at the table
   let colour = () => "";
+  let timer = 0;
 
   // Figures name their colours ("@best"); only keys that hold colours are looked at, so no user's text can be one.
   function resolve(value, key) {
@@ -26,27 +28,54 @@ window.luthier = (() => {
     return value;
   }
 
+  // One figure a turn, those in sight first: the page is there, and answers, before all of them are drawn.
   function draw(figures) {
+    for (const figure of figures) {
+      shown.set(figure.id, figure);
+      waiting.set(figure.id, figure);
+    }
+    later();
+  }
+
+  function later() {
+    timer ||= setTimeout(step, 0);
+  }
+
+  function step() {
+    timer = 0;
+    const ready = [...waiting.values()].filter((figure) => figure.kind !== "plotly" || window.Plotly);
+    const figure = ready.find(inSight) || ready[0];
+    if (!figure) return;
+    waiting.delete(figure.id);
+    paint(figure);
+    document.documentElement.dataset.drawn = shown.size - waiting.size;
+    later();
+  }
+
+  function inSight(figure) {
+    const place = document.getElementById(figure.id)?.getBoundingClientRect();
+    return place && place.top < innerHeight && place.bottom > 0;
+  }
+
+  function paint(figure) {
     const style = getComputedStyle(document.documentElement);
     colour = (name) => style.getPropertyValue("--" + name).trim();
-    for (const figure of figures) {
-      const box = document.getElementById(figure.id);
-      if (!box) {
-        shown.delete(figure.id);
-        continue;
-      }
-      shown.set(figure.id, figure);
-      if (figure.kind === "parallel") {
-        drawParallel(box, figure.spec, colour);
-        continue;
-      }
-      const { data, layout } = resolve(figure.spec, "");
-      const options = { responsive: true, displayModeBar: "hover", displaylogo: false, modeBarButtons: BUTTONS };
-      Plotly.react(box, data, { ...layout, height: box.clientHeight, autosize: true, uirevision: "kept" }, options);
+    const box = document.getElementById(figure.id);
+    if (!box) {
+      shown.delete(figure.id);
+      return;
     }
-    document.documentElement.dataset.drawn = shown.size;
+    if (figure.kind === "parallel") {
+      drawParallel(box, figure.spec, colour);
+      return;
+    }
+    const { data, layout } = resolve(figure.spec, "");
+    const options = { responsive: true, displayModeBar: "hover", displaylogo: false, modeBarButtons: BUTTONS };
+    Plotly.react(box, data, { ...layout, height: box.clientHeight, autosize: true, uirevision: "kept" }, options);
   }
   dark.addEventListener("change", () => draw([...shown.values()]));
+  addEventListener("beforeprint", () => [...waiting].forEach(step));
+  document.getElementById("plotly")?.addEventListener("load", later); // figures may come before what draws them
 
   function table() {
     const table = document.getElementById("trials");
@@ -104,5 +133,5 @@ window.luthier = (() => {
     sort();
     filter();
   }
-  return { draw, table };
+  return { draw, table, waiting: () => waiting.size };
 })();
