@@ -259,7 +259,7 @@ class Struck(lt.execute.Local):
 
     def collect(self, timeout: float | None) -> list[Any]:
         for worker in self._pool:
-            if len(worker.left) > 1 and worker.latest:
+            if len(worker.hand.left) > 1 and worker.hand.latest:
                 worker.process.kill()
         return super().collect(0.05)
 

@@ -1,11 +1,13 @@
-"""Ray Tune's PopulationBasedTraining on the trainings of benchmarks/pbt.py; started by it, in an interpreter with Ray.
+"""Ray Tune on the trainings of benchmarks/pbt.py and cluster.py; started by them, in an interpreter with Ray Tune.
 
-    python benchmarks/peers/ray_pbt.py MEMBERS ROUNDS REPEATS MODE
+    python benchmarks/peers/ray_pbt.py MEMBERS ROUNDS REPEATS MODE [WORK] [SHAPE]
 
 MODE is ``default`` (the class API as documented: a checkpoint folder for every round, results printed) or ``best``
-(nothing printed or logged, trials kept in their actors, checkpoints in /dev/shm where there is one). Prints one JSON
-object: versions, milliseconds a round of all members for each repeat without the start of Ray itself, and what share of
-the values that were perturbed lie outside the space.
+(nothing printed or logged, trials kept in their actors, checkpoints in /dev/shm where there is one). WORK is ``pbt``
+(PopulationBasedTraining) or ``trivial`` (MEMBERS trials of a function that returns at once, at random). SHAPE is
+``node`` (one with two CPUs) or ``cluster`` (a head without CPUs and two nodes with one each). Prints one JSON object:
+versions, seconds of each repeat and milliseconds a round of all members, without the start of Ray itself, and how many
+members ended with values outside the space.
 """
 
 from __future__ import annotations
@@ -24,9 +26,12 @@ if sys.argv[4] == "best":
 
 import ray
 from ray import tune
+from ray.cluster_utils import Cluster
 from ray.tune.schedulers import PopulationBasedTraining
 
 LR, MOMENTUM = (1e-3, 1.0), (0.0, 0.9)
+BEST = sys.argv[4] == "best"
+WORK, SHAPE = (*sys.argv[5:7], *("pbt", "node")[len(sys.argv[5:7]) :])
 
 
 class Tiny(tune.Trainable):
@@ -51,26 +56,40 @@ class Tiny(tune.Trainable):
         return True
 
 
-def measure(members: int, rounds: int, mode: str, seed: int) -> tuple[float, list[dict[str, float]]]:
+def trivial(config: dict[str, Any]) -> dict[str, float]:
+    """A training that ends at once."""
+    return {"loss": config["lr"]}
+
+
+def measure(members: int, rounds: int, seed: int) -> tuple[float, list[dict[str, float]]]:
     """Seconds of one study, and the hyperparameters that its trials ended with."""
-    best = mode == "best"
-    scheduler = PopulationBasedTraining(
+    population = PopulationBasedTraining(
         time_attr="training_iteration",
         perturbation_interval=1,
         hyperparam_mutations={"lr": tune.loguniform(*LR), "momentum": tune.uniform(*MOMENTUM)},
         synch=True,
-        log_config=not best,
+        log_config=not BEST,
     )
-    place = "/dev/shm" if best and Path("/dev/shm").is_dir() else None
+    pbt = WORK == "pbt"
+    task: Any = Tiny if pbt else trivial
+    place = "/dev/shm" if BEST and Path("/dev/shm").is_dir() else None
     with tempfile.TemporaryDirectory(dir=place) as folder:
         tuner = tune.Tuner(
-            tune.with_resources(Tiny, {"cpu": 0.05}),
+            tune.with_resources(task, {"cpu": 0.05}) if pbt or BEST else task,
             param_space={"lr": tune.loguniform(*LR), "momentum": tune.uniform(*MOMENTUM)},
             tune_config=tune.TuneConfig(
-                metric="loss", mode="min", num_samples=members, scheduler=scheduler, reuse_actors=best
+                metric="loss",
+                mode="min",
+                num_samples=members,
+                scheduler=population if pbt else None,
+                reuse_actors=BEST,
+                max_concurrent_trials=2 if BEST and not pbt else None,
             ),
             run_config=tune.RunConfig(
-                name=f"pbt-{seed}", storage_path=folder, stop={"training_iteration": rounds}, verbose=0 if best else 1
+                name=f"{WORK}-{seed}",
+                storage_path=folder,
+                stop={"training_iteration": rounds} if pbt else None,
+                verbose=0 if BEST else 1,
             ),
         )
         clock = time.perf_counter()
@@ -84,16 +103,30 @@ def outside(config: dict[str, float]) -> bool:
     return not (LR[0] <= config["lr"] <= LR[1] and MOMENTUM[0] <= config["momentum"] <= MOMENTUM[1])
 
 
+def connect() -> None:
+    """Start Ray in the shape that is wanted."""
+    more: Any = {"log_to_driver": False, "configure_logging": not BEST}
+    if SHAPE == "node":
+        ray.init(num_cpus=2, include_dashboard=False, **more)
+        return
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for _ in range(2):
+        made.add_node(num_cpus=1)
+    made.wait_for_nodes()
+    ray.init(address=made.address, **more)
+
+
 def main() -> None:
-    members, rounds, repeats, mode = *(int(word) for word in sys.argv[1:4]), sys.argv[4]
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=mode != "best")
-    runs = [measure(members, rounds, mode, seed) for seed in range(repeats)]
+    members, rounds, repeats = (int(word) for word in sys.argv[1:4])
+    connect()
+    runs = [measure(members, rounds, seed) for seed in range(repeats)]
     configs = [config for _, ended in runs for config in ended]
     print(
         json.dumps(
             {
                 "ray": ray.__version__,
                 "python": sys.version.split()[0],
+                "seconds": [round(seconds, 1) for seconds, _ in runs],
                 "milliseconds a round": [round(1e3 * seconds / rounds, 1) for seconds, _ in runs],
                 "members that ended outside the space": f"{sum(map(outside, configs))} of {len(configs)}",
             }

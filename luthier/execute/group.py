@@ -6,9 +6,7 @@ import contextlib
 import os
 import pickle
 import queue
-import signal
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -19,11 +17,9 @@ from typing import Any, Literal, final
 from luthier.checks import checked, maybe, one_of, whole
 from luthier.errors import TaskError
 from luthier.execute.parcel import pack, unpack
+from luthier.execute.process import ending, launch
 from luthier.space import Config
 from luthier.task.call import Pruned, Trial, describe
-
-# As in luthier.execute.process: the user's __main__ is not imported, so scripts need no guard.
-_START = "import sys; sys.path.insert(0, sys.argv[1]); from luthier.execute.group import main; main(int(sys.argv[2]))"
 
 
 @final
@@ -91,24 +87,15 @@ class _Rank:
     """The parent's side of one process."""
 
     def __init__(self, number: int, processes: int, port: int) -> None:
-        ours, theirs = socket.socketpair()
-        root = str(Path(__file__).resolve().parents[2])
         places = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
         environment = {name: str(value) for name, value in {**places, "MASTER_PORT": port}.items()}
+        threads = os.environ.get("OMP_NUM_THREADS", "1")
+        environment |= {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": threads}
         self.number = number
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _START, root, str(theirs.fileno())],
-            stdin=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            env={"OMP_NUM_THREADS": "1", **os.environ, "MASTER_ADDR": "127.0.0.1", **environment},
-        )
-        theirs.close()
-        self.connection = connection.Connection(ours.detach())
+        self.process, self.connection = launch("group", environment)
 
     def obituary(self) -> str:
-        code = self.process.wait()
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return f"the process of rank {self.number} {how}"
+        return f"the process of rank {self.number} {ending(self.process.wait())}"
 
 
 def _start(processes: int) -> list[_Rank]:
@@ -168,7 +155,6 @@ def main(descriptor: int) -> None:
     Args:
         descriptor: File descriptor of this process's end of the connection.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which then ends its processes
     parent = connection.Connection(descriptor)
     answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
     parcel, backend = pickle.loads(parent.recv_bytes())

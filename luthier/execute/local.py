@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import time
 import warnings
-from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from multiprocessing import connection
@@ -14,15 +13,12 @@ from typing import Literal, final
 from luthier.checks import checked, whole
 from luthier.errors import ExecutionError, MethodError
 from luthier.execute import worker as messages
+from luthier.execute.desk import BURST, Desk, Hand, opened, refuse_second, sent, width_and_most
 from luthier.execute.process import Process
 from luthier.jobs import Job, Lost, Partial, Report, Result
-from luthier.task import is_torch
-from luthier.train import MOST_STACKED, Ask, Work, chunks, run
-from luthier.train.alone import over_time
+from luthier.train import Ask, Work, run
 from luthier.train.halt import guard
 
-_BURST = 0.01  # seconds for which collect() gathers results after the first: members of a stack mostly end together
-_HANGS = 6.0  # seconds beyond its limit after which a worker is killed: it did not answer the interruptions
 _PATIENCE = 0.5  # seconds between looks at workers whose end closed no connection; also what close() waits, twice
 
 
@@ -69,14 +65,10 @@ class Local:
     ) -> None:
         where = "Local"
         self.workers = checked("workers", workers, whole(1), where=where)
-        self.width: int | Literal["auto"] = (
-            "auto" if width == "auto" else checked("width", width, whole(1), where=where)
-        )
-        self._most = MOST_STACKED if self.width == "auto" else self.width
+        self.width, self._most = width_and_most(width, where)
         self.threads, self.device = checked("threads", threads, whole(1), where=where), device
         self.devices = _checked_devices(devices, device, self.workers)
         self.deaths = _deaths(retries)
-        self._work: Work | None = None
         self._reset()
 
     def __repr__(self) -> str:
@@ -84,12 +76,10 @@ class Local:
         return f"Local(workers={self.workers}, width={self.width!r}, {where}, threads={self.threads})"
 
     def _reset(self) -> None:
+        self._desk: Desk | None = None
         self._loads: dict[str | None, bytes] = {}
-        self._on_reports: Ask = lambda reports: set()
-        self._queue: deque[messages.Train] = deque()
         self._running: Iterator[Result | Lost] = iter(())  # the chunk in hand, where this process trains
-        self._here: dict[int, Job] = {}  # its jobs that have not ended
-        self._done: list[Result | Lost] = []  # what no collect() has returned yet
+        self._hand = Hand()  # what of it has not ended
         self._raised: Exception | None = None  # by on_reports, while a job ran in this process
         self._ending = False  # jobs are being given back: nobody needs new workers
         self._pool: list[Process] = []
@@ -102,7 +92,7 @@ class Local:
     @property
     def capacity(self) -> int:
         """Jobs that may be running or queued at once: one a worker, of a TorchTask one stack a worker."""
-        return self.workers * (self._most if self._work is not None and is_torch(self._work.task) else 1)
+        return self.workers * (1 if self._desk is None else self._desk.most)
 
     def start(self, work: Work, on_reports: Ask) -> None:
         """Take a study's work, and start the workers.
@@ -111,16 +101,15 @@ class Local:
             TaskError: If there are several workers and the task cannot be sent to them.
             ExecutionError: If a study is running here already, or a worker cannot be started.
         """
-        if self._work is not None:
-            raise ExecutionError("it is running another study", where=repr(self), remedy="Close it first.")
+        refuse_second(self._desk, self)
         devices = self.devices or (self.device,)
         work = replace(work, device=devices[0] or work.device, threads=self.threads)
         if self.workers > 1:
-            load = messages.load_message(work)
+            load = messages.load_message(sent(work))
             for device in devices:
                 mine = replace(load, device=device if self.devices else None)
                 self._loads[device] = pickle.dumps(mine, protocol=pickle.HIGHEST_PROTOCOL)
-        self._work, self._on_reports = work, on_reports
+        self._desk = Desk(work, on_reports, self._most)
         try:
             while len(self._pool) < self.workers and self.workers > 1:
                 slot = len(self._pool)
@@ -133,7 +122,7 @@ class Local:
 
     def submit(self, jobs: list[Job], parents: Mapping[int, Result], partials: Mapping[int, str] | None = None) -> None:
         """Queue jobs, in chunks of about equal size, as many as keep all workers busy."""
-        self._queue.extend(train_messages(self._started(), jobs, parents, partials or {}, self._most, self.workers))
+        opened(self._desk, self).submit(jobs, parents, partials, self.workers)
 
     def collect(self, timeout: float | None) -> list[Result | Lost]:
         """Return the results that have come back; block until there is at least one, or until the timeout.
@@ -143,34 +132,30 @@ class Local:
         Raises:
             ExecutionError: If a worker cannot load the task.
         """
-        work = self._started()
+        desk = opened(self._desk, self)
         if not self.here:
-            self._collect_from_workers(timeout)
-        elif work.trial_seconds is None:
-            self._collect_here()
+            return desk.gather(self._turn, lambda: any(worker.hand.left for worker in self._pool), timeout, _PATIENCE)
+        if desk.work.trial_seconds is None:
+            self._collect_here(desk)
         else:
             with guard().active():
-                self._collect_here()
-        outcomes, self._done = self._done, []
-        return outcomes
+                self._collect_here(desk)
+        return desk.take()
 
     def give_back(self, seconds: float) -> list[Result | Lost]:
         """Stop all that runs, at its next report or wherever it is, and hand back every job that is here.
 
         The next call is :meth:`close`.
         """
-        self._ending = True
-        waiting = [job.number for message in self._queue for job in message.jobs]
-        self._queue.clear()
+        desk, self._ending = opened(self._desk, self), True
         if isinstance(self._running, Generator):  # it stands between two results, and saves the others' states
             self._running.close()
         self._running = iter(())
         if not self.here:
-            self._give_back_workers(seconds)
-        outcomes, self._done = self._done, []
-        back = [*self._here, *waiting]
-        self._here = {}
-        return [*outcomes, *(Lost(number, "asked") for number in back)]
+            self._give_back_workers(desk, seconds)
+        desk.lose(self._hand, "asked")
+        desk.withdraw()
+        return desk.take()
 
     def close(self, wait: bool = True) -> None:
         """End the workers, whatever they do, within about a second; may be called twice.
@@ -181,7 +166,6 @@ class Local:
             wait: Let idle workers end by themselves; False kills all at once.
         """
         pool = self._pool
-        self._work = None
         self._reset()
         for worker in pool:
             worker.end(wait)
@@ -190,61 +174,34 @@ class Local:
             for worker in pool:
                 worker.reap(max(0.0, deadline - time.monotonic()) if wait or kill else 0.0, kill)
 
-    def _started(self) -> Work:
-        if self._work is None:
-            raise ExecutionError("it has no work", where=repr(self), remedy="Call start first.")
-        return self._work
-
-    def _collect_here(self) -> None:
-        begun: float | None = None if not self._done else time.monotonic()
-        while begun is None or time.monotonic() - begun < _BURST:
+    def _collect_here(self, desk: Desk) -> None:
+        begun: float | None = None if not desk.done else time.monotonic()
+        while begun is None or time.monotonic() - begun < BURST:
             outcome = next(self._running, None)
             if self._raised is not None:  # on_reports failed, not the job inside which it was called
                 error, self._raised, self._running = self._raised, None, iter(())
                 raise error
             if outcome is not None:
-                self._here.pop(outcome.number, None)
-                self._done.append(outcome)
+                desk.hear(messages.Ended(outcome), self._hand)
                 begun = begun or time.monotonic()
-            elif self._queue and begun is None:
-                chunk = self._queue.popleft()
-                self._here = {job.number: job for job in chunk.jobs}
-                self._running = run(self._started(), chunk.jobs, chunk.parents, self._ask, chunk.partials)
+            elif begun is None and (chunk := desk.hand_out(self._hand)) is not None:
+                self._running = run(desk.work, chunk.jobs, chunk.parents, self._ask, chunk.partials)
             else:
                 return
 
     def _ask(self, reports: Sequence[Report | Partial]) -> set[int]:
         try:
-            return self._on_reports(reports)
+            return opened(self._desk, self).on_reports(reports)
         except Exception as error:
             self._raised = error
             raise
 
-    def _collect_from_workers(self, timeout: float | None) -> None:
-        deadline = None if timeout is None else time.monotonic() + timeout
-        settled: float | None = None
-        while settled is None or time.monotonic() < settled:
-            self._hand_out()
-            busy = bool(self._queue) or any(worker.left for worker in self._pool)
-            now = time.monotonic()
-            if self._done and settled is None:
-                settled = now + _BURST
-            at_once = bool(self._done) or not busy
-            remaining = _PATIENCE if deadline is None else max(0.0, min(_PATIENCE, deadline - now))
-            heard = self._hear_all(0.0 if at_once else remaining)
-            if not heard and (at_once or (deadline is not None and time.monotonic() >= deadline)):
-                return
-
-    def _hand_out(self) -> None:
-        """Give each worker that is free a chunk."""
-        work = self._started()
+    def _turn(self, seconds: float) -> bool:
+        """Give each worker that is free a chunk, wait for what the workers say, and take it in."""
+        desk = opened(self._desk, self)
         for worker in self._pool:
-            if worker.ready and not worker.left and self._queue:
-                chunk = self._queue.popleft()
-                worker.train(chunk, patience_with(work, chunk))
-
-    def _hear_all(self, seconds: float) -> bool:
-        """Wait for what the workers say, and take it in."""
+            if worker.ready and not worker.hand.left:
+                worker.train(desk.hand_out(worker.hand))
         heard = connection.wait([worker.connection for worker in self._pool], seconds)
         for worker in list(self._pool):
             worker.check_time()
@@ -252,16 +209,16 @@ class Local:
                 self._listen(worker)
         return bool(heard)
 
-    def _give_back_workers(self, seconds: float) -> None:
+    def _give_back_workers(self, desk: Desk, seconds: float) -> None:
+        desk.withdraw()
         for worker in self._pool:
-            if worker.left:
+            if worker.hand.left:
                 worker.send(messages.Back())
         deadline = time.monotonic() + seconds
-        while any(worker.left for worker in self._pool) and time.monotonic() < deadline:
-            self._hear_all(min(_PATIENCE, max(0.0, deadline - time.monotonic())))
+        while any(worker.hand.left for worker in self._pool) and time.monotonic() < deadline:
+            self._turn(min(_PATIENCE, max(0.0, deadline - time.monotonic())))
         for worker in self._pool:
-            self._done += [Lost(number, "asked") for number in worker.left]
-            worker.left = {}
+            desk.lose(worker.hand, "asked")
 
     def _listen(self, worker: Process) -> None:
         """Take in all that a worker has said; replace it where it has died."""
@@ -271,15 +228,7 @@ class Local:
             self._bury(worker)
 
     def _hear(self, worker: Process, message: object) -> None:
-        if isinstance(message, messages.Ended):
-            worker.left.pop(message.outcome.number, None)
-            self._done.append(message.outcome)
-        elif isinstance(message, messages.Reports):
-            worker.latest |= {report.number: report for report in message.reports if isinstance(report, Report)}
-            asked = self._on_reports(message.reports)
-            for other in self._pool if asked else ():
-                other.stop(asked)
-        elif isinstance(message, messages.Idle):
+        if isinstance(message, messages.Idle):
             worker.ready = True
         elif isinstance(message, messages.Ready):
             if message.error:
@@ -289,6 +238,10 @@ class Local:
                     remedy="Define the task in a file that can be imported alone, or use Local(workers=1).",
                 )
             worker.ready = worker.loaded = True
+        else:
+            asked = opened(self._desk, self).hear(message, worker.hand)
+            for other in self._pool if asked else ():
+                other.stop(asked)
 
     def _bury(self, worker: Process) -> None:
         """Replace a dead worker, and hand back the jobs that it had not ended."""
@@ -303,14 +256,13 @@ class Local:
         if not self._ending:
             self._pool.append(Process(worker.slot, worker.device, self.threads))
             self._pool[-1].send_bytes(self._loads[worker.device])
-        for number in worker.left:
-            if worker.overdue:
-                seconds = (time.monotonic() - worker.begun) / len(worker.left)
-                self._done.append(overdue(self._started(), worker.left[number], worker.latest.get(number), seconds))
-            elif told or self._ending:
-                self._done.append(Lost(number, "machine", f"the worker process {how}"))
-            else:
-                self._done.append(Lost(number, "process", f"the worker process {how} while it trained this job"))
+        desk = opened(self._desk, self)
+        if worker.overdue:
+            desk.end_late(worker.hand)
+        elif told or self._ending:
+            desk.lose(worker.hand, "machine", f"the worker process {how}")
+        else:
+            desk.lose(worker.hand, "process", f"the worker process {how} while it trained this job")
 
 
 def _checked_devices(devices: Sequence[str] | None, device: str | None, workers: int) -> tuple[str, ...] | None:
@@ -342,33 +294,3 @@ def _deaths(retries: int | None) -> int | None:
         stacklevel=3,
     )
     return 1 + count
-
-
-def patience_with(work: Work, chunk: messages.Train) -> float | None:
-    """Seconds after which a worker has to be through with a chunk, or is killed; None where nothing limits it."""
-    limits = [work.seconds_left(job, chunk.parents) for job in chunk.jobs]
-    return None if None in limits else sum(max(0.0, limit or 0.0) for limit in limits) + _HANGS
-
-
-def overdue(work: Work, job: Job, report: Report | None, seconds: float) -> Result:
-    """Return the result of a job that did not end when its time was over, and whose worker was killed."""
-    if report is None:
-        return Result(job.number, "failed", seconds=seconds, error=over_time(work))
-    return Result(job.number, "pruned", report.metrics, min(report.step, job.steps), {}, seconds)
-
-
-def train_messages(
-    work: Work, jobs: list[Job], parents: Mapping[int, Result], partials: Mapping[int, str], most: int, workers: int
-) -> Iterator[messages.Train]:
-    """Cut jobs into chunks of about equal size, of at most ``most``, as many as keep all workers busy.
-
-    Each comes as the message by which a worker is given it, with what of parents and partials it needs.
-    """
-    rounds = -(-len(jobs) // (most * workers))  # how often every worker gets a full chunk
-    for chunk in chunks(work, jobs, parents, max(1, -(-len(jobs) // max(1, rounds * workers)))):
-        needed, numbers = {job.parent for job in chunk}, {job.number for job in chunk}
-        yield messages.Train(
-            chunk,
-            {number: result for number, result in parents.items() if number in needed},
-            {number: file for number, file in partials.items() if number in numbers},
-        )

@@ -1,4 +1,4 @@
-"""The driver's side of one worker process: its start, its connection, its end."""
+"""Processes of this machine: their start, their connection, their end; and the driver's side of a worker."""
 
 from __future__ import annotations
 
@@ -9,23 +9,52 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import final
 
 from luthier.errors import ExecutionError
+from luthier.execute.desk import Hand
 from luthier.execute.worker import Stop, Train
-from luthier.jobs import Job, Report
 
 TOLD = tuple(int(getattr(signal, name)) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
-# The worker does not import the user's __main__, so scripts need no guard. -P keeps the working directory off the path.
+# The user's __main__ is not imported, so scripts need no guard. -P keeps the working directory off the path.
 _START = (
     "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); sys.path.insert(0, sys.argv[1]); "
-    "from luthier.execute.worker import main; main(int(sys.argv[2]))"
+    "from luthier.execute.{module} import main; main(int(sys.argv[2]))"
 )
+
+
+def launch(module: str, environment: Mapping[str, str]) -> tuple[subprocess.Popen[bytes], Connection]:
+    """Start a process that runs ``main`` of a module beside this one, and return it with our end of its connection.
+
+    Ctrl-C is the parent's, which then ends its processes.
+    """
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-P", "-c", _START.format(module=module), str(Path(__file__).resolve().parents[2])]
+    try:
+        process = subprocess.Popen(
+            [*command, str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, **environment},
+        )
+    except OSError:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    return process, Connection(ours.detach())
+
+
+def ending(code: int) -> str:
+    """Return how a process ended, as the end of a sentence."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    signals = {number.value: number.name for number in signal.Signals}
+    return f"was killed by {signals.get(-code, f'signal {-code}')}"
 
 
 @final
@@ -46,53 +75,35 @@ class Process:
             raise ExecutionError(
                 f"worker processes are not supported on {sys.platform}", where="Local", remedy="Use workers=1."
             )
-        ours, theirs = socket.socketpair()
-        root = str(Path(__file__).resolve().parents[2])
-        command = [sys.executable, "-P", "-c", _START, root, str(theirs.fileno())]
         pools = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-        environment = {**os.environ, **pools}
         try:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment
-            )
+            self.process, self.connection = launch("worker", pools)
         except OSError as error:
-            ours.close()
             raise ExecutionError(
                 f"a worker process cannot be started: {error}", where="Local", remedy="Use workers=1."
             ) from error
-        finally:
-            theirs.close()
-        self.connection = Connection(ours.detach())
         self.slot, self.device = slot, device
         self.ready = False  # it has its work and no chunk
         self.loaded = False  # it has its work
         self.gone = False
-        self.left: dict[int, Job] = {}  # jobs of its chunk that have not ended
-        self.asked: set[int] = set()  # those of them that were asked to stop
-        self.latest: dict[int, Report] = {}  # the last report of each job of its chunk
-        self.begun = time.monotonic()
-        self.until: float | None = None  # when it has to be through with its chunk
+        self.hand = Hand()
         self.overdue = False  # it was not, and has been killed
 
-    def train(self, message: Train, seconds: float | None) -> None:
-        """Give it a chunk that may take so many seconds."""
-        self.ready, self.begun = False, time.monotonic()
-        self.until = None if seconds is None else self.begun + seconds
-        self.left = {job.number: job for job in message.jobs}
-        self.asked, self.latest = set(), {}
-        self.send(message)
+    def train(self, chunk: Train | None) -> None:
+        """Send it the chunk that it was handed, if there was one."""
+        if chunk is not None:
+            self.ready = False
+            self.send(chunk)
 
     def check_time(self) -> None:
-        """Kill it where it is not through with its chunk in time: it hangs, or it would have ended by itself."""
-        if self.until is not None and self.left and time.monotonic() > self.until and not self.overdue:
+        """Kill it where it is not through with its chunk in time."""
+        if self.hand.late and not self.overdue:
             self.overdue = True
             self.process.kill()
 
     def stop(self, numbers: set[int]) -> None:
         """Ask those of its jobs that are among ``numbers`` to stop, each once."""
-        new = (numbers & self.left.keys()) - self.asked
-        if new:
-            self.asked |= new
+        if new := self.hand.ask(numbers):
             self.send(Stop(new))
 
     def said(self) -> Iterator[object]:
@@ -121,11 +132,8 @@ class Process:
             self.process.kill()
             code = self.process.wait()
         self.connection.close()
-        signals = {number.value: number.name for number in signal.Signals}
         told = abs(code) % 128 in TOLD and (code < 0 or code > 128)
-        if code < 0:
-            return f"{self.process.pid} was killed by {signals.get(-code, f'signal {-code}')}", told
-        return f"{self.process.pid} ended with exit code {code}", told
+        return f"{self.process.pid} {ending(code)}", told
 
     def end(self, wait: bool) -> None:
         """Ask it to end, or kill it."""

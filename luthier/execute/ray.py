@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
+import os
 import queue
+import signal
+import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, final
 
 from luthier.checks import checked, maybe, real, whole
 from luthier.errors import ExecutionError
-from luthier.execute.local import overdue, patience_with, train_messages
+from luthier.execute.desk import Desk, Hand, opened, refuse_second, sent, width_and_most
 from luthier.execute.parcel import Parcel, pack, unpack
 from luthier.execute.worker import Ended, Idle, Reports, Train
 from luthier.jobs import Job, Lost, Partial, Report, Result
 from luthier.task import is_torch
 from luthier.task.call import describe
-from luthier.train import MOST_STACKED, Ask, Work, run
+from luthier.train import Ask, Work, run
 from luthier.train.halt import Guard, guard
 
 try:
@@ -32,7 +34,6 @@ except ImportError as error:
         f"ray cannot be imported ({error})", where="lt.execute.Ray", remedy="Install it: pip install 'luthier[ray]'."
     ) from error
 
-_BURST = 0.01  # seconds for which collect() gathers results after the first: members of a stack mostly end together
 _LOOK = 0.5  # seconds between looks at the machines of the cluster
 _DOUBT = 60.0  # seconds after which a seat that cannot be reached is given up
 _FIRST = 60.0  # seconds that start() waits for the first seat where the cluster has room for one
@@ -109,11 +110,7 @@ class _Place:
     node: str = ""
     loaded: bool = False
     stream: Any = None
-    left: dict[int, Job] = field(default_factory=dict)  # jobs of its stack that have not ended
-    asked: set[int] = field(default_factory=set)
-    latest: dict[int, Report] = field(default_factory=dict)  # the last report of each job of its stack
-    begun: float = 0.0
-    until: float = math.inf  # when it has to be through with its stack
+    hand: Hand = field(default_factory=Hand)
     doubt: float = 0.0  # since when it has not been reachable; Ray has not said yet whether its machine is gone
 
     @property
@@ -156,8 +153,7 @@ class Ray:
     ) -> None:
         where = "Ray"
         self.workers = checked("workers", workers, maybe(whole(1)), where=where)
-        self.width = width if width == "auto" else checked("width", width, whole(1), where=where)
-        self._most = MOST_STACKED if self.width == "auto" else self.width
+        self.width, self._most = width_and_most(width, where)
         self.cpus = checked("cpus", cpus, real(0), where=where)
         self.gpus = checked("gpus", gpus, real(0), where=where)
         self.resources = {
@@ -169,29 +165,26 @@ class Ray:
         self.needs = {name: float(value) for name, value in needs.items() if value}
         if not self.needs:
             checked("cpus", cpus, real(above=0), where=where)
-        self._work: Work | None = None
         self._reset()
 
     def __repr__(self) -> str:
         return f"Ray(workers={self.workers}, cpus={self.cpus}, gpus={self.gpus}, address={self.address!r})"
 
     def _reset(self) -> None:
-        self._queue: deque[Train] = deque()
-        self._done: list[Result | Lost] = []
+        self._desk: Desk | None = None
         self._places: list[_Place] = []
         self._next_look = 0.0
         self._parcel: Any = None
         self._probe = ""
-        self._on_reports: Ask = lambda reports: set()
 
     @property
     def capacity(self) -> int:
         """Jobs that may be running or queued at once: one a seat, of a TorchTask one stack a seat. 0 means: wait."""
-        if self._work is None:
+        if self._desk is None:
             return 0
         self._scale()
         self._listen(0.0)
-        return sum(place.loaded for place in self._places) * (self._most if is_torch(self._work.task) else 1)
+        return sum(place.loaded for place in self._places) * self._desk.most
 
     def start(self, work: Work, on_reports: Ask) -> None:
         """Take a study's work, and seat workers where there is room; waits for the first of them.
@@ -201,15 +194,14 @@ class Ray:
             ExecutionError: If a study is running here already, no cluster answers, a seat cannot load the task, or a
                 machine does not see the folder of checkpoints.
         """
-        if self._work is not None:
-            raise ExecutionError("it is running another study", where=repr(self), remedy="Close it first.")
+        refuse_second(self._desk, self)
         device = ("cuda" if self.gpus else None) or work.device
-        work = replace(work, device=device, threads=max(1, int(self.cpus)))
+        work = sent(replace(work, device=device, threads=max(1, int(self.cpus))))
         parcel = pack(work, getattr(work.task, "data", None))
         self._connect()
         self._probe = "" if work.checkpoints is None else work.checkpoints.save("probe", {"probe": True})
         self._parcel = ray.put(parcel)
-        self._work, self._on_reports = work, on_reports
+        self._desk = Desk(work, on_reports, self._most)
         try:
             self._scale()
             deadline = time.monotonic() + _FIRST
@@ -222,7 +214,7 @@ class Ray:
     def submit(self, jobs: list[Job], parents: Mapping[int, Result], partials: Mapping[int, str] | None = None) -> None:
         """Queue jobs, in stacks of about equal size, as many as keep all seats busy."""
         seats = max(1, sum(place.loaded for place in self._places))
-        self._queue.extend(train_messages(self._started(), jobs, parents, partials or {}, self._most, seats))
+        opened(self._desk, self).submit(jobs, parents, partials, seats)
 
     def collect(self, timeout: float | None) -> list[Result | Lost]:
         """Return the results that have come back; block until there is at least one, or until the timeout.
@@ -230,69 +222,50 @@ class Ray:
         Raises:
             ExecutionError: If a seat cannot load the task, or the cluster is gone.
         """
-        self._started()
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
-        settled = math.inf
-        while True:
-            self._scale()
-            self._check_time()
-            self._dispatch()
-            now = time.monotonic()
-            if self._done:
-                settled = min(settled, now + _BURST)
-            busy = bool(self._queue) or any(place.left for place in self._places)
-            if not busy or now >= min(settled, deadline):
-                break
-            self._listen(min(settled, deadline, now + _LOOK) - now)
-        results, self._done = self._done, []
-        return results
+        desk = opened(self._desk, self)
+        return desk.gather(self._turn, lambda: any(place.hand.left for place in self._places), timeout, _LOOK)
 
     def give_back(self, seconds: float) -> list[Result | Lost]:
         """Stop all that runs, at its next report or wherever it is, and hand back every job that is here."""
-        self._started()
-        waiting = [job.number for message in self._queue for job in message.jobs]
-        self._queue.clear()
-        busy = [place for place in self._places if place.left]
+        desk = opened(self._desk, self)
+        desk.withdraw()
+        busy = [place for place in self._places if place.hand.left]
         for place in busy:
             place.actor.back.remote()
         deadline = time.monotonic() + seconds
-        while any(place.left for place in busy) and time.monotonic() < deadline:
+        while any(place.hand.left for place in busy) and time.monotonic() < deadline:
             self._listen(min(_LOOK, deadline - time.monotonic()))
         for place in busy:
-            waiting += place.left
-            place.left = {}
-        outcomes, self._done = self._done, []
-        return [*outcomes, *(Lost(number, "asked") for number in waiting)]
+            desk.lose(place.hand, "asked")
+        return desk.take()
 
     def close(self, wait: bool = True) -> None:
         """End the seats, whatever they do; may be called twice. Ray itself goes on, for the next study."""
-        places, work, probe = self._places, self._work, self._probe
-        self._work = None
+        places, desk, probe = self._places, self._desk, self._probe
         self._reset()
         for place in places:
             with contextlib.suppress(Exception):  # a cluster that is gone has ended them already
                 ray.kill(place.actor)
-        if probe and work is not None and work.checkpoints is not None:
-            work.checkpoints.remove([probe])
-
-    def _started(self) -> Work:
-        if self._work is None:
-            raise ExecutionError("it has no work", where=repr(self), remedy="Call start first.")
-        return self._work
+        if probe and desk is not None and desk.work.checkpoints is not None:
+            desk.work.checkpoints.remove([probe])
 
     def _connect(self) -> None:
         if ray.is_initialized():
             return
+        address = self.address or ("local" if _is_stale() else None)
+        in_main = threading.current_thread() is threading.main_thread()
+        told = signal.getsignal(signal.SIGTERM) if in_main else None
         try:
-            ray.init(
-                address=self.address, include_dashboard=None if self.address else False, logging_level=logging.ERROR
-            )
+            ray.init(address=address, include_dashboard=None if self.address else False, logging_level=logging.ERROR)
         except Exception as error:  # ConnectionError, ValueError, RuntimeError: as many kinds as causes
             raise ExecutionError(
                 f"no Ray cluster at {self.address!r}: {describe(error)}",
                 where=repr(self),
                 remedy="Start one (ray start --head), give its address, or leave address out to start Ray here.",
             ) from error
+        finally:
+            if in_main:  # Ray takes the signal for itself, and would end the study before its jobs are given back
+                signal.signal(signal.SIGTERM, told or signal.SIG_DFL)
 
     def _scale(self) -> None:
         """Seat as many workers as are wanted and have room; give up those whose machine is gone."""
@@ -320,33 +293,24 @@ class Ray:
             )
             self._places.append(_Place(actor, actor.ready.remote()))
 
-    def _dispatch(self) -> None:
-        """Give stacks to idle seats."""
-        for place in self._places:
-            if self._queue and place.loaded and place.stream is None:
-                message = self._queue.popleft()
-                place.left, place.asked = {job.number: job for job in message.jobs}, set()
-                seconds = patience_with(self._started(), message)
-                place.latest, place.begun = {}, time.monotonic()
-                place.until = math.inf if seconds is None else place.begun + seconds
-                place.stream = place.actor.train.remote(message)
-
-    def _check_time(self) -> None:
-        """End the seats that are not through with their stacks in time: they hang."""
-        now = time.monotonic()
-        for place in [place for place in self._places if place.left and now > place.until]:
-            left, place.left = place.left, {}
-            seconds = (now - place.begun) / len(left)
-            for number, job in left.items():
-                self._done.append(overdue(self._started(), job, place.latest.get(number), seconds))
+    def _turn(self, seconds: float) -> bool:
+        """Seat workers, give stacks to idle ones, end those that hang, and take in what the seats say."""
+        desk = opened(self._desk, self)
+        self._scale()
+        for place in [place for place in self._places if place.hand.late]:
+            desk.end_late(place.hand)
             self._bury(place, "")
+        for place in self._places:
+            if place.loaded and place.stream is None and (message := desk.hand_out(place.hand)) is not None:
+                place.stream = place.actor.train.remote(message)
+        return self._listen(seconds)
 
-    def _listen(self, seconds: float) -> None:
-        """Take in what the seats say, after waiting for the first of them."""
+    def _listen(self, seconds: float) -> bool:
+        """Take in what the seats say, after waiting for the first of them; return True if one said anything."""
         waiting = {place.handle: place for place in self._places if place.handle is not None}
         if not waiting:
             time.sleep(min(max(seconds, 0.0), 0.05))
-            return
+            return False
         handles = list(waiting)
         heard, _ = ray.wait(handles, num_returns=1, timeout=max(seconds, 0.0))
         if heard:  # one was waited for; the others are asked without waiting
@@ -362,6 +326,7 @@ class Ray:
                 place.doubt, place.stream, place.coming, place.loaded = time.monotonic(), None, None, False
             except RayActorError as error:
                 self._bury(place, str(error))
+        return bool(heard)
 
     def _seated(self, place: _Place) -> None:
         error, place.node = ray.get(place.coming)
@@ -380,20 +345,15 @@ class Ray:
         except StopIteration:
             place.stream = None
             return
+        desk = opened(self._desk, self)
         for message in batch:
-            if isinstance(message, Ended):
-                place.left.pop(message.outcome.number, None)
-                self._done.append(message.outcome)
-            elif isinstance(message, Reports):
-                place.latest |= {one.number: one for one in message.reports if isinstance(one, Report)}
-                asked = self._on_reports(message.reports)
-                for other in self._places if asked else ():
-                    new = (asked & other.left.keys()) - other.asked
-                    if new:
-                        other.asked |= new
-                        other.actor.stop.remote(new)
-            elif isinstance(message, Idle):
+            if isinstance(message, Idle):
                 place.stream = None
+                continue
+            asked = desk.hear(message, place.hand)
+            for other in self._places if asked else ():
+                if new := other.hand.ask(asked):
+                    other.actor.stop.remote(new)
 
     def _bury(self, place: _Place, why: str, lost: bool = False) -> None:
         """Take a dead seat away, and hand back the jobs that it had begun."""
@@ -401,15 +361,31 @@ class Ray:
         self._next_look = 0.0
         with contextlib.suppress(Exception):
             ray.kill(place.actor)
-        left, place.left = list(place.left), {}
-        if not left:
+        if not place.hand.left:
             return
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         gone = lost or place.node not in alive or "node has died" in why  # not the jobs' doing
         said = (why.splitlines() or [""])[0]
-        for number in left:
-            error = f"its machine is gone: {said}" if gone else f"its worker process died: {said}"
-            self._done.append(Lost(number, "machine" if gone else "process", error))
+        kind, error = ("machine", "its machine is gone") if gone else ("process", "its worker process died")
+        opened(self._desk, self).lose(place.hand, kind, f"{error}: {said}")
+
+
+def _is_stale() -> bool:
+    """Return True if the cluster that Ray would join, the last one started on this machine, does not answer.
+
+    A cluster that was killed leaves its address behind, and Ray tries it for minutes before it gives up.
+    """
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    try:
+        host, _, port = Path(folder, "ray", "ray_current_cluster").read_text().strip().rpartition(":")
+        if os.environ.get("RAY_ADDRESS") or not port.isdecimal():
+            return False
+        socket.create_connection((host.strip("[]"), int(port)), 2.0).close()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def _fits(has: Mapping[str, float], needs: Mapping[str, float]) -> int:

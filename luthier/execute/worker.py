@@ -22,7 +22,7 @@ import cloudpickle
 
 from luthier.errors import TaskError
 from luthier.jobs import Job, Lost, Partial, Report, Result
-from luthier.task import FunctionTask, is_torch, load_task, source_of
+from luthier.task import is_torch, load_task, source_of
 from luthier.task.call import describe
 from luthier.task.file import FILES, load_file
 from luthier.train import Work, halt, run
@@ -96,8 +96,6 @@ def load_message(work: Work) -> Load:
     Raises:
         TaskError: If a part of the task cannot be sent; it names the part.
     """
-    if isinstance(work.task, FunctionTask):  # a function keeps no state: spare its worker the import of torch
-        work = replace(work, checkpoints=None, save=False)
     payload, files = pickled(work, Pickler)
     return Load(list(sys.path), sorted(files), payload)
 
@@ -172,7 +170,6 @@ def main(descriptor: int) -> None:
     Args:
         descriptor: File descriptor of this process's end of the connection.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's, which then ends its workers
     connection = Connection(descriptor)
     inbox: queue.SimpleQueue[Load | Train | None] = queue.SimpleQueue()
     asked: set[int] = set()

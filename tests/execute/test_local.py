@@ -273,7 +273,7 @@ def test_members_of_a_stack_that_ended_keep_their_results(start: Start) -> None:
         heard.extend(report.number for report in reports)
         if heard.count(1) == 2:  # by then, job 0 of the same chunk has ended
             for worker in executor._pool:
-                if 1 in worker.left:
+                if 1 in worker.hand.left:
                     worker.process.kill()
         return set()
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -17,6 +21,9 @@ import pytest
 
 import luthier as lt
 from luthier.errors import ExecutionError, MethodError, TaskError
+from luthier.seeds import Seeds
+from luthier.store.checkpoints import Checkpoints
+from luthier.train import Work
 from tests.networks import digits_task
 
 ray = pytest.importorskip("ray")
@@ -130,7 +137,7 @@ def test_a_lost_machine_costs_no_trial_and_a_new_one_is_used(cluster: Any) -> No
         target=lambda: ended.append(lt.tune(slow, space=SPACE, trials=24, executor=executor, progress=False))
     )
     work.start()
-    while sum(bool(place.left) for place in executor._places) < 3:
+    while sum(bool(place.hand.left) for place in executor._places) < 3:
         time.sleep(0.05)
     cluster.remove_node(extra, allow_graceful=False)
     seats = [3]
@@ -185,11 +192,69 @@ def test_what_cannot_work_is_said_at_the_call(cluster: Any) -> None:
             Ray(**wrong)
 
 
-def test_the_folder_of_checkpoints_must_be_seen_by_every_seat(cluster: Any, tmp_path: Path) -> None:
-    from luthier.seeds import Seeds
-    from luthier.store.checkpoints import Checkpoints
-    from luthier.train import Work
+def test_seats_have_what_was_asked_for(cluster: Any) -> None:
+    """Four seats share a GPU, two share four CPUs; none of them imports torch for a function."""
 
+    def train(config: dict) -> dict[str, float]:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        time.sleep(0.5)  # so that each seat gets one
+        return {"loss": 0.0, "gpu": float(visible or -1), "seat": os.getpid(), "torch": "torch" in sys.modules}
+
+    node = cluster.add_node(num_cpus=4, num_gpus=1, resources={"wide": 4.0})
+    for settings, seats, gpu in (
+        ({"gpus": 0.25, "cpus": 0}, 4, 0.0),
+        ({"cpus": 2, "resources": {"wide": 0.1}}, 2, -1.0),
+    ):
+        executor: Any = Ray(**settings)
+        study = lt.tune(train, space=SPACE, trials=12, executor=executor, checkpoints=True, progress=False)
+        found = [result.metrics for result in study.history.results if result]
+        assert len(found) == 12 and len({each["seat"] for each in found}) == seats
+        assert {each["gpu"] for each in found} == {gpu} and not any(each["torch"] for each in found)
+    cluster.remove_node(node)
+
+
+def test_a_cluster_that_was_killed_is_not_waited_for_and_a_signal_gives_jobs_back(tmp_path: Path) -> None:
+    """A program that finds the address of a cluster long gone starts its own; SIGTERM ends it as it does elsewhere."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent("""
+            import time
+            import luthier as lt
+
+            def train(config, trial):
+                for step in range(1, 1200):
+                    trial.report(step, loss=config["x"])
+                    time.sleep(0.05)
+                return config["x"]
+
+            space = lt.Space(x=lt.Float(0.0, 1.0))
+            executor = lt.execute.Ray(workers=1)
+            lt.tune(train, space=space, trials=8, store="a.db", name="s", executor=executor, progress=False)
+        """)
+    )
+    place = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))  # a path of a socket must be short
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    (place / "ray").mkdir()
+    (place / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{port}")
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    begun = time.monotonic()
+    driver = subprocess.Popen(
+        [sys.executable, str(script)], cwd=tmp_path, env={**environment, "RAY_TMPDIR": str(place)}
+    )
+    try:
+        while not ((tmp_path / "a.db").exists() and lt.Study.load("s", tmp_path / "a.db").history.reports):
+            assert driver.poll() is None and time.monotonic() - begun < 60  # Ray itself tries the old one for 200 s
+            time.sleep(0.2)
+        driver.send_signal(signal.SIGTERM)
+        assert driver.wait(30) == 128 + signal.SIGTERM
+    finally:
+        driver.kill()
+        driver.wait()
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def test_the_folder_of_checkpoints_must_be_seen_by_every_seat(cluster: Any, tmp_path: Path) -> None:
     class Blind(Checkpoints):
         def load(self, file: str) -> Any:
             raise FileNotFoundError(file)
