@@ -75,7 +75,9 @@ class Process:
             raise ExecutionError(
                 f"worker processes are not supported on {sys.platform}", where="Local", remedy="Use workers=1."
             )
-        pools = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+        pools: dict[str, str] = dict.fromkeys(
+            ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)
+        )
         try:
             self.process, self.connection = launch("worker", pools)
         except OSError as error:
