@@ -202,6 +202,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seats", type=int, nargs="+", default=[2, 8, 32])
     parser.add_argument("--trials", type=int, default=100, help="virtual trainings of each seat")
+    parser.add_argument(
+        "--works", nargs="+", choices=("trivial", "pbt"), default=("trivial", "pbt"), help="of Ray Tune"
+    )
     parser.add_argument("--tune", default=os.environ.get("RAY_PYTHON", sys.executable))
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/cluster.json"))
     arguments = parser.parse_args()
@@ -226,11 +229,10 @@ def main() -> None:
             if "driver" in arguments.parts:
                 note("driver", [driven(seats, arguments.trials * seats) for seats in arguments.seats])
     if "tune" in arguments.parts:
-        works = ("trivial", "pbt")
-        note(
-            "tune",
-            {f"{work}, {mode}": of_tune(arguments.tune, work, mode) for work in works for mode in ("best", "default")},
-        )
+        for work in arguments.works:
+            for mode in ("best", "default"):
+                found = of_tune(arguments.tune, work, mode)
+                note("tune", {**kept.get("tune", {}), f"{work}, {mode}": found})
     figures = {**kept.get("start", {}), **kept.get("speed", {})}
     missed = {
         name: figures[name]["median"]

@@ -73,7 +73,7 @@ class Seat:
             self.guard.give_back()
 
     @ray.method(num_returns="streaming")
-    def train(self, message: Train) -> Iterator[list[object]]:
+    def train(self, chunk: Train) -> Iterator[list[object]]:
         """Train a stack; what it says comes in lists, so that many reports cost one transfer."""
         said: queue.SimpleQueue[object] = queue.SimpleQueue()
 
@@ -85,7 +85,7 @@ class Seat:
         def work() -> None:
             try:
                 with guard().active() as self.guard:
-                    for outcome in run(self.work, message.jobs, message.parents, on_reports, message.partials):
+                    for outcome in run(self.work, chunk.jobs, chunk.parents, on_reports, chunk.partials):
                         said.put(Ended(outcome))
             finally:
                 said.put(Idle())
@@ -95,10 +95,15 @@ class Seat:
         while not over:
             batch = [said.get()]
             while not said.empty():
-                batch.append(said.get())
+                message = said.get()
+                last = batch[-1]
+                if isinstance(message, Reports) and isinstance(last, Reports):
+                    last.reports.extend(message.reports)  # the driver takes them in at once
+                else:
+                    batch.append(message)
             over = isinstance(batch[-1], Idle)
             yield batch
-        self.asked.difference_update(job.number for job in message.jobs)
+        self.asked.difference_update(job.number for job in chunk.jobs)
 
 
 @dataclass(eq=False)
