@@ -48,8 +48,8 @@ class Tiny(tune.Trainable):
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         Path(checkpoint_dir, "state.json").write_text(json.dumps([self.weight, self.velocity]))
 
-    def load_checkpoint(self, checkpoint_dir: str) -> None:
-        self.weight, self.velocity = json.loads(Path(checkpoint_dir, "state.json").read_text())
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        self.weight, self.velocity = json.loads(Path(checkpoint, "state.json").read_text())
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.settings = new_config

@@ -313,7 +313,11 @@ def test_an_error_of_the_study_is_not_the_jobs(start: Start, workers: int) -> No
     executor.submit(jobs_at(0.0, 0.1, 0.2), {})
     for _ in range(20):
         try:
-            numbers += [result.number for result in executor.collect(0.2) if result.status == "ok"]
+            numbers += [
+                result.number
+                for result in executor.collect(0.2)
+                if isinstance(result, Result) and result.status == "ok"
+            ]
         except ValueError as error:
             assert str(error) == "the store is full"
             raised += 1

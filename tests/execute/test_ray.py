@@ -119,8 +119,8 @@ def test_a_task_that_no_other_machine_has(cluster: Any, tmp_path: Path, monkeypa
 
     monkeypatch.setattr(executor, "_connect", without_files)
     study = lt.tune(task, trials=4, executor=executor, progress=False)
-    assert [result.error for result in study.history.results] == [""] * 4
-    assert [r.metrics["loss"] for r in study.history.results] == [20 * j.config["x"] for j in study.history.jobs]
+    assert [result and result.error for result in study.history.results] == [""] * 4
+    assert [r and r.metrics["loss"] for r in study.history.results] == [20 * j.config["x"] for j in study.history.jobs]
 
 
 def test_a_lost_machine_costs_no_trial_and_a_new_one_is_used(cluster: Any) -> None:
@@ -149,7 +149,7 @@ def test_a_lost_machine_costs_no_trial_and_a_new_one_is_used(cluster: Any) -> No
         time.sleep(0.1)
     cluster.remove_node(added[0])
     (study,) = ended
-    assert [result.status for result in study.history.results] == ["ok"] * 24
+    assert [result and result.status for result in study.history.results] == ["ok"] * 24
     assert len({tuple(job.config.items()) for job in study.history.jobs}) == 24
     assert min(seats) == 2 and seats[-1] == 3
 
@@ -163,7 +163,7 @@ def test_a_job_that_ends_its_process_fails_alone(cluster: Any) -> None:
     study = lt.tune(deadly, lt.propose.Grid(points=5), space=SPACE, executor=Ray(), progress=False)
     low, *others = study.history.results
     assert low is not None and low.status == "failed" and "ended its worker 3 times" in low.error
-    assert [result.status for result in others] == ["ok"] * 4
+    assert [result and result.status for result in others] == ["ok"] * 4
 
 
 def test_a_cluster_without_room_is_waited_for(cluster: Any) -> None:
@@ -179,7 +179,7 @@ def test_a_cluster_without_room_is_waited_for(cluster: Any) -> None:
     assert work.is_alive() and executor.capacity == 0
     node = cluster.add_node(num_cpus=1, resources={"late": 1.0})
     work.join()
-    assert [result.status for result in ended[0].history.results] == ["ok"] * 3
+    assert [result and result.status for result in ended[0].history.results] == ["ok"] * 3
     cluster.remove_node(node)
 
 
@@ -187,6 +187,7 @@ def test_what_cannot_work_is_said_at_the_call(cluster: Any) -> None:
     lock = threading.Lock()
     with pytest.raises(TaskError, match="cannot be sent"):
         lt.tune(lambda config: lock.locked(), space=SPACE, trials=2, executor=Ray(), progress=False)
+    wrong: Any
     for wrong in ({"workers": 0}, {"cpus": -1}, {"cpus": 0}, {"gpus": float("nan")}, {"width": "wide"}):
         with pytest.raises(MethodError, match=f"{next(iter(wrong))} must be"):
             Ray(**wrong)
