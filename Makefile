@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+ZOO := .venv-zoo
 TWO := --numprocesses 2 --dist worksteal
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
@@ -33,8 +34,8 @@ papers: $(INSTALLED)  ## The five papers anew, two at a time, about an hour; HOW
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[papers,optuna]'
 	printf '%s\n' $(PAPERS) | xargs -P 2 -I {} $(BIN)/python -m papers.{}.run $(HOW)
 
-zoo: $(INSTALLED)  ## Every network of the zoo beside a plain loop, a few minutes; writes docs/networks.md
-	PYTHONPATH=.:tests $(BIN)/python -m zoo.table
+zoo: $(ZOO)/.installed  ## Every network of the zoo beside a plain loop, half an hour; PARTS=speed measures anew; writes docs/networks.md
+	PYTHONPATH=.:tests $(ZOO)/bin/python -m zoo.table $(PARTS)
 
 docs: $(INSTALLED)  ## The documentation as a site, in site/; a link that leads nowhere is an error
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
@@ -60,8 +61,13 @@ format: $(INSTALLED)  ## Put every file into the one format, imports sorted
 	$(BIN)/ruff format .
 
 clean:  ## Remove .venv, caches and what the demo wrote
-	rm -rf .venv demo build dist site .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-zoo demo build dist site .pytest_cache .ruff_cache .hypothesis
 	find luthier tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(ZOO)/.installed: pyproject.toml constraints.txt
+	test -x $(ZOO)/bin/python || $(PYTHON) -m venv $(ZOO)
+	$(ZOO)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[zoo]'
+	touch $@
 
 # torch is never installed without its constraint: another build of it can be several gigabytes.
 $(INSTALLED): pyproject.toml constraints.txt

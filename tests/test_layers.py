@@ -251,7 +251,7 @@ def test_optional_packages_are_imported_in_the_one_file_that_is_named():
     optional = [
         name
         for extra, names in project["optional-dependencies"].items()
-        if extra not in ("bench", "dev", "docs", "papers")
+        if extra not in ("bench", "dev", "docs", "papers", "zoo")
         for name in names
     ]
     assert len(named_file) == len(optional), "each optional package names its file in a comment on its own line"

@@ -57,6 +57,7 @@ class Mapped:
         self._ranks = [leaf.ndim if isinstance(leaf, Tensor) else 0 for leaf in _flat(example)[0]]
         self._fused = not any(isinstance(part, nn.LSTM) for part in module.modules())
         self._twice = _under_two_names(module)
+        self._sparse = {name: t.layout for name, t in module.named_buffers() if t.layout != torch.strided}
         self._draws = {True: False, False: False}  # by mode: whether it has been seen to draw
 
     def __call__(
@@ -102,12 +103,13 @@ class Mapped:
 
     def _one(self, tensors: Tensors, batch: Any, hyper: Any, wanted: str, differentiable: bool) -> tuple[Any, Tensors]:
         tensors = {name: t.clone() if name in self._buffers else t for name, t in tensors.items()}
+        tensors |= {name: laid_out(tensors[name], layout) for name, layout in self._sparse.items()}
         try:
             result = functional_call(self._module, tensors, (batch, hyper, wanted, differentiable))
         finally:
             for slots, name, tensor in self._twice:
                 slots[name] = tensor
-        return result, {name: tensors[name] for name in self._buffers}
+        return result, {name: dense(tensors[name]) for name in self._buffers}
 
     def _in_turn(
         self, tensors: Tensors, batch: Any, hyper: Any, noise: Noise, wanted: str, *, keyed: bool
@@ -165,6 +167,16 @@ class Mapped:
         where, fixed = shape
         filled = [(next(waiting)[:members] if more else next(waiting)) if leaf is None else leaf[0] for leaf in fixed]
         return pytree.tree_unflatten(filled, where)
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """The same numbers in the layout that a stack has: members' sparse tensors may differ in what they leave out."""
+    return tensor if tensor.layout == torch.strided else tensor.to_dense()
+
+
+def laid_out(tensor: Tensor, layout: torch.layout) -> Tensor:
+    """The other way round."""
+    return tensor if layout == tensor.layout else tensor.to_sparse(layout=layout)
 
 
 def _under_two_names(module: nn.Module) -> list[tuple[dict[str, Any], str, Tensor]]:

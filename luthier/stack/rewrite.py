@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from luthier.errors import TaskError
 from luthier.stack.check import agree, prepare
 from luthier.stack.layout import Call, Value, plain
+from luthier.stack.mapped import laid_out
 from luthier.stack.members import Lifted, lift_module
 from luthier.stack.noise import Noise
 from luthier.stack.plan import Plan, aliases_of, make_plan, own_names
@@ -207,7 +208,12 @@ def unstack_into(
                     where=f"unstack_into({type(module).__name__})",
                     remedy="Give a module of the architecture that was stacked.",
                 )
-            targets[name].copy_(stack[name][row])
+            target, value = targets[name], laid_out(stack[name][row], targets[name].layout)
+            if target.layout == torch.strided:
+                target.copy_(value)
+            else:  # sparse tensors can be copied only over others with as many entries
+                owner, _, last = name.rpartition(".")
+                module.get_submodule(owner)._buffers[last] = value.to(target)
     return module
 
 

@@ -17,7 +17,7 @@ from luthier.errors import TaskError
 from luthier.losses import StackedLoss
 from luthier.optim.common import Tensors
 from luthier.stack import Noise, stack_module
-from luthier.stack.mapped import Form, Mapped
+from luthier.stack.mapped import Form, Mapped, dense
 from luthier.stack.settle import Subject, failing_part, same_alone, settle
 from luthier.task.member import OUTPUT, Member, own_name, parts, path_of, read_by
 
@@ -134,7 +134,7 @@ class Whole:
     ) -> None:
         _refuse_scripts(member)
         member = _copied(member)
-        state = {own_name(n): t.detach()[None] for n, t in [*member.named_parameters(), *member.named_buffers()]}
+        state = {own_name(n): dense(t.detach())[None] for n, t in [*member.named_parameters(), *member.named_buffers()]}
         changing = frozenset(own_name(name) for name, _ in member.named_buffers())
         self._paths = {name: path_of(name) for name in state}
         paths = frozenset(self._paths[name] for name in changing)
@@ -258,7 +258,7 @@ def make_network(
         try:
             one = member()
             ruled = Ruled(one.model, batch, measures)
-            named = {own_name(n): t.detach()[None] for n, t in [*one.named_parameters(), *one.named_buffers()]}
+            named = {own_name(n): dense(t.detach())[None] for n, t in [*one.named_parameters(), *one.named_buffers()]}
             params = {name: named.pop(name) for name in trained}
             if ruled.covers(params, named, hyper, batch):
                 return ruled

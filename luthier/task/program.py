@@ -21,6 +21,7 @@ from luthier.optim.stock import Stock
 from luthier.optim.switch import Switch
 from luthier.space import Choice, Int
 from luthier.stack import Noise, unstack_into
+from luthier.stack.mapped import dense
 from luthier.stack.settle import Work
 from luthier.task.choices import arrange, check_choices, owners, settle
 from luthier.task.evaluate import evaluate
@@ -139,7 +140,7 @@ class Program:
         member = self._member(self._model(config, key))
         named = {own_name(name): t.detach().clone()[None] for name, t in member.named_parameters()}
         params = {name: _real(named.pop(name)) for name in self._trained}
-        buffers = {own_name(name): buffer.detach().clone()[None] for name, buffer in member.named_buffers()}
+        buffers = {own_name(name): dense(buffer.detach()).clone()[None] for name, buffer in member.named_buffers()}
         return {
             "params": params,
             "buffers": named | buffers,

@@ -1,54 +1,158 @@
-"""Write docs/networks.md: every network of the zoo, run. ``PYTHONPATH=.:tests python -m zoo.table [NAME…]``."""
+"""Run the zoo and write docs/networks.md: ``PYTHONPATH=.:tests python -m zoo.table [PART…] [--only TEXT…]``.
+
+Parts: ``checks`` (against a plain loop; alone, stacked, traced), ``cut`` (killed and resumed), ``adapters``, ``speed``;
+all of them where none is named. What was found stays in benchmarks/results/zoo.json, from which the page is made.
+"""
 
 from __future__ import annotations
 
-import sys
+import argparse
+import json
+import tempfile
+import time
 import traceback
 import warnings
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from zoo.networks import ZOO
-from zoo.rows import Row, row_of
+from cut import resumed
+from zoo.adapters import adapters_of
+from zoo.entry import Entry
+from zoo.networks import MORE, ZOO
+from zoo.rows import row_of, task_of
+from zoo.speed import speed_of
 
+import luthier as lt
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE, RESULTS = ROOT / "docs" / "networks.md", ROOT / "benchmarks" / "results" / "zoo.json"
 FORMS = {"rules": "rewritten for a stack", "vmap": "vmap", "loop": "in turn", "": ""}
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "networks.md"
+PACKAGES = ("transformers", "vit-pytorch", "x-transformers", "rtdl_revisiting_models", "tabm", "pytorch-tabnet", "timm")
 
 
-def main(names: list[str]) -> None:
+def checks(entry: Entry) -> dict[str, Any]:
+    return row_of(entry)._asdict()
+
+
+def cut(entry: Entry) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        return {"resumed": resumed(lambda: task_of(entry, 0.1), Path(folder))}
+
+
+def adapters(entry: Entry) -> dict[str, Any]:
+    return {"adapters": adapters_of(entry)}
+
+
+def speed(entry: Entry) -> dict[str, Any]:
+    ours, plain = speed_of(entry)
+    return {"speed": round(ours), "plain_speed": round(plain)}
+
+
+PARTS: dict[str, Callable[[Entry], dict[str, Any]]] = {
+    "checks": checks,
+    "cut": cut,
+    "adapters": adapters,
+    "speed": speed,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], default=[])
+    parser.add_argument("--only", nargs="*", default=[""], help="networks whose names hold one of these texts")
+    parser.add_argument("--missing", action="store_true", help="only what has not been found yet")
+    given = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    lines = []
-    for name, entry in ZOO.items():
-        if names and name not in names:
-            continue
-        try:
-            row = row_of(entry)
-        except Exception as error:
-            traceback.print_exc()
-            row = Row("error", note=f"{type(error).__name__}: {error}")
-        off = "" if row.plain is None else f"{row.plain:.0e}"
-        note = " ".join(row.note.split()).replace("|", "\\|")
-        lines.append(f"| {entry.kind} | {name} | {row.runs} | {FORMS[row.form]} | {off} | {row.same} | {note} |")
-        print(lines[-1], flush=True)
-    if names:
-        return
+    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"networks": {}}
+    known, began = stored["networks"], time.perf_counter()
+    for part in given.parts or PARTS:
+        for name, entry in ZOO.items():
+            if not any(text.lower() in name.lower() for text in given.only):
+                continue
+            row = known.setdefault(name, {})
+            if given.missing and part in row.get("done", ()):
+                continue
+            if part != "checks" and row.get("runs") != "runs":
+                continue
+            found = tried(part, entry)
+            known[name] = row = {**row, **found, "done": sorted({*row.get("done", ()), part})}
+            print(f"{part:9} {name}: {found}", flush=True)
+            stored = {"networks": {n: known[n] for n in ZOO if n in known}, "environment": lt.environment(*PACKAGES)}
+            RESULTS.write_text(json.dumps(stored, indent=1, ensure_ascii=False) + "\n")
+    print(f"{time.perf_counter() - began:.0f} s")
+    PAGE.write_text(page(stored))
+
+
+def tried(part: str, entry: Entry) -> dict[str, Any]:
+    """What a part finds; an error that is not luthier's own is a finding too."""
+    try:
+        return PARTS[part](entry)
+    except ImportError as error:
+        return {"runs": "absent", "note": f"{error}; pip install -c constraints.txt -e '.[zoo]'"}
+    except Exception as error:
+        traceback.print_exc()
+        return {"runs": "error", "note": f"{part}: {type(error).__name__}: {error}"}
+
+
+def page(stored: dict[str, Any]) -> str:
+    """The table as Markdown."""
+    lines, reasons = [], Counter[tuple[str, str]]()
+    for name in ZOO:
+        row = stored["networks"].get(name, {})
+        works = row.get("adapters", {})
+        for adapter, said in works.items():
+            if said != "works":
+                reasons[adapter, said] += 1
+        lines.append(f"| {ZOO[name].kind} | {name} | " + " | ".join(_cells(row, works)) + " |")
+    of_list = {name: stored["networks"].get(name, {}) for name in ZOO if name not in MORE}
+    states = Counter("wrong" if _wrong(row) else row.get("runs", "not run") for row in of_list.values())
     counts = ", ".join(
-        f"{sum(f'| {kind} |' in line for line in lines)} {kind}" for kind in ("runs", "refused", "wrong", "error")
+        f"{states[kind]} {kind}"
+        for kind in ("runs", "refused", "absent", "wrong", "error", "not run")
+        if states[kind] or kind != "not run"
     )
-    head = f"""# Networks that run
+    said = "\n".join(f"- {adapter}, {count} networks: {text}" for (adapter, text), count in sorted(reasons.items()))
+    return HEAD.format(counts=counts, total=len(of_list), more=len(MORE), torch=torch.__version__) + (
+        "\n".join(lines) + f"\n\n## What adapters refuse\n\n{said or 'Nothing.'}\n"
+    )
 
-{len(lines)} networks in plain torch, written as others write them, each run by one command, `make zoo`: {counts}.
+
+def _wrong(row: dict[str, Any]) -> bool:
+    adapters = row.get("adapters", {}).values()
+    return bool(row.get("resumed")) or any(said.startswith(("wrong", "error")) for said in adapters)
+
+
+def _cells(row: dict[str, Any], works: dict[str, str]) -> list[str]:
+    same = row.get("same", "") + (", resumed" if "resumed" in row and not row["resumed"] else "")
+    able = "all" if works and set(works.values()) == {"works"} else ", ".join(n for n in works if works[n] == "works")
+    ratio = f"{row['speed']:,} | {row['speed'] / row['plain_speed']:.2f}" if "speed" in row else " | "
+    off = "" if row.get("plain") is None else f"{row['plain']:.0e}"
+    note = " ".join(str(part) for part in (row.get("note"), row.get("resumed")) if part)
+    state = row.get("runs", "not run")
+    return [state, FORMS[row.get("form", "")], off, same, able, ratio, " ".join(note.split()).replace("|", "\\|")]
+
+
+HEAD = """# Networks that run
+
+{total} networks that were named before any was tried, written as others write them or taken from public packages, and
+{more} more that draw in every way, each run by one command, `make zoo`. Of the {total}: {counts}.
+
 "Off" is the relative difference of the validation loss to a plain torch loop over the same weights and minibatches,
-without dropout; "equal" is what equals a member alone, bit for bit, at dropout 0.1: the member in a stack, in a traced
-stack, and after its state was written and read. A network that draws in itself has no plain loop to be compared with.
-Made with torch {torch.__version__} on a CPU.
+without dropout. "Equal" is what equals a member alone, bit for bit, at dropout 0.1: the member in a stack, in a traced
+stack, and in a study that was ended by SIGKILL in the middle and resumed. A network that draws in itself has no plain
+loop to be compared with; one that runs in turn is never traced. "Adapters": pbt, hypergradient, bilevel with the
+implicit and the unrolled response, hypernet, and enas over two optimizers, each with two members stacked as alone.
+Speed is in member-steps a second of eight members in the form that a long study takes, on one core, and in multiples
+of a plain loop's. Made with torch {torch}, on a CPU.
 
-| kind | network | | form | off | equal | |
-|---|---|---|---|---|---|---|
+| kind | network | | form | off | equal | adapters | speed | × plain | |
+|---|---|---|---|---|---|---|---|---|---|
 """
-    PAGE.write_text(head + "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
