@@ -64,10 +64,11 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], default=[])
     parser.add_argument("--only", nargs="*", default=[""], help="networks whose names hold one of these texts")
     parser.add_argument("--missing", action="store_true", help="only what has not been found yet")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"networks": {}}
+    stored = json.loads(given.results.read_text()) if given.results.exists() else {"networks": {}}
     known, began = stored["networks"], time.perf_counter()
     for part in given.parts or PARTS:
         for name, entry in ZOO.items():
@@ -82,9 +83,10 @@ def main() -> None:
             known[name] = row = {**row, **found, "done": sorted({*row.get("done", ()), part})}
             print(f"{part:9} {name}: {found}", flush=True)
             stored = {"networks": {n: known[n] for n in ZOO if n in known}, "environment": lt.environment(*PACKAGES)}
-            RESULTS.write_text(json.dumps(stored, indent=1, ensure_ascii=False) + "\n")
+            given.results.write_text(json.dumps(stored, indent=1, ensure_ascii=False) + "\n")
     print(f"{time.perf_counter() - began:.0f} s")
-    PAGE.write_text(page(stored))
+    if given.results == RESULTS:
+        PAGE.write_text(page(stored))
 
 
 def tried(part: str, entry: Entry) -> dict[str, Any]:
