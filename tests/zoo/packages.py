@@ -139,7 +139,7 @@ def rtdl_transformer(p: float) -> nn.Module:
 def tabm(p: float) -> nn.Module:
     import tabm
 
-    return tabm.TabM(n_num_features=64, d_out=10, n_blocks=2, d_block=32, dropout=p, k=4, arch_type="tabm")
+    return tabm.TabM.make(n_num_features=64, d_out=10, n_blocks=2, d_block=32, dropout=p, k=4)
 
 
 def each_of_the_ensemble(output: Tensor, target: Tensor) -> Tensor:
