@@ -326,11 +326,12 @@ class StackedLoss:
             return result
 
     @property
-    def covered(self) -> bool:
-        """True if it is a function of outputs and targets alone, for several members: it has no tensors to train."""
-        if not isinstance(self._loss, nn.Module) or type(self._loss).__module__.startswith("torch.nn."):
-            return self.form != "loop"  # torch's own have buffers at most, class weights, which nobody writes into
-        return self.form != "loop" and not [*self._loss.parameters(), *self._loss.buffers()]
+    def member(self) -> Callable[..., Any]:
+        """The function of one member: the written form where there is one, which a member of NaN does not stop."""
+        form = self._form
+        if form is None:
+            return self._loss
+        return lambda output, target: form(output.unsqueeze(0), target.unsqueeze(0))[0]
 
     def rows(
         self, outputs: Any, targets: Any, hyper: Mapping[str, Tensor], own: Mapping[str, Tensor] | None = None

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from luthier.stack import Noise
+from luthier.task.member import OUTPUT, Member
+from luthier.task.network import Network
+
+TASK = SimpleNamespace(forward=None, precision=None, device=None)
+Tensors = dict[str, Tensor]
 
 
 class Model(NamedTuple):
@@ -15,9 +24,19 @@ class Model(NamedTuple):
 
     make: Callable[[], nn.Module]
     features: tuple[int, ...]
-    form: str = "rewritten"
-    fallbacks: int = 0
+    form: str = "vmap"
     indices: int = 0  # inputs are integers below this
+
+
+class Shift(nn.Module):
+    """A parameter to hold a stack's members apart where nothing else does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.by
 
 
 class Residual(nn.Module):
@@ -55,7 +74,7 @@ class Functions(nn.Module):
 
 
 class BranchesOnShape(nn.Module):
-    """Torch.fx cannot follow it, vmap can."""
+    """Shapes are the same for all members."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +87,7 @@ class BranchesOnShape(nn.Module):
 
 
 class BranchesOnValues(nn.Module):
-    """Neither torch.fx nor vmap can follow it."""
+    """What vmap cannot follow."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,16 +178,16 @@ MODELS: dict[str, Model] = {
     "cnn": Model(lambda: cnn(norm=False), (1, 14, 14)),
     "cnn, batch norm": Model(lambda: cnn(norm=True), (1, 14, 14)),
     "residual": Model(Residual, (6,)),
-    "functions": Model(Functions, (4, 8), fallbacks=1),
-    "transformer": Model(transformer, (3, 8), fallbacks=1),
-    "branches on shape": Model(BranchesOnShape, (5,), "vmap"),
-    "untraceable part": Model(lambda: nn.Sequential(nn.Linear(4, 5), BranchesOnShape(), nn.ReLU()), (4,), fallbacks=1),
+    "functions": Model(Functions, (4, 8)),
+    "transformer": Model(transformer, (3, 8)),
+    "branches on shape": Model(BranchesOnShape, (5,)),
+    "untraceable part": Model(lambda: nn.Sequential(nn.Linear(4, 5), BranchesOnShape(), nn.ReLU()), (4,)),
     "branches on values": Model(BranchesOnValues, (5,), "loop"),
-    "own buffer": Model(Counts, (5,), "vmap"),
+    "own buffer": Model(Counts, (5,)),
     "tied": Model(Tied, (6,)),
-    "recurrent": Model(Recurrent, (5, 4), fallbacks=1),
-    "unusual norms": Model(unusual_norms, (6,)),
-    "conv 1d": Model(conv_1d, (3, 12), fallbacks=2),
+    "recurrent": Model(Recurrent, (5, 4)),
+    "unusual norms": Model(unusual_norms, (6,), "loop"),  # a mean over all steps has a number outside of torch
+    "conv 1d": Model(conv_1d, (3, 12)),
     "embedding": Model(embedding, (3,), indices=11),
     "padded embedding": Model(padded_embedding, (3,), indices=11),
     "sigmoid family": Model(
@@ -196,3 +215,54 @@ def batch(model: Model, *axes: int, dtype: torch.dtype = torch.float64, seed: in
     if model.indices:
         return torch.randint(model.indices, (*axes, *model.features), generator=generator)
     return torch.randn(*axes, *model.features, generator=generator, dtype=dtype)
+
+
+def total(outputs: Any) -> Tensor:
+    """A scalar to which every output counts with another weight, the same for each member."""
+    leaves = [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
+    weighted = [(leaf * torch.arange(leaf.numel()).view(leaf.shape).to(leaf.dtype).cos()).sum() for leaf in leaves]
+    return torch.stack(weighted).sum()
+
+
+class Stacked:
+    """A module for all members of a stack, in the form that is found for it."""
+
+    def __init__(self, module: nn.Module, example: Tensor, hyper: Mapping[str, float] | None = None) -> None:
+        member = Member(TASK, module, {"loss": (lambda output, _: total(output), False)})
+        trained = tuple(name for name, _ in module.named_parameters())
+        knobs = {name: torch.tensor([value]) for name, value in (hyper or {}).items()}
+        self.network = Network(member, trained, (example, example[:, :1]), knobs, stack=False)
+        self._rank = example.ndim
+
+    @property
+    def form(self) -> str:
+        return self.network.execution.form
+
+    def __call__(
+        self,
+        params: Tensors,
+        buffers: Tensors,
+        inputs: Tensor,
+        hyper: Tensors | None = None,
+        noise: Noise | None = None,
+        *,
+        training: bool = True,
+        wanted: str = OUTPUT,
+    ) -> tuple[Any, Tensors]:
+        """Outputs (members, batch, …), or losses, and the new buffers."""
+        members = len(next(iter(params.values())))
+        if noise is None:
+            noise = Noise(torch.arange(members), torch.zeros(members, dtype=torch.int64))
+        axis = inputs.ndim - self._rank + 1  # that of the first features
+        batch = inputs, inputs.select(axis, 0).unsqueeze(axis)
+        if wanted == "loss":
+            return self.network.losses(params, buffers, hyper or {}, batch, noise)
+        outputs, changed = self.network._run(params, buffers, hyper or {}, batch, noise, OUTPUT, training=training)
+        return outputs, {name.removeprefix("model."): tensor for name, tensor in changed.items()}
+
+
+def stacked_tensors(modules: list[nn.Module]) -> tuple[Tensors, Tensors]:
+    """Parameters and buffers of the members by name, (members, …)."""
+    kinds = [[dict(m.named_parameters()) for m in modules], [dict(m.named_buffers()) for m in modules]]
+    params, buffers = ({n: torch.stack([own[n].detach() for own in kind]) for n in kind[0]} for kind in kinds)
+    return params, buffers

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, is_dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 from torch.utils import checkpoint
 
-from luthier.stack import batching
+from luthier.stack import batching, hot
 from luthier.stack.factories import Factories
+from luthier.stack.layout import LANES
 from luthier.stack.noise import Noise
 from luthier.stack.random import Keyed
 
@@ -28,15 +30,20 @@ class Form:
 
     Args:
         kind: ``"vmap"``: all members in one call of each operator; ``"loop"``: one member after the other.
+        least: Members that run at least: some kernels for one matrix differ from those for several.
         spare: Members that are added and thrown away, so that a real one is never the last: torch's vectorised loops
             compute the last elements of a tensor by other code than the rest.
         factories: Tensors that forward makes are made for each member, so that it may write members' values into them.
+        other: The form for batches of other shapes than the example, unless their rows fill whole vector registers;
+            None is this one. Elementwise loops have other ends there.
         why: The reason that it has no faster form, in words.
     """
 
     kind: Literal["vmap", "loop"]
+    least: int = 1
     spare: int = 0
     factories: bool = False
+    other: Form | None = None
     why: str = ""
 
 
@@ -48,15 +55,25 @@ class Mapped:
         buffers: Names of the tensors that it may write into.
         example: A batch for all members: batches with more axes than it has hold one for each member.
         form: The form in which it runs.
+        choices: Hyperparameters that decide which parts of it run: members are then run in turn, each as a stack of
+            one, so that it has the bits of a network without the others.
     """
 
-    def __init__(self, module: nn.Module, buffers: frozenset[str], example: Any, form: Form) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        buffers: frozenset[str],
+        example: Any,
+        form: Form,
+        choices: frozenset[str] = frozenset(),
+    ) -> None:
         batching.install()
+        self._choices = choices
         self.form = form
         self._module, self._buffers = module, buffers
-        self._ranks = [leaf.ndim if isinstance(leaf, Tensor) else 0 for leaf in _flat(example)[0]]
+        self._shapes = [leaf.shape if isinstance(leaf, Tensor) else torch.Size() for leaf in _flat(example)[0]]
         self._fused = not any(isinstance(part, nn.LSTM) for part in module.modules())
-        self._twice = _under_two_names(module)
+        self._slots = _slots(module)
         self._sparse = {name: t.layout for name, t in module.named_buffers() if t.layout != torch.strided}
         self._draws = {True: False, False: False}  # by mode: whether it has been seen to draw
 
@@ -78,11 +95,18 @@ class Mapped:
         """
         if self._module.training != training:
             self._module.train(training)
-        run = self._in_turn if self.form.kind == "loop" else self._together
-        with _supports(self._fused or self.form.kind == "loop"):
+        form, members = self._form_for(batch), len(noise.key)
+        if self._choices and form.kind == "vmap" and members > 1:
+            rows = range(members)
+            found = [self(*self.row(i, tensors, batch, hyper, noise), wanted, training=training) for i in rows]
+            return pytree.tree_map(
+                lambda *parts: torch.cat(parts) if isinstance(parts[0], Tensor) else parts[0], *found
+            )
+        run = self._in_turn if form.kind == "loop" else functools.partial(self._together, form)
+        with _supports(self._fused or form.kind == "loop"):
             if self._draws[training]:
                 return run(tensors, batch, hyper, noise, wanted, keyed=True)
-            looked = self.form.kind == "loop" and torch._C._len_torch_dispatch_stack() == 0
+            looked = form.kind == "loop" and torch._C._len_torch_dispatch_stack() == 0
             before = torch.get_rng_state() if looked else None
             try:
                 found = run(tensors, batch, hyper, noise, wanted, keyed=False)
@@ -99,17 +123,43 @@ class Mapped:
     def own(self, batch: Any) -> list[bool]:
         """For each leaf of a batch, True if it holds one tensor for each member."""
         leaves = _flat(batch)[0]
-        return [isinstance(leaf, Tensor) and leaf.ndim > rank for leaf, rank in zip(leaves, self._ranks, strict=True)]
+        return [
+            isinstance(leaf, Tensor) and leaf.ndim > len(one) for leaf, one in zip(leaves, self._shapes, strict=True)
+        ]
+
+    def row(self, i: int, tensors: Tensors, batch: Any, hyper: Mapping[str, Tensor], noise: Noise) -> Any:
+        """What the member ``i`` is given, as a stack of one."""
+        row, (leaves, spec) = slice(i, i + 1), _flat(batch)
+        given = [leaf[row] if mine else leaf for leaf, mine in zip(leaves, self.own(batch), strict=True)]
+        one, knobs = ({name: tensor[row] for name, tensor in tree.items()} for tree in (tensors, hyper))
+        source = Noise(noise.key[row], noise.step[row], noise.site, noise.differentiable)
+        return one, pytree.tree_unflatten(given, spec), knobs, source
+
+    def _form_for(self, batch: Any) -> Form:
+        if self.form.other is None:
+            return self.form
+        pairs = zip(_flat(batch)[0], self._shapes, strict=True)
+        found = [(leaf.shape[leaf.ndim - len(one) :], one) for leaf, one in pairs if isinstance(leaf, Tensor)]
+        fits = all(shape == one or (shape and shape[0] % LANES == 0) for shape, one in found)
+        return self.form if fits else self.form.other
 
     def _one(self, tensors: Tensors, batch: Any, hyper: Any, wanted: str, differentiable: bool) -> tuple[Any, Tensors]:
-        tensors = {name: t.clone() if name in self._buffers else t for name, t in tensors.items()}
-        tensors |= {name: laid_out(tensors[name], layout) for name, layout in self._sparse.items()}
+        """Run the module with these tensors; torch.func.functional_call takes longer than a small network."""
+        given = {name: t.clone() if name in self._buffers else t for name, t in tensors.items()}
+        given |= {name: laid_out(given[name], layout) for name, layout in self._sparse.items() if name in given}
         try:
-            result = functional_call(self._module, tensors, (batch, hyper, wanted, differentiable))
+            for name, slots, key, _ in self._slots:
+                if name in given:  # an adapter may leave out what a member does not reach
+                    slots[key] = given[name]
+            result = self._module(batch, hyper, wanted, differentiable)
+            return result, {
+                name: dense(slots[key])
+                for name, slots, key, _ in self._slots
+                if name in self._buffers and name in given
+            }
         finally:
-            for slots, name, tensor in self._twice:
-                slots[name] = tensor
-        return result, {name: dense(tensors[name]) for name in self._buffers}
+            for _, slots, key, own in self._slots:
+                slots[key] = own
 
     def _in_turn(
         self, tensors: Tensors, batch: Any, hyper: Any, noise: Noise, wanted: str, *, keyed: bool
@@ -123,7 +173,7 @@ class Mapped:
             rows = {name: each[i] for name, each in apart.items()}
             knobs = {name: value[i] for name, value in hyper.items()}
             source = Noise(noise.key[i : i + 1], noise.step[i : i + 1], noise.site)
-            with Keyed(source, stacked=False) if keyed else ExitStack():
+            with Keyed(source, stacked=False) if keyed else nullcontext():
                 one = self._one(rows, pytree.tree_unflatten(given, spec), knobs, wanted, noise.differentiable)
             results.append(_flat(one))
         rows = [
@@ -133,39 +183,41 @@ class Mapped:
         return pytree.tree_unflatten(rows, results[0][1])
 
     def _together(
-        self, tensors: Tensors, batch: Any, hyper: Any, noise: Noise, wanted: str, *, keyed: bool
+        self, form: Form, tensors: Tensors, batch: Any, hyper: Any, noise: Noise, wanted: str, *, keyed: bool
     ) -> tuple[Any, Tensors]:
         own = self.own(batch)
         leaves, spec = _flat(batch)
         members = len(noise.key)
-        more = max(self.form.spare, 2 - members)  # kernels for one matrix differ from those for several
+        more = max(form.spare, form.least - members)
 
         def grown(tensor: Tensor) -> Tensor:
             if not more:
                 return tensor
-            if members == 1:
-                return tensor.expand(1 + more, *tensor.shape[1:])
+            # a copy, also of one: loops over a tensor of stride 0 give other bits than those over a whole one
             return torch.cat((tensor, tensor[-1:].expand(more, *tensor.shape[1:])))
 
         mine = [grown(leaf) for leaf, is_own in zip(leaves, own, strict=True) if is_own]
-        every = [pytree.tree_map(grown, tree) for tree in (dict(tensors), dict(hyper))]
+        fixed = {name: value[0] for name, value in hyper.items() if name in self._choices}  # a number to int()
+        moved = {name: value for name, value in hyper.items() if name not in fixed}
+        stacks = [grown(tensor) for tensor in (*tensors.values(), *moved.values())]
         wide = Noise(grown(noise.key), grown(noise.step), noise.site, noise.differentiable)
         shape: list[Any] = []
 
-        def one(tensors: Tensors, hyper: Tensors, mine: list[Tensor], member: Tensor) -> list[Tensor]:
-            waiting = iter(mine)
+        def one(member: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
+            waiting = iter(rows)
+            own_tensors, knobs = dict(zip(tensors, waiting)), {**fixed, **dict(zip(moved, waiting))}  # noqa: B905
             given = [next(waiting) if is_own else leaf for leaf, is_own in zip(leaves, own, strict=True)]
             batch = pytree.tree_unflatten(given, spec)
-            with Factories(member) if self.form.factories else ExitStack():
-                found, where = _flat(self._one(tensors, batch, hyper, wanted, noise.differentiable))
+            with Factories(member) if form.factories else nullcontext():
+                found, where = _flat(self._one(own_tensors, batch, knobs, wanted, noise.differentiable))
             shape[:] = [where, [None if isinstance(leaf, Tensor) else (leaf,) for leaf in found]]
-            return [leaf for leaf in found if isinstance(leaf, Tensor)]
+            return tuple(leaf for leaf in found if isinstance(leaf, Tensor))
 
-        with Keyed(wide, stacked=True) if keyed else ExitStack():
-            found = vmap(one, randomness="different" if keyed else "error")(every[0], every[1], mine, wide.key)
+        with hot.rules(), Keyed(wide, stacked=True) if keyed else nullcontext():
+            found = vmap(one, randomness="different" if keyed else "error")(wide.key, *stacks, *mine)
         waiting = iter(found)
-        where, fixed = shape
-        filled = [(next(waiting)[:members] if more else next(waiting)) if leaf is None else leaf[0] for leaf in fixed]
+        where, others = shape
+        filled = [(next(waiting)[:members] if more else next(waiting)) if leaf is None else leaf[0] for leaf in others]
         return pytree.tree_unflatten(filled, where)
 
 
@@ -179,19 +231,20 @@ def laid_out(tensor: Tensor, layout: torch.layout) -> Tensor:
     return tensor if layout == tensor.layout else tensor.to_sparse(layout=layout)
 
 
-def _under_two_names(module: nn.Module) -> list[tuple[dict[str, Any], str, Tensor]]:
-    """Slots of the tensors of parts that occur in two places: functional_call puts them back once too often."""
-    paths: dict[int, int] = {}
-    for _, part in module.named_modules(remove_duplicate=False):
-        paths[id(part)] = paths.get(id(part), 0) + 1
-    return [
-        (slots, name, tensor)
-        for part in module.modules()
-        if paths[id(part)] > 1
-        for slots in (part._parameters, part._buffers)
-        for name, tensor in slots.items()
-        if tensor is not None
-    ]
+def _slots(module: nn.Module) -> list[tuple[str, dict[str, Any], str, Tensor]]:
+    """Where each tensor is kept: its first name, the dict and the key in it, and the tensor. Shared ones have several.
+
+    In the reverse order of names, so that of a tensor with several the first is what is read after a run.
+    """
+    first: dict[int, str] = {}
+    found = []
+    for path, part in module.named_modules():
+        for slots in (part._parameters, part._buffers):
+            for key, tensor in slots.items():
+                if tensor is not None:
+                    name = first.setdefault(id(tensor), f"{path}.{key}".removeprefix("."))
+                    found.append((name, slots, key, tensor))
+    return found[::-1]
 
 
 def _flat(tree: Any) -> tuple[list[Any], pytree.TreeSpec]:

@@ -34,6 +34,10 @@ class Keyed(TorchDispatchMode):
         self.noise, self.stacked, self.site = noise, stacked, 0
         self._waiting: list[Tensor] = []  # permutations that vmap will ask for, one member after the other
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:  # torch would import its compiler, which takes a second, to say so to it
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if torch.Tag.nondeterministic_seeded not in func.tags:

@@ -29,6 +29,11 @@ class Runner(Protocol):
         """The current state; the next step may write over it."""
         ...
 
+    @property
+    def traced(self) -> bool:
+        """True if steps run, or may come to run, by a trace, which writes over the state."""
+        ...
+
 
 class Data(Protocol):
     """Batches by step."""
@@ -107,9 +112,15 @@ class Prepared:
     def state(self) -> Any:
         return self._bare(self._runner.state)
 
+    @property
+    def traced(self) -> bool:
+        return self._runner.traced
+
 
 class Fitting:
     """Runs a traced step on minibatches of its shapes, any other one, such as an epoch's last, as it is written."""
+
+    traced = True
 
     def __init__(self, graph: Any, state: Any, step: Any, shapes: Any) -> None:
         self._graph, self._step, self._shapes = graph, step, shapes
@@ -143,6 +154,10 @@ class Starting:
     @property
     def state(self) -> Any:
         return self._runner.state
+
+    @property
+    def traced(self) -> bool:
+        return self._then is not None or self._runner.traced
 
 
 def stack_width(program: Any, adapter: Any, state: Any, members: int) -> int:
@@ -185,5 +200,6 @@ def planned(program: Any, adapter: Any, state: Any, members: int, steps: int | N
     )
     how = "compiled" if traced and program.task.compile else "traced" if traced else "eager"
     form, why = program.execution.form, program.execution.why
-    text = {"rules": "rewritten for a stack", "vmap": "a stack by vmap", "loop": "in a loop, members in turn"}[form]
-    return f"{text}, at most {width} wide, {how}" + (f" ({why})" if why else "")
+    text = {"vmap": "a stack by vmap", "loop": "in a loop, members in turn"}[form]
+    notes = "".join(f"; {note}" for note in dict.fromkeys(program.notes))
+    return f"{text}, at most {width} wide, {how}" + (f" ({why})" if why else "") + notes

@@ -13,14 +13,24 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from luthier.errors import TaskError
+from luthier.stack.layout import LANES
 from luthier.stack.mapped import Form, Mapped, Tensors
 from luthier.stack.noise import Noise
 
 CLOSE = {torch.float64: 1e-8, torch.float32: 1e-3}  # of the largest value: a stack against one member after the other
 ROUGH = 3e-2  # of other types, and where float32 is computed in fewer bits
 FLOPS_A_SECOND, ELEMENTS_A_SECOND = 4e10, 2e9  # one core: products, and elements of all other operators
-LARGE = 2e-5  # seconds of the mean operator above which calling it once for all members saves nothing
-LANES = 32  # no vectorised loop of torch takes more numbers at once
+LARGE = 5e-5  # seconds of the mean operator above which calling it once for all members saves nothing
+# Elementwise operators of one rounding at most, which is that of scalar code too
+ARITHMETIC = frozenset(
+    (
+        *("add sub rsub mul div neg abs sign sqrt reciprocal where maximum minimum clamp clamp_min clamp_max").split(),
+        *("eq ne lt le gt ge logical_and logical_or logical_not logical_xor isnan isinf isfinite nan_to_num").split(),
+        *("bitwise_and bitwise_or bitwise_xor bitwise_not __rshift__ __lshift__ floor ceil round trunc").split(),
+        *("relu threshold threshold_backward leaky_relu leaky_relu_backward hardtanh hardtanh_backward").split(),
+        *("masked_fill fill zero copy _to_copy").split(),
+    )
+)
 
 Results = list[list[Tensor]]  # loss, gradients (None as an empty tensor), buffers
 
@@ -36,6 +46,7 @@ class Subject:
         batch: A minibatch as it comes in training.
         hyper: Hyperparameters of the stack of one.
         wanted: Name of the result that is asked for: the loss.
+        rough: It computes in fewer bits than its tensors have.
     """
 
     make: Callable[[Form], Mapped]
@@ -44,6 +55,7 @@ class Subject:
     batch: Any
     hyper: Tensors
     wanted: str
+    rough: bool = False
 
     def run(self, mapped: Callable[..., Any], members: list[float]) -> Results:
         """One step's results for members whose weights are those at hand times these factors."""
@@ -66,46 +78,58 @@ class Subject:
         return torch.cat([tensor * factor for factor in members])
 
 
-def settle(subject: Subject, *, in_turn: str = "", stack: bool = False) -> Mapped:
+def settle(subject: Subject, *, chooses: bool = False, stack: bool = False) -> Mapped:
     """The module in the first form that is right, that is the same alone and stacked, and that is worth it.
 
     Args:
         subject: The module and its example.
-        in_turn: The reason that members must run in turn; "" if they need not.
-        stack: Stack also what is so large that stacking saves nothing, as on a GPU.
+        chooses: Hyperparameters decide which parts of it run.
+        stack: Stack also what is so large that stacking saves nothing, as on a GPU, whose loops have no other ends.
 
     Raises:
         TaskError: If the module fails, or depends on its earlier runs.
     """
-    loop = subject.make(Form("loop", why=in_turn))
+    why = "its layers decide between modules" if chooses else ""
+    loop = subject.make(Form("loop", why=why))
     expected = subject.run(loop, [1.0, 1.1])
     work = Work()
     with work:
         again = subject.run(loop, [1.0, 1.1])
     _refuse_memory(expected, again)
-    if in_turn:
-        return loop
-    if work.mean > LARGE and not stack:
+    if work.mean > LARGE and not stack and not chooses:
         why = f"its operators take {work.mean * 1e6:.0f} µs in the mean: one call for all members saves nothing"
         return subject.make(Form("loop", why=why))
-    why = ""
+    found = ""
     for factories in (False, True):
-        form = Form("vmap", factories=factories)
+        form = Form("vmap", factories=factories, why=why)
         try:
             mapped = subject.make(form)
-            if not all(map(close, subject.run(mapped, [1.0, 1.1]), expected)):
-                why = why or "vmap gives other numbers than a member alone"
+            pairs = zip(subject.run(mapped, [1.0, 1.1]), expected, strict=True)
+            if not all(close(mine, theirs, rough=subject.rough) for mine, theirs in pairs):
+                found = found or "vmap gives other numbers than a member alone"
                 continue
-            for spare in dict.fromkeys((0, 1, LANES // max(1, work.smallest) + 1)):
-                mapped = subject.make(replace(form, spare=spare))
+            # a second member costs little, and makes all products those of several
+            for least, spare in ((2, 0 if stack else work.spare), (2, LANES + 1)):
+                mapped = subject.make(replace(form, least=least, spare=spare))
                 if same_alone(subject, mapped):
-                    return mapped
-            why = why or "vmap's operators give other last bits for one member than for several"
+                    return subject.make(replace(mapped.form, other=_other(mapped.form, work)))
+            found = found or "vmap's operators give other last bits for one member than for several"
         except TaskError:
             raise
         except Exception as error:  # whatever a user's code raises under vmap: the loop has run it already
-            why = why or _sentence(error)
-    return subject.make(Form("loop", why=why))
+            found = found or _sentence(error)
+    return loop if chooses else subject.make(Form("loop", why=found))
+
+
+def _other(form: Form, work: Work) -> Form:
+    """The form for batches whose rows do not fill vector registers, such as the last of a split.
+
+    Where operators are small, so many spare members that no number of a real one is at the end of a loop; they would
+    cost too much where operators are large, and calling these for one member after the other costs little.
+    """
+    if work.mean > LARGE:
+        return Form("loop")
+    return replace(form, least=2, spare=LANES + 1)
 
 
 def same_alone(subject: Subject, mapped: Callable[..., Any]) -> bool:
@@ -137,15 +161,15 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and torch.equal(a.isnan(), b.isnan()) and torch.equal(a.nan_to_num(), b.nan_to_num())
 
 
-def close(found: list[Tensor], expected: list[Tensor]) -> bool:
+def close(found: list[Tensor], expected: list[Tensor], *, rough: bool = False) -> bool:
     """Equal up to rounding, measured against the largest value of the list."""
     if [tensor.shape for tensor in found] != [tensor.shape for tensor in expected]:
         return False
     finite = [tensor.detach()[tensor.isfinite()].abs().max() for tensor in expected if tensor.isfinite().any()]
     scale = max([1e-6, *map(float, finite)])
     for a, b in zip(found, expected, strict=True):
-        rough = b.dtype not in CLOSE or (b.dtype == torch.float32 and b.device.type != "cpu")
-        tolerance = 0.0 if not (b.is_floating_point() or b.is_complex()) else ROUGH if rough else CLOSE[b.dtype]
+        few = rough or b.dtype not in CLOSE or (b.dtype == torch.float32 and b.device.type != "cpu")
+        tolerance = 0.0 if not (b.is_floating_point() or b.is_complex()) else ROUGH if few else CLOSE[b.dtype]
         wide = torch.complex128 if b.is_complex() else torch.float64
         if not torch.allclose(a.to(wide), b.to(wide), rtol=0, atol=tolerance * scale, equal_nan=True):
             return False
@@ -164,12 +188,17 @@ class Work(TorchDispatchMode):
         seconds: Time by the rates above, not by a clock: the same on every machine.
         calls: Operators that compute something.
         elements: Numbers that they returned.
-        smallest: Numbers of the smallest tensor that one of them returned.
+        spare: Members at the end of a stack that hold all ends of loops which could give other bits there: of
+            elementwise operators that are no plain arithmetic, and whose members do not fill whole vector registers.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.seconds, self.calls, self.elements, self.smallest = 0.0, 0, 0, LANES
+        self.seconds, self.calls, self.elements, self.spare = 0.0, 0, 0, 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:  # torch would import its compiler, which takes a second, to say so to it
+        return False
 
     @property
     def mean(self) -> float:
@@ -189,7 +218,8 @@ class Work(TorchDispatchMode):
             return result
         sizes = [leaf.numel() for leaf in pytree.tree_leaves((result, args)) if isinstance(leaf, Tensor)]
         self.seconds += max(sizes, default=0) / ELEMENTS_A_SECOND
-        self.smallest = min([self.smallest, *(size for size in outputs if size > 1)])
+        if torch.Tag.pointwise in func.tags and func.overloadpacket.__name__.rstrip("_") not in ARITHMETIC:
+            self.spare = max([self.spare, *(-(-LANES // size) for size in outputs if size % LANES)])
         return result
 
 

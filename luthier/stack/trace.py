@@ -29,6 +29,8 @@ class Eager:
         state: The first state.
     """
 
+    traced = False
+
     def __init__(self, step: Step, state: Any) -> None:
         self._step = step
         self.state = state

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from luthier.errors import TaskError
+from luthier.stack.mapped import laid_out
 from luthier.task.member import Member
 
 
@@ -58,3 +60,44 @@ def materialise(model: nn.Module, run: Callable[[], Any]) -> None:
         run()
     for part, mode in training.items():
         part.training = mode
+
+
+@torch.no_grad()
+def unstack_into(
+    module: nn.Module, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], row: int = 0
+) -> nn.Module:
+    """Load one member of a stack into a module of the user's.
+
+    Args:
+        module: The module that gets the member's parameters and buffers.
+        params: (members, …) by name.
+        buffers: (members, …) by name.
+        row: Index of the member.
+
+    Returns:
+        The module.
+
+    Raises:
+        TaskError: If names or shapes differ.
+    """
+    for targets, stack in ((dict(module.named_parameters()), params), (dict(module.named_buffers()), buffers)):
+        for name in {**targets, **stack}:
+            wanted = _sizes(targets[name].shape) if name in targets else "none"
+            found = _sizes(stack[name].shape[1:]) if name in stack else "none"
+            if wanted != found:
+                raise TaskError(
+                    f"{name!r} has shape {wanted} in the module and {found} in the stack",
+                    where=f"unstack_into({type(module).__name__})",
+                    remedy="Give a module of the architecture that was stacked.",
+                )
+            target, value = targets[name], laid_out(stack[name][row], targets[name].layout)
+            if target.layout == torch.strided:
+                target.copy_(value)
+            else:  # sparse tensors can be copied only over others with as many entries
+                owner, _, last = name.rpartition(".")
+                module.get_submodule(owner)._buffers[last] = value.to(target)
+    return module
+
+
+def _sizes(shape: Any) -> str:
+    return "none" if shape is None else str(tuple(shape))

@@ -47,6 +47,11 @@ class Member(nn.Module):
         self._device = torch.device(task.device or "cpu")
         self._measures = dict(measures)
 
+    @property
+    def rough(self) -> bool:
+        """True if it computes under autocast."""
+        return self._autocast is not None
+
     def forward(self, batch: Any, hyper: Mapping[str, Tensor], wanted: str, differentiable: bool) -> Any:
         """The loss or metric ``wanted`` of a batch, a scalar; the model's output where that is :data:`OUTPUT`."""
         inputs, target = parts(batch)
@@ -90,11 +95,11 @@ def path_of(name: str) -> str:
     return "loss." + name.removeprefix(LOSS) if name.startswith(LOSS) else f"model.{name}"
 
 
-def read_by(model: nn.Module) -> tuple[set[str], bool]:
-    """The hyperparameters that a model's layers read, and whether some of them decide between modules."""
+def read_by(model: nn.Module) -> tuple[set[str], set[str]]:
+    """The hyperparameters that a model's layers read, and those of them that decide between modules."""
     layers = [part for part in model.modules() if isinstance(part, Dropout | Choose | Width)]
     names = {part.dropout_hyperparameter if isinstance(part, Dropout) else part.name for part in layers}
-    return names, any(isinstance(part, Choose) for part in layers)
+    return names, {part.name for part in layers if isinstance(part, Choose)}
 
 
 def refuse_gradient_hooks(model: nn.Module, what: str = "model") -> None:

@@ -20,14 +20,14 @@ from luthier.optim.common import Tensors
 from luthier.optim.stock import Stock
 from luthier.optim.switch import Switch
 from luthier.space import Choice, Int
-from luthier.stack import Noise, unstack_into
+from luthier.stack import Noise
 from luthier.stack.mapped import dense
 from luthier.stack.settle import Work
 from luthier.task.choices import arrange, check_choices, owners, settle
 from luthier.task.evaluate import evaluate
-from luthier.task.made import as_eager, converted, materialise, prepared
+from luthier.task.made import as_eager, converted, materialise, prepared, unstack_into
 from luthier.task.member import LOSS, Member, call_model, own_name, parts, refuse_counting, refuse_gradient_hooks
-from luthier.task.network import Whole, make_network
+from luthier.task.network import Network
 from luthier.task.reading import InMemory
 from luthier.task.update import Updater
 
@@ -71,6 +71,7 @@ class Program:
         self.batch_size = task.rows_in_batch(config)
         self.epoch_steps = task.epoch_steps(config)
         self.traces: dict[Any, Any] = {}  # filled by luthier.stack.trace, by shape
+        self.notes: list[str] = []  # of what fell back while it ran
         self.measures = {"loss": stacked_loss(task.loss)} | {n: stacked_loss(m) for n, m in task.metrics.items()}
         self._batch = self.sources.example(rows=self.batch_size)
         if isinstance(task.loss, nn.Module):
@@ -85,7 +86,7 @@ class Program:
         self._penalty = None if task.penalty is None else vmap(task.penalty)
         hyper = self.hyper(config)
         member = lambda: self._member(self._model(config, key=0))  # noqa: E731
-        self.network = make_network(member, self._trained, self._batch, hyper, self.measures, task)
+        self.network = Network(member(), self._trained, self._batch, hyper, stack=self.device.type != "cpu")
         if self.in_turn and isinstance(self.optimizer, Stock):
             self.optimizer.in_turn = True  # members may reach other parameters, and count other steps for them
         if not task.shared:
@@ -100,7 +101,7 @@ class Program:
     @property
     def in_turn(self) -> bool:
         """True if members run in turn."""
-        return isinstance(self.network, Whole) and self.network.in_turn
+        return self.network.in_turn
 
     @property
     def in_memory(self) -> bool:
@@ -114,7 +115,7 @@ class Program:
         with torch.no_grad(), Work() as work:
             noise = Noise(state["key"], state["t"])
             self.network.losses(self._as_made(state["params"]), state["buffers"], state["hyper"], self._batch, noise)
-        return work.elements
+        return work.elements // self.network.at_once
 
     def init(
         self, config: Config, key: int, parent: State | None = None, overwrite: Mapping[str, Any] | None = None
@@ -236,7 +237,6 @@ class Program:
 
     def _gradient_in_turn(self, state: State, hyper: Tensors, batch: Batch) -> tuple[Tensor, Tensors, Tensors]:
         """The gradients of each member by itself, since they may reach other parameters."""
-        assert isinstance(self.network, Whole)
         own = self.network.own(batch)
         results = []
         for i in range(len(state["t"])):
@@ -340,8 +340,7 @@ class Program:
         return {n: torch.view_as_complex(p.contiguous()) if n in self._complex else p for n, p in params.items()}
 
     def _member(self, model: nn.Module) -> Member:
-        measures = {"loss": self.task.loss, **self.task.metrics}
-        reads = {name: (function, self.measures[name].reads_hyper) for name, function in measures.items()}
+        reads = {name: (measure.member, measure.reads_hyper) for name, measure in self.measures.items()}
         return prepared(Member(self.task, model, reads), self.device, self.task.dtype)
 
     def _measure(self, template: nn.Module) -> dict[str, float]:

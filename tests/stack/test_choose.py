@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from stacked_models import Stacked
 from torch import nn
 
 import luthier as lt
 from luthier.data import Split, Splits
 from luthier.errors import TaskError
-from luthier.stack import Noise, stack_module
+from luthier.stack import Noise
 from luthier.task.choices import settle
 
 SPACE = lt.Space(
@@ -105,7 +106,7 @@ def test_only_the_chosen_option_is_trained(both):
 
 def test_members_with_other_decisions_run_in_turn(both):
     shared = both.sharing().program(CONFIGS[0])
-    assert shared.execution.form == "rules"
+    assert shared.execution.form == "loop"
     full = {**{"activation": "relu", "dropout": 0.1}, **CONFIGS[0]}
     states = [shared.init({**full, **config}, key) for key, config in enumerate(CONFIGS[:4])]
     stack = torch.utils._pytree.tree_map(lambda *tensors: torch.cat(tensors), *states)
@@ -120,7 +121,7 @@ def test_members_with_other_decisions_run_in_turn(both):
 
 def test_a_width_is_a_mask_and_has_one_value_a_member():
     model = nn.Sequential(nn.Linear(3, 6), lt.nn.Width("width"), nn.Linear(6, 2))
-    stacked = stack_module(model, torch.randn(4, 3), training=True)
+    stacked = Stacked(model, torch.randn(4, 3), {"width": 6.0})
     params = {name: p.detach().expand(2, *p.shape).clone() for name, p in model.named_parameters()}
     inputs = torch.randn(4, 3)
     outputs, _ = stacked(params, {}, inputs, {"width": torch.tensor([2.0, 6.0])})
@@ -131,7 +132,7 @@ def test_a_width_is_a_mask_and_has_one_value_a_member():
 
 def test_a_width_of_channels():
     model = nn.Sequential(nn.Conv2d(1, 4, 3), lt.nn.Width("width"), nn.Flatten())
-    stacked = stack_module(model, torch.randn(2, 1, 5, 5), training=True)
+    stacked = Stacked(model, torch.randn(2, 1, 5, 5), {"width": 4.0})
     params = {name: p.detach()[None] for name, p in model.named_parameters()}
     outputs, _ = stacked(params, {}, torch.randn(2, 1, 5, 5), {"width": torch.tensor([1])})
     assert bool(outputs[..., :9].any()) and not bool(outputs[..., 9:].any())

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import pytest
 import torch
+from stacked_models import Shift, Stacked, stacked_tensors
 from torch import Tensor, nn
 
 import luthier.nn
 from luthier.data import digits
-from luthier.stack import Noise, stack_module, stack_parameters
+from luthier.stack import Noise
 
 MEMBERS = 1500  # masks at a time
 
 
 def noise(members: int, batch: int, differentiable: bool = True) -> Noise:
     return Noise(torch.arange(members) + batch * members, torch.zeros(members).long(), differentiable=differentiable)
+
+
+def dropping(example: Tensor) -> Stacked:
+    return Stacked(nn.Sequential(Shift(), luthier.nn.Dropout("rate")).to(example.dtype), example, {"rate": 0.5})
+
+
+def shifts(members: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    return {"0.by": torch.zeros(members, dtype=dtype)}
 
 
 def rates(rate: float) -> Tensor:
@@ -24,10 +33,10 @@ def rates(rate: float) -> Tensor:
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.8])
 def test_it_is_exact_for_a_loss_that_is_quadratic_in_each_unit(rate: float) -> None:
     """E Σ (a x m / (1 - p) - b)² = Σ (a x - b)² + (a x)² p / (1 - p), whose derivative is Σ (a x)² / (1 - p)²."""
-    stacked = stack_module(nn.Sequential(luthier.nn.Dropout("rate")), torch.ones(4, 50).double(), training=True)
+    stacked = dropping(torch.zeros(4, 50).double())
     x, b = torch.linspace(-1, 2, 50).double(), torch.linspace(1, -1, 50).double()
     leaf = rates(rate).requires_grad_()
-    outputs, _ = stacked({}, {}, x.expand(200, 50), {"rate": leaf}, noise(MEMBERS, 0))
+    outputs, _ = stacked(shifts(MEMBERS, torch.float64), {}, x.expand(200, 50), {"rate": leaf}, noise(MEMBERS, 0))
     (found,) = torch.autograd.grad(((outputs - b).square().sum(2).mean(1)).sum(), leaf)
     expected = x.square().sum() / (1 - rate) ** 2
     deviation = found.std().item() / MEMBERS**0.5
@@ -54,9 +63,9 @@ def trained(steps: int) -> tuple[nn.Module, Tensor, Tensor]:
 def test_a_network_s_expected_loss_moves_that_way(rate: float) -> None:
     """Against finite differences of the mean over thousands of masks: the sign, and the size within a half."""
     model, inputs, targets = trained(30)
-    params, buffers = stack_parameters([model])
+    params, buffers = stacked_tensors([model])
     params = {name: param.expand(MEMBERS, *param.shape[1:]).contiguous() for name, param in params.items()}
-    stacked = stack_module(model, inputs, training=True)
+    stacked = Stacked(model, inputs, {"rate": 0.5})
 
     def losses(rate: Tensor, batch: int, differentiable: bool) -> Tensor:
         outputs, _ = stacked(params, buffers, inputs, {"rate": rate}, noise(MEMBERS, batch, differentiable))
@@ -75,34 +84,15 @@ def test_a_network_s_expected_loss_moves_that_way(rate: float) -> None:
 
 
 def test_at_the_ends_it_is_finite() -> None:
-    stacked = stack_module(nn.Sequential(luthier.nn.Dropout("rate")), torch.ones(4, 50), training=True)
+    stacked = dropping(torch.zeros(4, 50))
     leaf = torch.tensor([0.0, 1e-6, 1.0], requires_grad=True)
-    outputs, _ = stacked({}, {}, torch.ones(20, 50), {"rate": leaf}, noise(3, 0))
+    outputs, _ = stacked(shifts(3), {}, torch.ones(20, 50), {"rate": leaf}, noise(3, 0))
     (found,) = torch.autograd.grad(outputs.square().sum(), leaf)
     assert found.isfinite().all() and found[0] == 0, "where nothing is dropped there is nothing to differentiate"
 
 
-def test_a_rate_inside_code_run_by_vmap_has_it_too() -> None:
-    class Shaped(nn.Module):  # torch.fx cannot follow it
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = nn.Sequential(luthier.nn.Dropout("rate"))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.inner(x) if x.shape[0] > 0 else x
-
-    found = []
-    for module in (Shaped(), nn.Sequential(luthier.nn.Dropout("rate"))):
-        leaf = torch.tensor([0.2, 0.4], requires_grad=True)
-        outputs, _ = stack_module(module, torch.ones(4, 5), training=True)(
-            {}, {}, torch.ones(8, 5), {"rate": leaf}, noise(2, 0)
-        )
-        found.append(torch.autograd.grad(outputs.square().sum(), leaf)[0])
-    assert found[0].abs().min() > 0 and torch.allclose(*found)
-
-
 def test_other_runs_have_no_derivative() -> None:
-    stacked = stack_module(nn.Sequential(luthier.nn.Dropout("rate")), torch.ones(4, 5), training=True)
+    stacked = dropping(torch.zeros(4, 5))
     leaf = torch.tensor([0.2], requires_grad=True)
-    outputs, _ = stacked({}, {}, torch.ones(8, 5), {"rate": leaf}, noise(1, 0, differentiable=False))
+    outputs, _ = stacked(shifts(1), {}, torch.ones(8, 5), {"rate": leaf}, noise(1, 0, differentiable=False))
     assert not outputs.requires_grad

@@ -1,5 +1,8 @@
 """A member run as one function: stacked as alone, and as a plain torch loop has it."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -84,3 +87,35 @@ def test_sparse_buffers_are_a_plain_loops(layout):
     assert best.adjacency.layout == layout
     assert torch.equal(best.adjacency.to_dense(), models[study.best.number].adjacency.to_dense())
     assert len({int((model.adjacency.to_dense() != 0).sum()) for model in models}) > 1
+
+
+def test_a_network_trains_in_training_mode_whatever_mode_it_was_made_in():
+    def losses(mode):
+        task = lt.TorchTask(
+            space=lt.Space(lr=lt.Float(1e-3, 1e-2, log=True)),
+            model=lambda config: nn.Sequential(nn.Linear(64, 32), nn.Dropout(0.5), nn.Linear(32, 10)).train(mode),
+            data=lt.data.digits(flat=True),
+            loss=F.cross_entropy,
+            batch_size=50,
+            evaluate_every=0.1,
+        )
+        found = lt.tune(task, "random", trials=2, steps=6, seed=0, progress=False)
+        return [report.metrics["train_loss"] for reports in found.history.reports.values() for report in reports]
+
+    assert losses(True) == losses(False)
+
+
+def test_the_first_steps_do_not_wait_for_torch_s_compiler():
+    """Torch imports it, which takes a second, for each kind of dispatch mode that does not say otherwise."""
+    code = f"""
+import sys
+sys.path[:0] = {sys.path!r}
+import torch, luthier as lt
+task = lt.TorchTask(space=lt.Space(lr=lt.Float(0.01, 0.1)), data=lt.data.digits(flat=True), batch_size=50,
+                    model=lambda config: torch.nn.Sequential(torch.nn.Dropout(0.1), torch.nn.Linear(64, 10)),
+                    loss=torch.nn.functional.cross_entropy)
+study = lt.tune(task, "random", trials=2, steps=3, progress=False)
+assert "eager" in study.execution, study.execution
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -29,7 +29,7 @@ import luthier as lt
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE, RESULTS = ROOT / "docs" / "networks.md", ROOT / "benchmarks" / "results" / "zoo.json"
-FORMS = {"rules": "rewritten for a stack", "vmap": "vmap", "loop": "in turn", "": ""}
+FORMS = {"vmap": "vmap", "loop": "in turn", "": ""}
 PACKAGES = ("transformers", "vit-pytorch", "x-transformers", "rtdl_revisiting_models", "tabm", "pytorch-tabnet", "timm")
 
 
