@@ -176,6 +176,8 @@ def tune(
         if execution:
             loop.shown.say(execution)
         loop.run()
+        if built is not None:
+            _execution(ledger, work, executor, built, budget)  # again, with what fell back in this process
         check_success(study)
         warn_infeasible(study)
     except StudyError as error:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from luthier.adapt.plain import Plain
 from luthier.jobs import Job, Lost, Report, Result, Status
@@ -189,7 +191,14 @@ class _Stack:
         with guard().limit(self._patience()):
             runner = make_runner(self._program, self._adapter, self._state, data, self._position, ahead // window)
         while 2 * len(self.active) > len(rows):
-            reports = self._to_next_measurement(runner, data)
+            try:
+                reports = self._to_next_measurement(runner, data)
+            except Exception as error:
+                if not runner.traced or not self._whole:
+                    raise
+                runner = self._eager(error)
+                data = _Data(self._work, self._program, self._adapter, rows)
+                reports = self._to_next_measurement(runner, data)
             stop = self._ask(list(reports.values()))
             ended: dict[int, Status] = {}
             for i, report in reports.items():
@@ -215,12 +224,18 @@ class _Stack:
         due = min(due, *(rows[i].end for i in self.active))
         total: Tensor | float = 0.0
         metrics: dict[str, Tensor] = {}
-        self._whole = isinstance(runner, Eager)  # a traced step writes over the state
+        self._whole = not runner.traced  # a traced step writes over the state
+        kept = None if self._whole else tree_map(Tensor.clone, runner.state)
         with guard().limit(self._patience()):
-            while position < due:
-                metrics = runner(*data.at(position))
-                total = total + metrics["train_loss"]
-                position += window
+            try:
+                while position < due:
+                    metrics = runner(*data.at(position))
+                    total = total + metrics["train_loss"]
+                    position += window
+            except Exception:
+                if kept is not None:
+                    self._state, self._whole = kept, True
+                raise
             state = runner.state
             measured = {**metrics, **_measured(self._program, state)}
             measured["train_loss"] = total * window / (position - start)
@@ -232,6 +247,17 @@ class _Stack:
             rows[i].seconds += share
             rows[i].best = noted(self._work, self._program, state, i, rows[i].reports, rows[i].best)
         return reports
+
+    def _eager(self, error: Exception) -> Eager:
+        """The eager form from the last measurement on, after a trace has failed."""
+        text = (
+            f"a trace failed after step {self._position} ({describe(error).splitlines()[-1]}): that stack ran eagerly"
+        )
+        warnings.warn(text, stacklevel=2)
+        self._program.notes.append(text)
+        return Eager(
+            lambda state, batches, valid: self._adapter.step(self._program, state, batches, valid), self._state
+        )
 
     def _patience(self) -> float | None:
         """Seconds in which the next measurement has to come: the least that a member has left, times the members."""
