@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -16,8 +16,8 @@ from luthier.space import Config, Space
 State = TypeVar("State")
 Status = Literal["ok", "diverged", "failed", "pruned"]
 
-NoteKind = Literal["reopened", "enqueued", "foreign", "stop", "fingerprint", "note"]
-NOTE_KINDS: tuple[NoteKind, ...] = ("reopened", "enqueued", "foreign", "stop", "fingerprint", "note")
+NoteKind = Literal["reopened", "enqueued", "foreign", "stop", "fingerprint", "method", "note"]
+NOTE_KINDS: tuple[NoteKind, ...] = ("reopened", "enqueued", "foreign", "stop", "fingerprint", "method", "note")
 ENQUEUED = "enqueued"  # in the tag of a job: the place in History.enqueued of the configuration that it tries
 
 PENDING, OK, DIVERGED, FAILED, PRUNED = range(5)
@@ -97,7 +97,8 @@ class Note:
         kind: ``"reopened"`` (``{"number": n}``: a job that has ended is to be tried again), ``"enqueued"``
             (``{"config": …}``: a configuration of the user's, to be tried first), ``"foreign"`` (``{"config": …,
             "metrics": …}``: a result from elsewhere), ``"stop"`` (``{"reason": …}``: all drivers are asked to end),
-            ``"fingerprint"`` (``{"text": …, "first": n}``: the task as it is trained from job n on), or ``"note"``.
+            ``"fingerprint"`` (``{"text": …, "first": n}``: the task as it is trained from job n on), ``"method"``
+            (``{"before": …, "now": …}``, as settings have them: from here on another method proposes), or ``"note"``.
         body: Its content; JSON.
     """
 
@@ -116,6 +117,22 @@ class Foreign:
 
     config: Config
     metrics: Mapping[str, float]
+
+
+class Succession(NamedTuple):
+    """Another method going on with a study.
+
+    Args:
+        first: Its first job.
+        place: Entries of the log that come before.
+        before: The method up to there, as settings have it.
+        now: The method from there on.
+    """
+
+    first: int
+    place: int
+    before: Mapping[str, Any]
+    now: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -243,6 +260,8 @@ class History:
         self.foreign: list[Foreign] = []
         self.stops: list[str] = []  # reasons of the stop requests, in order
         self.fingerprints: list[tuple[int, str]] = []  # (first job, what identifies the task's code from there on)
+        self.methods: list[Succession] = []  # each time that another method went on with the study
+        self.before: set[int] = set()  # jobs that the method has not proposed, in what it is shown: propose/sight.py
         self.cursor: tuple[int, int] = (
             0,
             0,
@@ -408,7 +427,7 @@ class History:
             return math.inf if self.limits and out_of_memory(result.error) else math.nan
         if result.status == "diverged" or not any(name in result.metrics for name in self.objectives):
             return math.nan
-        whole = self._whole and result.status == "ok"
+        whole = self._whole and result.status == "ok" and result.number not in self.before
         violated = violation(self.limits, result.metrics, whole)
         known = whole or all(name in result.metrics for name in self.limits)
         return violated if violated > 0 or known else math.nan
@@ -495,6 +514,8 @@ class History:
             self.stops.append(body["reason"])
         elif note.kind == "fingerprint":
             self.fingerprints.append((body["first"], body["text"]))
+        elif note.kind == "method":
+            self.methods.append(Succession(len(self.jobs), len(self.log), body["before"], body["now"]))
         self.notes.append(note)
 
     def _add_again(self, event: Report | Result, at: float) -> None:
@@ -540,12 +561,6 @@ class History:
             new = np.empty((max(64, 2 * len(old)), *old.shape[1:]), dtype=old.dtype)
             new[: len(old)] = old
             self._columns[name] = new
-
-    def foreign_table(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Codes, mask and values of the :attr:`foreign` results, as :attr:`codes`, :attr:`mask`, :attr:`values`."""
-        codes, mask = self.space.encode([one.config for one in self.foreign])
-        values = [self.objective_values(one.metrics) for one in self.foreign]
-        return codes, mask, np.array(values, dtype=float).reshape(len(values), len(self.objectives))
 
     def _encode(self) -> None:  # in one batch when first asked: a configuration alone costs ten times more
         n = len(self.jobs)

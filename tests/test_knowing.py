@@ -43,12 +43,36 @@ def test_a_model_learns_from_known_results(tmp_path: Path) -> None:
     assert best(tune(method="random", known=first)).value == best(tune(method="random")).value
 
 
-def test_tpe_learns_from_known_results_and_others_say_that_they_do_not(tmp_path: Path) -> None:
+LEARN: dict[str, Any] = {
+    "tpe": "tpe",
+    "cmaes": "cmaes",
+    "genetic": "genetic",
+    "gflownet": "gflownet",
+    "gp in median": lt.propose.Median(inner="gp"),
+}
+
+
+@pytest.mark.parametrize("method", LEARN)
+def test_every_model_learns_from_known_results(method: str) -> None:
+    if method in ("tpe", "cmaes"):
+        pytest.importorskip({"tpe": "optuna"}.get(method, method))
+    first = tune(method="random", trials=60)
+    plain = [best(tune(method=LEARN[method], seed=seed, trials=12)).value for seed in range(5)]
+    known = [best(tune(method=LEARN[method], seed=seed, trials=12, known=first)).value for seed in range(5)]
+    assert np.median(known) < np.median(plain) / 2
+
+
+def test_methods_that_continue_trainings_learn_from_known_results() -> None:
+    first = tune(method="random", trials=30)
+    for method in (lt.propose.FreezeThaw(initial=4), lt.propose.ASHA(inner="gp"), lt.propose.Hyperband(inner="gp")):
+        study = lt.Study(space=SPACE, method=method, trials=4, steps=27)
+        study._ledger.know([(dict(job.config), {"loss": bowl(job.config)}) for job in first.history.jobs])
+        assert bowl(study.ask()[0].config) < 1e-3, f"{method} knows where the valley is"
+
+
+def test_tpe_resumes_with_known_results_and_others_say_that_they_learn_nothing(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     first = tune(method="random", trials=60)
-    plain = [best(tune(method="tpe", seed=seed, trials=12)).value for seed in range(5)]
-    known = [best(tune(method="tpe", seed=seed, trials=12, known=first)).value for seed in range(5)]
-    assert np.median(known) < np.median(plain) / 2
     store = tmp_path / "s.db"
     half = tune(method="tpe", trials=6, known=first, store=store, name="tpe")
     assert len(half.trials) == 6
@@ -56,7 +80,7 @@ def test_tpe_learns_from_known_results_and_others_say_that_they_do_not(tmp_path:
     alone = tune(method="tpe", trials=12, known=first)
     assert [job.config for job in whole.history.jobs] == [job.config for job in alone.history.jobs]
     with pytest.warns(RuntimeWarning, match="Genetic keeps the 60 known results and learns nothing"):
-        tune(method="genetic", trials=3, known=first)
+        tune(method=lt.propose.Genetic(population=3, generations=1), trials=3, known=first)
 
 
 def test_of_known_results_what_lies_outside_is_counted() -> None:

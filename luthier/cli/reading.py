@@ -97,8 +97,8 @@ def show(
     """
     from collections import Counter
 
-    from luthier.study.settings import method_name
     from luthier.study.study import Study
+    from luthier.study.succession import methods_said
 
     with told(), existing(store) as opened:
         study = Study.load(name, opened)
@@ -111,7 +111,7 @@ def show(
         console.print(
             Text.assemble(
                 (plain(study.name), "bold"),
-                plain(f": {method_name(study.settings)}, {objectives}, {limits}"),
+                plain(f": {methods_said(study.history, study.settings)}, {objectives}, {limits}"),
                 plain(f"seed {study.settings['seed']}, {budget or 'no limit'}\n"),
                 plain(f"{study.execution}\n" if study.execution else ""),
                 f"{len(records)} trials: {counts or 'none'}",

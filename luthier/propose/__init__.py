@@ -73,8 +73,9 @@ class Proposer(Protocol):
 
     Optional attributes:
 
-    - ``learns_known``: true where the method learns from ``history.foreign``, results that were known before, and false
-      where it learns from none at all; without it ``tune(known=…)`` warns.
+    - ``learns_known``: true where the method learns from trials that it did not propose. Known results, and those of
+      another method that began the study, are then shown to it as jobs that have ended, ``history.before``; otherwise
+      it sees its own alone. False where it learns from no results at all; without it ``tune(known=…)`` warns.
     - ``stops_early``: true where most trials end before their steps are spent, so that a budget of trials says little
       of the training that it costs.
 

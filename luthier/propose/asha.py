@@ -129,6 +129,11 @@ class ASHA:
         check_rungs(self.eta, self.rungs, budget, WHERE)
         return replace(self, budget=budget, chooser=bind_inner(self.inner, budget, WHERE))
 
+    @property
+    def learns_known(self) -> bool | None:
+        """True if the inner proposer learns from results that were known before."""
+        return getattr(self.chooser, "learns_known", None)
+
     def stopping(self) -> Stopping:
         """The same rungs for what cannot be continued: a function is stopped at its reports."""
         return Stopping(self.inner, self.eta, self.rungs)
@@ -184,6 +189,9 @@ class ASHA:
     def _rungs(self, history: History) -> _Rungs:
         def update(state: _Rungs, event: Event) -> _Rungs:
             if isinstance(event, Report):
+                return state
+            if event.number in history.before:
+                state.started += isinstance(event, Job)
                 return state
             place = int(history.jobs[event.number].tag["rung"])
             rung = state.list[place]

@@ -15,6 +15,7 @@ import numpy as np
 
 from luthier.errors import ConfigError, MethodError
 from luthier.jobs import Event, History, Job
+from luthier.propose.sight import Sight
 from luthier.seeds import Seeds
 from luthier.space import Config, Space
 
@@ -25,7 +26,7 @@ DRAWS = 64  # then anywhere
 MANY = 10_000  # where the configurations are too many to be listed
 
 
-def propose(proposer: Any, history: History, count: int, seeds: Seeds) -> list[Job]:
+def propose(proposer: Any, history: History, count: int, seeds: Seeds, sight: Sight | None = None) -> list[Job]:
     """Return the checked proposals of a bound proposer.
 
     A fresh configuration that the constraint refuses, or that was tried before in a finite space, gives way to one near
@@ -38,11 +39,12 @@ def propose(proposer: Any, history: History, count: int, seeds: Seeds) -> list[J
         history: All that is known.
         count: Number of jobs that can be taken.
         seeds: The study's seeds.
+        sight: What the method is shown of the study; by default all of it.
 
     Raises:
         MethodError: If the answer is not a list of jobs, is too long, or contains a job that cannot be run.
     """
-    jobs, first = _listed(proposer, proposer.propose(history, count, seeds), count), len(history)
+    jobs, first = _listed(proposer, (sight or proposer).propose(history, count, seeds), count), len(history)
     checked = [_checked(proposer, history, first, place, job) for place, job in enumerate(jobs)]
     repeats = getattr(proposer, "repeats", "never")
     space = history.space

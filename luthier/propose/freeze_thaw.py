@@ -119,6 +119,7 @@ class FreezeThaw:
     stops: bool = False
     budget: Budget | None = field(default=None, repr=False)
     extendable: ClassVar[bool] = False
+    learns_known: ClassVar[bool] = True
     stops_early: ClassVar[bool] = True
 
     def bind(self, budget: Budget) -> FreezeThaw:
@@ -363,7 +364,8 @@ class FreezeThaw:
         value = float(history.values[result.number, 0]) if good else math.nan
         later = 0.0 if good or not curve.steps else 1.01 * curve.steps[-1]  # what it had come to before stays
         _note(curve, max(done, later, 1e-6), value if math.isfinite(value) else math.nan)
-        curve.open = not self.stops and good and math.isfinite(value) and done < 0.999
+        mine = result.number not in history.before
+        curve.open = mine and not self.stops and good and math.isfinite(value) and done < 0.999
         memory.seen += 1
 
     def _refit(self, history: History, memory: _Memory) -> None:

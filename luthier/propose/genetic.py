@@ -119,6 +119,11 @@ class Genetic:
         return replace(self, budget=budget)
 
     @property
+    def learns_known(self) -> bool | None:
+        """True if trials from elsewhere can be generations: they have no weights to inherit, and are not of a plan."""
+        return True if self.inherit == "none" and self.generations is None else None
+
+    @property
     def parents(self) -> Callable[[History], set[int]]:
         """``parents(history)``: the jobs whose weights may still be inherited. Without inheritance there is no such
         attribute, since the search can then tune what cannot be continued."""

@@ -106,6 +106,7 @@ class GFlowNet:
     training: Settings | None = None
     budget: Budget | None = field(default=None, repr=False)
     extendable: ClassVar[bool] = True
+    learns_known: ClassVar[bool] = True
 
     @classmethod
     def paper(cls, **settings: Any) -> GFlowNet:
@@ -190,7 +191,8 @@ class GFlowNet:
         late = sorted(set(range(len(history))) - set(history.arrival[:known]))  # what the round does not know
 
         def choose(number: int, seen: set[bytes], near: Points, rng: np.random.Generator) -> np.ndarray | None:
-            return None if found is None else found.draw(_improving(number, self.budget or Budget()), seen, near, rng)
+            better = _improving(number, self.budget or Budget(), len(history.before))
+            return None if found is None else found.draw(better, seen, near, rng)
 
         near = Points(history.codes[late], history.mask[late])
         return one_by_one(history, numbers, choose, near, self.budget, seeds)
@@ -288,9 +290,9 @@ def metrics(ensemble: Ensemble) -> LogReward:
     return log_reward
 
 
-def _improving(number: int, budget: Budget) -> bool:
-    """True if a job may look for a better configuration, rather than a different one."""
-    return budget.trials is None or number < UNTIL * budget.trials
+def _improving(number: int, budget: Budget, before: int) -> bool:
+    """True if a job may look for a better configuration, rather than a different one; ``before`` jobs were given."""
+    return budget.trials is None or number - before < UNTIL * (budget.trials - before)
 
 
 def _finite(history: History) -> np.ndarray:

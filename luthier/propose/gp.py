@@ -35,6 +35,7 @@ class Modelled:
     points: int = 400
     budget: Budget | None = field(default=None, repr=False)
     extendable: ClassVar[bool] = True
+    learns_known: ClassVar[bool] = True
 
     def bind(self, budget: Budget) -> Self:
         """The same search, ending after ``budget.trials`` configurations.
@@ -84,8 +85,6 @@ class GaussianProcess(Modelled):
         Snoek, Larochelle and Adams, "Practical Bayesian optimization of machine learning algorithms", NeurIPS 2012.
     """
 
-    learns_known: ClassVar[bool] = True
-
     def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
         """Up to ``count`` new configurations, as long as at most ``batch`` jobs are running.
 
@@ -97,11 +96,10 @@ class GaussianProcess(Modelled):
         if not numbers:
             return []
         with one_thread():
-            first = self._first(history)
-            fitted = model(history, first, self.points) if numbers[-1] >= first else None
+            fitted = model(history, self.initial, self.points) if numbers[-1] >= self.initial else None
 
             def choose(number: int, seen: set[bytes], near: Points, rng: np.random.Generator) -> np.ndarray | None:
-                if fitted is None or number < first:
+                if fitted is None or number < self.initial:
                     return None
                 return _improve(fitted, encoding_of(history.space), seen, near, rng)
 
@@ -120,17 +118,13 @@ class GaussianProcess(Modelled):
             remedy = "Wait for the first result that is finite."
             raise MethodError("there is no result to judge by", where="method gp, suggest", remedy=remedy)
         with one_thread():
-            fitted = model(history, self._first(history), self.points)
+            fitted = model(history, self.initial, self.points)
         number = history.best
         if fitted is not None:
-            own = np.maximum(fitted.numbers, 0)
-            usable = (fitted.numbers >= 0) & history.good[own] & np.isfinite(history.values[own, 0])
-            number = int(fitted.numbers[np.argmin(np.where(usable, fitted.posterior.means()[:, 0], np.inf))])
+            own = fitted.numbers
+            usable = history.good[own] & np.isfinite(history.values[own, 0])
+            number = int(own[np.argmin(np.where(usable, fitted.posterior.means()[:, 0], np.inf))])
         return dict(history.jobs[number].config)
-
-    def _first(self, history: History) -> int:
-        """The first job that the model proposes: results from elsewhere take the place of initial ones."""
-        return max(0, self.initial - len(history.foreign))
 
 
 def _improve(

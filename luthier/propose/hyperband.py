@@ -101,6 +101,11 @@ class Hyperband:
         check_rungs(self.eta, self.rungs, budget, WHERE, self.brackets)
         return replace(self, budget=budget, chooser=bind_inner(self.inner, budget, WHERE))
 
+    @property
+    def learns_known(self) -> bool | None:
+        """True if the inner proposer learns from results that were known before."""
+        return getattr(self.chooser, "learns_known", None)
+
     def stopping(self) -> Stopping:
         """The same brackets for what cannot be continued, without waiting: a function is stopped at its reports."""
         return Stopping(self.inner, self.eta, self.rungs, self.brackets)
@@ -189,6 +194,9 @@ class Hyperband:
     def _brackets(self, history: History) -> _Brackets:
         def update(brackets: _Brackets, event: Event) -> _Brackets:
             if isinstance(event, Report):
+                return brackets
+            if event.number in history.before:
+                brackets.started += isinstance(event, Job)
                 return brackets
             tag = history.jobs[event.number].tag
             if tag["bracket"] == len(brackets.list):

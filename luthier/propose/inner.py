@@ -66,6 +66,8 @@ def first_results(history: History, key: Hashable) -> History:
         if isinstance(event, Job):
             if event.parent is None:
                 place[event.number] = len(seen)
+                if event.number in history.before:
+                    seen.before.add(len(seen))
                 seen.add(Job(len(seen), event.config, event.steps, None, event.tag.get("inner", {})))
         elif not isinstance(event, Report) and event.number in place:
             seen.add(replace(event, number=place[event.number], checkpoint=None))
@@ -77,6 +79,11 @@ def first_results(history: History, key: Hashable) -> History:
 def new_configurations(inner: Any, seen: History, count: int, seeds: Seeds) -> list[Job]:
     """Up to ``count`` jobs of the inner proposer, numbered as it counts; none once a finite space was visited whole."""
     return door.propose(inner, seen, count, seeds) if count > 0 else []
+
+
+def learns_from_others(inner: Any) -> bool | None:
+    """True if an inner proposer takes jobs that it did not choose, which the outer one compares its own with too."""
+    return True if getattr(inner, "learns_known", None) is not None and not hasattr(inner, "size") else None
 
 
 def inner_tag(job: Job) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from math import inf, isfinite
 from typing import Any, ClassVar
 
 from luthier.jobs import DIVERGED, FAILED, OK, Budget, Event, History, Job, Report
-from luthier.propose.inner import bind_inner
+from luthier.propose.inner import bind_inner, learns_from_others
 from luthier.propose.lineages import check_number
 from luthier.seeds import Seeds
 
@@ -128,6 +128,11 @@ class Median:
         check_number("warmup", self.warmup, 0, inf, WHERE, whole=True)
         check_number("quantile", self.quantile, 0.0, 1.0, WHERE)
         return replace(self, budget=budget, chooser=bind_inner(self.inner, budget, WHERE, continues=True))
+
+    @property
+    def learns_known(self) -> bool | None:
+        """True if trials that were before can be compared with, and the inner proposer can follow them."""
+        return learns_from_others(self.chooser)
 
     @property
     def extendable(self) -> bool:

@@ -12,7 +12,7 @@ from math import ceil, inf, isfinite
 from typing import Any, ClassVar
 
 from luthier.jobs import Budget, Event, History, Job, Report, Result
-from luthier.propose.inner import bind_inner, inner_tag, new_configurations
+from luthier.propose.inner import bind_inner, inner_tag, learns_from_others, new_configurations
 from luthier.propose.lineages import check_rungs
 from luthier.seeds import Seeds
 
@@ -89,6 +89,11 @@ class Stopping:
         check_rungs(self.eta, self.rungs, budget, WHERE, self.brackets)
         return replace(self, budget=budget, chooser=bind_inner(self.inner, replace(budget, trials=None), WHERE))
 
+    @property
+    def learns_known(self) -> bool | None:
+        """True if trials that were before can count at the rungs, and the inner proposer can follow them."""
+        return learns_from_others(self.chooser)
+
     def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
         """New configurations; none once the budget's trials have been started."""
         budget, first = self.budget or Budget(), len(history)
@@ -121,7 +126,9 @@ class Stopping:
         def update(state: _State, event: Event) -> _State:
             number = event.number
             if isinstance(event, Job):
-                state.passed[number] = int(event.tag["bracket"])
+                state.passed[number] = _kind(event)
+                if number in history.before:
+                    state.seen.before.add(number)
                 state.seen.add(Job(number, event.config, event.steps, None, event.tag.get("inner", {})))
             elif isinstance(event, Result):
                 if number in state.seen.pending:
@@ -142,10 +149,15 @@ class Stopping:
             if report.step < budget.steps_for(config, self.eta ** (rung + 1 - self.rungs)):
                 return
             state.passed[number] = rung + 1
-            values = state.rungs.setdefault((int(history.jobs[number].tag["bracket"]), rung), [])
+            values = state.rungs.setdefault((_kind(history.jobs[number]), rung), [])
             insort(values, value)
             if bisect_left(values, value) >= max(1, len(values) // self.eta) or value == inf:
                 state.stopped.add(number)
             if number in state.seen.pending:
                 status = "ok" if value < inf else "diverged"
                 state.seen.add(Result(number, status, report.metrics, report.step))
+
+
+def _kind(job: Job) -> int:
+    """The kind of bracket of a trial; one that another method began is judged at every rung."""
+    return int(job.tag.get("bracket", 0))

@@ -14,7 +14,7 @@ import numpy as np
 
 from luthier.errors import StudyError
 from luthier.jobs import History
-from luthier.study.settings import method_name
+from luthier.study.succession import methods_said
 from luthier.text import cell, public_url
 from luthier.trials import notes_of, on_test, trials_of
 
@@ -160,7 +160,7 @@ def page_info(ledger: Ledger, settings: dict[str, Any], fitted: bool = True) -> 
         shown["code_changed_at"] = [f"{first}" for first, _ in history.fingerprints[1:]]
     return StudyInfo(
         name,
-        {**shown, "method": method_name(settings)},
+        {**shown, "method": methods_said(history, settings)},
         created={study.name: study.created for study in ledger.store.studies()}.get(name),
         wall_seconds=settings.get("wall_seconds"),
         test_metrics=None if history.best is None else on_test(settings.get("test"), history.best) or None,

@@ -79,7 +79,7 @@ def tell_known(ledger: Ledger, given: Results, outside: Sequence[str]) -> None:
     if given and getattr(ledger.proposer, "learns_known", None) is None:
         warnings.warn(
             f"study {ledger.name!r}: {type(ledger.proposer).__name__} keeps the {len(given)} known results and learns "
-            "nothing from them: gp and tpe do",
+            "nothing from them: methods with a model do, such as gp, tpe, freeze_thaw, gflownet and cmaes",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -17,12 +17,14 @@ from luthier.errors import StudyError
 from luthier.jobs import ENQUEUED, Budget, History, Job, Note, Report, Result
 from luthier.limits import Bounds
 from luthier.propose import door
+from luthier.propose.sight import Sight
 from luthier.seeds import Seeds
 from luthier.space import Config, Space
 from luthier.store import Store, StudyStore, open_store
 from luthier.study import settings as study_settings
 from luthier.study.heartbeat import Heartbeat
 from luthier.study.methods import Resolved
+from luthier.study.succession import check_succession, say_succession
 from luthier.study.tidying import Tidying
 from luthier.text import public_url
 
@@ -33,6 +35,7 @@ MEMORY = ":memory:"  # the URL of a store in memory
 BEAT = 2.0  # seconds between two renewals of the lease: leases are many times longer
 SLOW = 0.02  # seconds: a proposal that takes longer is made under a lease on proposing
 FLUSH = 1.0  # seconds between two writes of the reports of running jobs
+TURN = 5.0  # seconds of the lease on proposing under which the method changes
 RETRY = 1.0  # seconds between two attempts to claim jobs that somebody else holds
 
 
@@ -47,8 +50,9 @@ def open_ledger(
     store: str | Path | Store | None,
     task: str = "",
     fresh: bool = False,
+    on_change: str = "warn",
 ) -> Ledger:
-    """Create a study or go on with the one that is there.
+    """Create a study or go on with the one that is there, by the method that began it or by another.
 
     Args:
         name: The study.
@@ -61,6 +65,7 @@ def open_ledger(
         store: A store, or what :func:`luthier.store.open_store` takes.
         task: Short name of the task.
         fresh: Begin anew; the study that has the name is kept under another, the ledger's ``kept_as``.
+        on_change: ``"error"`` refuses to go on by another method.
 
     Raises:
         MethodError: If the method and the budget do not fit.
@@ -75,11 +80,9 @@ def open_ledger(
         stored = opened.create(name, given)
         lines = study_settings.differences(stored, given, bound.extendable)
         study_settings.refuse(name, public_url(opened.url), lines)
-        if stored["budget"] != given["budget"]:
-            stored = {**stored, "budget": given["budget"]}
-            opened.update_settings(name, stored)
-        ledger = Ledger(opened, name, stored, History(space, goals, limits), bound, Seeds(seed), budget)
+        ledger = Ledger(opened, name, stored, History(space, goals, limits), method.proposer, Seeds(seed), budget)
         ledger.kept_as = kept_as
+        ledger.go_on(given, on_change)
         return ledger
     except BaseException:
         if own:
@@ -121,7 +124,7 @@ class Ledger:
         name: The study.
         settings: Its settings as they are stored.
         history: An empty history; the store fills it.
-        proposer: The method, bound to the budget; None to read only.
+        proposer: The method, not bound to the budget; None to read only.
         seeds: The study's seeds.
         budget: Budget of the study.
     """
@@ -138,14 +141,13 @@ class Ledger:
     ) -> None:
         self.store, self.name, self.settings, self.history = store, name, settings, history
         self.kept_as = ""  # the name that an older study of this name has now
-        self.proposer, self.seeds, self.budget = proposer, seeds, budget or Budget()
+        self.seeds, self.budget = seeds, budget or Budget()
         self.proposing = 0.0  # seconds of this thread's CPU time spent in the method
         self.busy = False  # somebody else is proposing: nothing was given, more may come
         self.mine: dict[int, float] = {}  # unfinished jobs that this process holds, and since when
         self._lock = threading.RLock()
         self._ready: list[Job] = []  # proposed with the last results: held, not yet given out
         self._study: StudyStore = store.attach(name, None if proposer is None else f"process {os.getpid()}")
-        self._stop = getattr(proposer, "stop", None)
         self._told: set[int] = set()  # asked to stop
         self._reports: list[Report] = []
         self._next_flush = self._next_claim = 0.0
@@ -153,7 +155,29 @@ class Ledger:
         self._heartbeat: Heartbeat | None = None
         self.sync()
         self._known = len(history)  # jobs that were there at first, and those that this process has added
-        self._tidying = Tidying(self._study, history, getattr(proposer, "parents", None))
+        self.sight: Sight | None = None
+        self._taken_on = 0  # of the methods that have gone on with the study, those that this process knows
+        self._see(proposer)
+
+    def _see(self, proposer: Any) -> None:
+        """Take ``proposer`` as the method from here on, or from where it has taken the study on."""
+        history = self.history
+        last = history.methods[-1] if history.methods else None
+        if proposer is not None:
+            self.sight = Sight(proposer, self.budget, history, last.place) if last else Sight(proposer, self.budget)
+        self._taken_on = len(history.methods)
+        can = self.sight is not None and hasattr(self.proposer, "parents")
+        self._tidying = Tidying(self._study, history, self.sight.parents if self.sight and can else None)
+
+    @property
+    def proposer(self) -> Any:
+        """The method, bound to what it has of the budget; None to read only."""
+        return None if self.sight is None else self.sight.bound
+
+    @property
+    def succeeded(self) -> bool:
+        """True if another process goes on with the study by another method."""
+        return self.sight is not None and len(self.history.methods) > self._taken_on
 
     @property
     def checkpoints(self) -> Any:
@@ -181,6 +205,8 @@ class Ledger:
     def take(self, count: int) -> list[Job]:
         """At most ``count`` jobs to run now: those that a dead process left, or the user tries again, then new ones."""
         self.busy = False
+        if self.succeeded:
+            return []
         if self._heartbeat is None:
             self._heartbeat = Heartbeat(self._study, BEAT)
         jobs, self._ready = self._ready[:count], self._ready[count:]
@@ -202,13 +228,13 @@ class Ledger:
         for report in reports:
             if report.number in self.mine:
                 self._reports.append(report)
-        if self._stop is None:
+        if self.sight is None or not hasattr(self.proposer, "stop"):
             if time.monotonic() >= self._next_flush:
                 self.flush()
             return set(self._told)
         self.flush()  # the history learns of reports from the store
         for number in {report.number for report in reports} - self._told:
-            if number in self.mine and number in self.history.pending and self._stop(self.history, number):
+            if number in self.mine and number in self.history.pending and self.sight.stop(self.history, number):
                 self._told.add(number)
         return set(self._told)
 
@@ -333,6 +359,35 @@ class Ledger:
         if not known or known[-1][1] != text:
             self._say("fingerprint", {"text": text, "first": len(self.history)})
 
+    @_alone
+    def go_on(self, given: Mapping[str, Any], on_change: str = "warn") -> None:
+        """Go on under the settings of this call: by its method, and within its budget.
+
+        Args:
+            given: The settings.
+            on_change: ``"error"`` refuses another method.
+
+        Raises:
+            StudyError: If another method would go on, and may not or cannot.
+            MethodError: If it does not fit what is left of the budget.
+        """
+        stored, history = self.settings, self.history
+        before = history.methods[-1].now if history.methods else stored["method"]
+        if before != (now := given["method"]):
+            check_succession(self.name, history, before, now, self.budget.trials, on_change)
+            while not self._study.turn(TURN):  # nobody proposes meanwhile by the method that was
+                time.sleep(0.02)
+            try:
+                self.sync()
+                Sight(self.sight.given, self.budget, history, len(history.log))  # type: ignore[union-attr]  # raises
+                self._say("method", {"before": before, "now": now})
+            finally:
+                self._study.end_turn()
+            self._see(self.sight.given)  # type: ignore[union-attr]
+            say_succession(self.name, history.methods[-1], self.proposer)
+        if (stored["budget"], stored["method"]) != (given["budget"], now):
+            self.update_settings(budget=given["budget"], method=now)
+
     def _say(self, kind: Any, body: Mapping[str, Any]) -> None:
         self._study.note([Note(kind, body)])
         self.sync()
@@ -348,12 +403,13 @@ class Ledger:
     def tidy(self) -> None:
         """Remove the checkpoints of which it is certain that nobody will name them any more."""
         self.sync()
-        self._tidying.run(self._is_alone())
+        if not self.succeeded:  # what the other method may continue is not known here
+            self._tidying.run(self._is_alone())
 
     @_alone
     def tidy_all(self) -> None:
         """At the end of a study that nobody else works on: the same without grace."""
-        if self._is_alone() and self.over():
+        if self._is_alone() and self.over() and not self.succeeded:
             self._tidying.run(True, grace=0.0)
         else:
             self.tidy()
@@ -406,7 +462,9 @@ class Ledger:
 
     def _proposed(self, count: int) -> list[Job]:
         """Return the method's proposals, up to the first job that the study's remaining steps do not cover."""
-        jobs = door.propose(self.proposer, self.history, count, self.seeds)
+        if self.succeeded:
+            return []
+        jobs = door.propose(self.proposer, self.history, count, self.seeds, self.sight)
         if self.history.enqueued:
             jobs = self._with_enqueued(jobs)
         if self.budget.total is None:

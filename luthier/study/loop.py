@@ -213,6 +213,9 @@ class Loop:
 
     def others(self) -> bool:
         """Return True if more jobs may come: other processes are at work, or one of them is proposing."""
+        if self.ledger.succeeded:
+            self.say_once("another call goes on with this study by another method: this one ends")
+            return False
         return self.ledger.busy or bool(self.ledger.history.pending) or bool(self.ledger.history.reopened)
 
     def record(self, outcomes: Sequence[Result | Lost]) -> None:
@@ -411,7 +414,7 @@ def seconds_of(history: History, number: int) -> float:
 
 def expected(ledger: Ledger, trials: int | None) -> int | None:
     """Return the number of jobs that the study will have, where that is known."""
-    if hasattr(ledger.proposer, "size"):
-        size = ledger.proposer.size(ledger.history.space)
+    if ledger.sight is not None and hasattr(ledger.proposer, "size"):
+        size = ledger.proposer.size(ledger.history.space) + ledger.sight.begun
         return size if trials is None else min(trials, size)
     return None if hasattr(ledger.proposer, "parents") else trials

@@ -149,14 +149,17 @@ def _shown(value: Any) -> list[Any]:
     return [field for field in dataclasses.fields(value) if field.init and field.repr]
 
 
-def method_name(settings: Mapping[str, Any]) -> str:
-    """The method in a few words, ``"Random"`` or ``"Random + Hypergradient"``."""
-    parts = settings["method"]["proposer"], settings["method"]["adapter"]
+def label(method: Mapping[str, Any]) -> str:
+    """A method, as settings have it, in a few words: ``"Random"`` or ``"Random + Hypergradient"``."""
+    parts = method["proposer"], method["adapter"]
     return " + ".join(part["class"] if isinstance(part, dict) else str(part) for part in parts if part is not None)
 
 
 def differences(stored: Mapping[str, Any], given: Mapping[str, Any], extendable: bool) -> list[str]:
-    """List the differences between two settings of one study, one line each.
+    """List the differences between two settings of one study that keep the second from going on with it.
+
+    Another method may go on, under more or fewer trials. How long a trial trains may be said then or no longer be said;
+    two different lengths would give results that cannot be compared.
 
     Args:
         stored: The settings in the store.
@@ -167,9 +170,18 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any], extendable:
     lines = list(_walk(_by_name(stored.get("space")), _by_name(given["space"]), "space"))
     before, now = (_constraint(one) for one in (stored.get("space"), given["space"]))
     lines += _walk(before, now, "space.constraint")
-    for key in ("objectives", "limits", "seed", "method", "budget"):
+    other = stored.get("method") != given["method"]
+    free = ("budget.trials:", "budget.total_steps:") if other else ("budget.trials:",) if extendable else ()
+    if other and (_unsaid(stored.get("budget")) or _unsaid(given["budget"])):
+        free = ("budget.",)
+    for key in ("objectives", "limits", "seed", "budget"):
         lines += _walk(stored.get(key), given.get(key), key)
-    return [line for line in lines if not (extendable and line.startswith("budget.trials:"))]
+    return [line for line in lines if not line.startswith(free)]
+
+
+def _unsaid(budget: Any) -> bool:
+    """True if a budget does not say how long a trial trains."""
+    return isinstance(budget, dict) and budget.get("steps") is None and budget.get("epochs") is None
 
 
 def _by_name(space: Any) -> Any:

@@ -379,7 +379,7 @@ class Study:
             raise MethodError(
                 what, where=f"study {self.name!r}", remedy="Use study.best, or a method with a model: gp."
             )
-        return proposer.suggest(self.history)
+        return self._ledger.sight.suggest(self.history)  # type: ignore[union-attr]  # there is one with a proposer
 
     @property
     def front(self) -> list[Best]:

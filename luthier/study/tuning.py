@@ -105,8 +105,8 @@ def tune(
             or a DataFrame. They are not trials; what lies outside the space is ignored and counted.
         fresh: Begin anew under the same name; the earlier study is kept under another, which is reported.
         retry_failed: Try the failed trials of a stored study again, under their numbers and seeds.
-        on_change: Reaction to task code that has changed since the stored study was begun: ``"warn"`` and go on, or
-            ``"error"``.
+        on_change: Reaction to task code that has changed since the stored study was begun, and to another method,
+            which learns from all that was tried before: ``"warn"`` and go on, or ``"error"``.
         stop: Conditions under which to end before the budget is spent: :class:`luthier.stop.Target`,
             :class:`luthier.stop.NoImprovement` or any function of the study. What is running then is stopped at its
             next report and recorded as pruned.
@@ -156,7 +156,9 @@ def tune(
     elsewhere, on_change = check_known(known, given.space, goals), check_on_change(on_change)
     first = check_start(start, given.space, resolved.proposer, trials, seed)
     built = check_first(given, resolved.adapter, executor, seed, first)
-    ledger = open_ledger(name, given.space, goals, kept, resolved, budget, seed, store, task_name(task), fresh is True)
+    ledger = open_ledger(
+        name, given.space, goals, kept, resolved, budget, seed, store, task_name(task), fresh is True, on_change
+    )
     work = _work(given, ledger, resolved.adapter, goals, checkpoints, trial_seconds)
     study = Study.of(ledger, work)
     if "environment" not in ledger.settings:

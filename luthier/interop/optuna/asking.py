@@ -57,13 +57,7 @@ class Asker:
             return _Reflection(self, history, seeds)
 
         with quiet():
-            key = (
-                TAG,
-                self.method,
-                seeds.study,
-                len(history.foreign),
-            )  # they come before all trials, whenever they came
-            reflection = history.fold(key, start, _Reflection.see)
+            reflection = history.fold((TAG, self.method, seeds.study), start, _Reflection.see)
             return reflection.propose(numbers, budget or Budget())
 
 
@@ -73,6 +67,7 @@ class _Reflection:
     def __init__(self, asker: Asker, history: History, seeds: Seeds) -> None:
         self._asker, self._seeds = asker, seeds
         self._space, self._limits, self._several = history.space, history.limits, len(history.objectives) > 1
+        self._before = history.before
         self._ranked, self._measured = history.objective_values, history.measured_values
         self._parameters = parameters(history.space, True)
         self._pending: dict[int, FrozenTrial] = {}
@@ -81,9 +76,6 @@ class _Reflection:
         directions = [optuna.study.StudyDirection.MINIMIZE] * len(history.objectives)
         sampler = optuna.samplers.RandomSampler(seed=0)
         self._study = optuna.create_study(storage=self._mirror, directions=directions, sampler=sampler)
-        for number, one in enumerate(history.foreign):
-            trial, result = self._running(Job(number, one.config)), Result(number, "ok", one.metrics)
-            self._mirror.end(self._finished(trial, result, whole=False))
 
     def see(self, event: Event) -> _Reflection:
         """Take in one more event; taking it in twice changes nothing."""
@@ -94,7 +86,7 @@ class _Reflection:
             self._pending[number] = self._running(event)
             self._mirror.keep(event.tag.get(TAG, {}).get("study", {}))
         elif isinstance(event, Result):
-            self._mirror.end(self._finished(self._pending[number], event))
+            self._mirror.end(self._finished(self._pending[number], event, number not in self._before))
             self._ended.add(number)
             del self._pending[number]
         elif not self._several:

@@ -48,6 +48,7 @@ class Sampler:
     batch: int = 8
     budget: Budget | None = field(default=None, repr=False)
     extendable: ClassVar[bool] = True
+    learns_known: ClassVar[bool] = True
 
     def bind(self, budget: Budget) -> Sampler:
         """The same, ending after ``budget.trials`` configurations.

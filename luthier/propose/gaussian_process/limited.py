@@ -73,7 +73,7 @@ def log_between(low: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 
 def bounded(history: History, numbers: np.ndarray, most: int) -> list[Output]:
-    """The limited metrics of the results of these jobs and of those from elsewhere, and what ended without them.
+    """The limited metrics of the results of these jobs, and what ended without them.
 
     Of more than ``most`` values those nearest to a bound and the latest. Where all results have their metrics, or none
     has, nothing is learnt of that.
@@ -83,22 +83,17 @@ def bounded(history: History, numbers: np.ndarray, most: int) -> list[Output]:
     results = [history.results[number] for number in numbers]
     there = np.where(judged, np.isfinite(history.measured[numbers]).all(axis=1), False)
     codes, mask = history.codes[numbers], history.mask[numbers]
-    foreign = history.foreign_table() if history.foreign else None
+    points, excused = Points(codes, mask), (status == PRUNED) | np.isin(numbers, list(history.before))
     found = []
     for name, bounds in history.limits.items():
         values = np.array([np.nan if r is None else r.metrics.get(name, np.nan) for r in results], dtype=float)
         values[~judged] = np.nan
-        there &= np.isfinite(values) | (status == PRUNED)
-        own, where = numbers, Points(codes, mask)
-        if foreign is not None:
-            known = np.array([one.metrics.get(name, np.nan) for one in history.foreign], dtype=float)
-            own, values = np.append(-1 - np.arange(len(known)), own), np.append(known, values)
-            where = Points(np.concatenate([foreign[0], codes]), np.concatenate([foreign[1], mask]))
+        there &= np.isfinite(values) | excused
         rows = np.flatnonzero(np.isfinite(values))
         if len(rows) > 1:
             away = np.min([np.abs(values[rows] - bound) for bound in bounds if bound is not None], axis=0)
             rows = rows[chosen(away, most)]
-            found.append(Output(name, own[rows], where.take(rows), *_spread(values[rows], bounds)))
+            found.append(Output(name, numbers[rows], points.take(rows), *_spread(values[rows], bounds)))
     if there.any() and not there.all():
         rows = np.arange(len(numbers))[-most:]
         y = np.where(there[rows], 1.0, -1.0)

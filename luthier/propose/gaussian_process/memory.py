@@ -48,7 +48,7 @@ class Model:
 
     Args:
         posterior: Given the results.
-        numbers: (n,) job numbers of the results; below 0 for results from elsewhere.
+        numbers: (n,) job numbers of the results.
         points: (n) their configurations.
         merit: (n,) their values as methods rank them.
         limits: The limited metrics, given their results.
@@ -76,7 +76,7 @@ class Data:
     """Results as arrays.
 
     Args:
-        numbers: (n,) job numbers; below 0 for results from elsewhere.
+        numbers: (n,) job numbers.
         points: (n) configurations.
         y: (n,) transformed values.
     """
@@ -95,18 +95,13 @@ def kernel_of(history: History) -> Kernel:
 def observed(history: History, arrived: int, most: int) -> Data | None:
     """The first ``arrived`` results, or None while fewer than two are finite.
 
-    What failed or diverged counts as the worst result. Results from elsewhere come before them. Of more than ``most``
-    results, the better half of ``most`` and the latest.
+    What failed or diverged counts as the worst result. Of more than ``most`` results, the better half of ``most`` and
+    the latest.
     """
     numbers = np.array(history.arrival[:arrived], dtype=np.int64)
     status, values = history.status[numbers], history.values[numbers, 0]
     values = np.where((status == OK) | (status == PRUNED), values, np.nan)
     codes, mask = history.codes[numbers], history.mask[numbers]
-    if history.foreign:
-        known = history.foreign_table()
-        numbers = np.append(-1 - np.arange(len(history.foreign)), numbers)
-        codes, mask = np.concatenate([known[0], codes]), np.concatenate([known[1], mask])
-        values = np.append(known[2][:, 0], values)
     if np.isfinite(values).sum() < FEWEST:
         return None
     y = transform(values)
@@ -130,12 +125,6 @@ def outputs(history: History, arrived: int, most: int) -> list[Output]:
     numbers = numbers[np.isin(history.status[numbers], (OK, PRUNED))]
     codes, mask = history.codes[numbers], history.mask[numbers]
     measured, merit = history.measured[numbers, 0], history.values[numbers, 0]
-    if history.foreign:
-        known = history.foreign_table()
-        numbers = np.append(-1 - np.arange(len(history.foreign)), numbers)
-        codes, mask = np.concatenate([known[0], codes]), np.concatenate([known[1], mask])
-        told = [history.measured_values(one.metrics)[0] for one in history.foreign]
-        measured, merit = np.append(told, measured), np.append(known[2][:, 0], merit)
     rows = np.flatnonzero(np.isfinite(measured))
     if len(rows) < FEWEST:
         return []
@@ -156,7 +145,7 @@ def model(history: History, first: int, most: int) -> Model | None:
     def update(chain: Chain, event: Event) -> Chain:
         if isinstance(event, Result):
             chain.arrived += 1
-        elif isinstance(event, Job) and event.number >= first:
+        elif isinstance(event, Job) and event.number >= first and event.number not in history.before:
             chain.theta, chain.fitted = current(history, chain, most)
             chain.ahead = None
         return chain
