@@ -30,6 +30,7 @@ METRIC = "[red]gain[/red]:boom:"
 ANSI = "\x1b]0;owned\x07\x1b[2J\x9b2J"
 WIDE = "\N{FULLWIDTH EQUALS SIGN}"
 FILE = os.fsdecode(b"scan-\xff.png")
+KEPT = ["<img src=x onerror=luthier()>", f"&lt;script&gt;{ANSI}", FILE, "a b'\"c.txt"]
 HOSTILE = f"cannot open [/data/train] {FILE} \0 :warning: {ANSI} [link=http://x]y[/link]"
 OPTIONS = [
     "=cmd|' /C calc'!A0",
@@ -50,6 +51,9 @@ def objective(config: dict[str, Any], trial: Any) -> dict[str, float]:
     if trial.number % 3 == 1:
         raise type("=HYPERLINK[/q]", (Exception,), {})(HOSTILE)
     trial.report(1, **{METRIC: 1.0})
+    trial.note(**{"<script>luthier": ["<script>luthier", ANSI]})
+    for name in KEPT:
+        (trial.folder / name).write_text("curve")
     return {METRIC: float(trial.number), "=1+1": -1.5, "loss [/l]": float("-inf")}
 
 
@@ -121,6 +125,9 @@ def test_an_output_that_is_not_utf_8_gets_escapes(store: str) -> None:
 def test_the_report_page_runs_no_text(store: str, tmp_path: Path) -> None:
     page = Path(run("report", NAME, "--store", store, "-o", str(tmp_path / "p.html")).strip()).read_text()
     body = page[: page.index('<script type="application/json"')].partition("</head>")[2]
+    for name in ("&lt;img src=x onerror=luthier()&gt;", "&amp;lt;script&amp;gt;\\x1b]0;owned\\x07", "scan-\\udcff.png"):
+        assert f"{name} <span class=muted>5 bytes" in body or name in body
+    assert "<img src=x" not in body and body.count("5 bytes") == 4 * 22, "of each trial that did not fail"
     assert "<script>luthier" not in page and "&lt;script&gt;luthier" in body and METRIC in body and "\x1b" not in body
 
 

@@ -31,6 +31,8 @@ import luthier as lt
 def train(config, trial):
     for epoch in range(1, 6):
         trial.report(epoch, loss=config["lr"] / epoch)
+        (trial.folder / "<img src=x>.png").write_bytes(b"curve")
+        trial.note(**{{"<b>": trial.number}})
         time.sleep(float(sys.argv[3]))
     if trial.number == 3:
         raise ValueError("<script>alert(3)</script> [/data] went wrong")
@@ -100,7 +102,12 @@ def test_pages_and_their_parts(store: Path) -> None:
         _, told = next(events(server, f"{PLACE}/trial/3/events"))
         parts = {part["id"]: part["html"] for part in told["parts"]}
         assert "&lt;script&gt;alert(3)&lt;/script&gt; [/data] went wrong" in parts["error"]
-        assert "in train: raise ValueError" in parts["error"] and "the best" in parts["configuration"]
+        assert "&lt;img src=x&gt;.png <span class=muted>5 bytes" in parts["kept"] and "&lt;b&gt;: 3" in parts["kept"]
+        assert (
+            "/trials/3</code>" in parts["kept"]
+            and "in train: raise ValueError" in parts["error"]
+            and "the best" in parts["configuration"]
+        )
         for path in ("/study/none", f"{PLACE}/trial/99", f"{PLACE}/trial/x", "/assets/0/../server.py", "/nothing"):
             status, _, body = ask(server, path)
             assert status == 404 and b"Traceback" not in body

@@ -16,9 +16,9 @@ from pathlib import Path
 from luthier.errors import StudyError
 from luthier.files import write_whole
 from luthier.jobs import History
-from luthier.report.info import Samples, StudyInfo
+from luthier.report.info import KeptFile, Samples, StudyInfo
 
-__all__ = ["Samples", "StudyInfo", "render", "write"]
+__all__ = ["KeptFile", "Samples", "StudyInfo", "render", "write"]
 
 
 def render(history: History, info: StudyInfo) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -43,6 +43,18 @@ class Samples:
     losses: np.ndarray | None = None
 
 
+class KeptFile(NamedTuple):
+    """A file in a trial's own folder.
+
+    Args:
+        name: Its path within that folder.
+        size: Bytes.
+    """
+
+    name: str
+    size: int
+
+
 @dataclass(frozen=True)
 class StudyInfo:
     """The facts about a study that its history does not hold.
@@ -57,6 +69,8 @@ class StudyInfo:
             or None where the test split was not read.
         export: The shell command that writes every trial to a file; None gives ``luthier export NAME``.
         samples: Samples of a method that draws from a generative sampler; None for all others.
+        folder: The folder in which each trial has one of its own.
+        files: The files that trials have kept there, by job.
 
     Examples:
         >>> StudyInfo("digits", {"method": "random", "seed": 0}).name
@@ -70,3 +84,5 @@ class StudyInfo:
     test_metrics: Mapping[str, float] | None = None
     export: str | None = None
     samples: Samples | None = None
+    folder: str = ""
+    files: Mapping[int, Sequence[KeptFile]] = field(default_factory=dict)

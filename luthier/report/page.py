@@ -14,6 +14,7 @@ from luthier.report.figures import Figure, Html, Section
 from luthier.report.importance import Importance, importance
 from luthier.report.influence import importance_section, parallel, slices
 from luthier.report.info import StudyInfo
+from luthier.report.kept import kept
 from luthier.report.lineage import lineage_section
 from luthier.report.sampler import sampler_section
 from luthier.report.schedules import schedules
@@ -53,6 +54,7 @@ def sections(
         schedules(known),
         failures(known),
         table(known, info),
+        kept(history, info),
     ]
     return [section for section in candidates if section is not None]
 

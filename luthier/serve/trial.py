@@ -12,8 +12,10 @@ import numpy as np
 from luthier.errors import StoreError
 from luthier.jobs import History
 from luthier.report.figures import Figure, Html, Section, layout, step_axis, value_axis
+from luthier.report.kept import file_list, note_list
 from luthier.report.table import metric_list
 from luthier.report.text import duration, escape, label, number, setting
+from luthier.study.kept import kept_files, trial_files
 from luthier.trials import TrialRecord, trials_of
 
 CURVES = 12
@@ -38,7 +40,7 @@ def trial_parts(study: Any, job: int) -> tuple[str, list[Section]]:
         _error(trial),
         _curves(history, trial),
         _configuration(history, trial, best),
-        _notes(history, trial),
+        _kept(study._ledger, trial),
         _lineage(history, trial, records),
     ]
     return _head(study, trial, best), [section for section in found if section is not None]
@@ -126,22 +128,14 @@ def _value(config: Mapping[str, Any], name: str) -> str:
     return setting(config[name], 6) if name in config else "·"
 
 
-def _notes(history: History, trial: TrialRecord) -> Section | None:
-    """Notes that the training made of itself, if the store keeps them."""
-    notes: dict[str, Any] = dict(getattr(trial, "notes", None) or {})
-    for job in trial.jobs:
-        notes |= dict(getattr(history.results[job], "notes", None) or {})
-    if not notes:
-        return None
-    rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(_told(value))}</td></tr>' for name, value in notes.items()
-    )
-    return Section("notes", "Notes", [Html(f'<table class="config"><tbody>{rows}</tbody></table>')])
-
-
-def _told(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 2000 else f"{text[:1999]}…"
+def _kept(ledger: Any, trial: TrialRecord) -> Section | None:
+    """Notes and files that the training has kept."""
+    files = kept_files(ledger, trial.jobs)
+    rows = [f"<p>{note_list(trial.notes)}</p>"] if trial.notes else []
+    for job, found in files.items():
+        place = f"{trial_files(ledger)}/{job}"
+        rows.append(f"<p>{file_list(found)}</p><p class=caption>The files lie in <code>{escape(place)}</code>.</p>")
+    return Section("kept", "Notes and files", [Html("".join(rows))]) if rows else None
 
 
 def _lineage(history: History, trial: TrialRecord, records: Sequence[TrialRecord]) -> Section | None:

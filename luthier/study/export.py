@@ -14,6 +14,7 @@ import numpy as np
 
 from luthier.errors import StudyError
 from luthier.jobs import History
+from luthier.study.kept import kept_files, trial_files
 from luthier.study.succession import methods_said
 from luthier.text import cell, public_url
 from luthier.trials import notes_of, on_test, trials_of
@@ -166,4 +167,6 @@ def page_info(ledger: Ledger, settings: dict[str, Any], fitted: bool = True) -> 
         test_metrics=None if history.best is None else on_test(settings.get("test"), history.best) or None,
         export=f"luthier export {shlex.quote(name)} --store {shlex.quote(public_url(ledger.store.url))}",
         samples=samples(history, settings) if fitted else None,
+        folder=trial_files(ledger) or "",
+        files=kept_files(ledger),
     )

@@ -24,6 +24,7 @@ from luthier.study import settings
 from luthier.study.first import check_first, how_it_runs
 from luthier.study.fit import check_device, check_fit, check_success, warn_infeasible
 from luthier.study.following import Followers, Unjudged, check_callbacks
+from luthier.study.kept import trial_files
 from luthier.study.knowing import OnChange, check_code, check_known, check_on_change, reopen_failed, tell_known
 from luthier.study.ledger import Ledger, open_ledger
 from luthier.study.loop import Loop
@@ -217,12 +218,6 @@ def _execution(ledger: Ledger, work: Work, executor: Executor, built: Config, bu
     if execution and execution != ledger.settings.get("execution"):
         ledger.update_settings(execution=execution)
     return execution
-
-
-def trial_files(ledger: Ledger) -> str | None:
-    """The folder of the trials' own files, beside the study's checkpoints; None where those are at a URL."""
-    folder = str(ledger.checkpoints.folder)
-    return None if "://" in folder else f"{folder}/trials"
 
 
 @cache
