@@ -286,6 +286,9 @@ class History:
     def __len__(self) -> int:
         return len(self.jobs)
 
+    def __repr__(self) -> str:
+        return f"History({len(self)} jobs, {len(self.pending)} running, best {self.best})"
+
     def add(self, event: Event | Note, at: float = np.nan) -> None:
         """Append a job, a report, a result or a note.
 

@@ -296,3 +296,29 @@ def test_a_trial_knows_itself_and_keeps_files_and_notes(workers: int, tmp_path: 
         _ = Trial(0, {}, 1, 1, lambda *_: False).folder
     with pytest.raises(TaskError, match="cannot be kept as a note"):
         Trial(0, {}, 1, 1, lambda *_: False).note(model=object())
+
+
+@pytest.mark.parametrize("method", ["random", "gp", "genetic", "gflownet", "median", "grid"])
+def test_a_space_visited_whole_ends_the_study(method: str) -> None:
+    space = lt.Space(a=lt.Int(1, 3), b=lt.Choice(["x", "y", "z"]), constraint=lambda c: c["a"] < 3 or c["b"] != "z")
+    study = lt.tune(lambda config: config["a"], method, space=space, progress=False)
+    assert len({str(trial.config) for trial in study.trials}) == len(study.trials) == 8 and study.over
+
+
+def test_what_is_public_shows_itself_on_one_line(tmp_path: Path) -> None:
+    space = lt.Space(lr=lt.Float(1e-4, 1.0, log=True), act=lt.Choice(["a", "b"]), constraint=lambda config: True)
+    with lt.Study("s", space, trials=3, store=tmp_path / "s.db") as study:
+        for job in study.ask(3):
+            study.tell(job, job.config["lr"])
+        made = [study, study.history, study.best, study.trials, study.trials[0], study.best.schedule, space]
+        made += [*study.history.events, *space.domains.values(), lt.open_store(tmp_path / "s.db"), lt.Budget(trials=3)]
+    for method in lt.study.methods.METHODS.values():
+        try:
+            made.append(method.load()())
+        except MethodError:  # its package is not installed
+            continue
+    for name in lt.__all__:
+        made.append(getattr(lt, name))
+    for one in made:
+        assert "\n" not in repr(one) and " object at 0x" not in repr(one), repr(one)
+    assert repr(study.history) == f"History(3 jobs, 0 running, best {study.history.best})"

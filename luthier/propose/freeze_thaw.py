@@ -91,7 +91,8 @@ class FreezeThaw:
     Args:
         initial: Configurations that cover the space evenly before the model chooses.
         eta: Each rung is so many times as far as the one before.
-        rungs: Stages from the shortest training to the whole one: the shortest is eta ** (1 - rungs) of it.
+        rungs: Stages from the shortest training, eta ** (1 - rungs) of a whole one, to that, at most: there are fewer
+            where the steps have no room for so many.
         batch: Jobs that may be running at once.
         points: Points of curves that the model takes at most, the best.
         stops: Trainings begin as if they were to run whole, and are stopped instead of laid aside.
@@ -126,12 +127,12 @@ class FreezeThaw:
         """The same method for ``budget.trials`` configurations, the best trained for ``budget.epochs`` or ``steps``.
 
         Raises:
-            MethodError: If a setting is out of range, or the shortest training would be less than one step.
+            MethodError: If a setting is out of range, or there are fewer than ``eta`` steps.
         """
         for name, least in (("initial", 2), ("batch", 1), ("points", 20)):
             check_number(name, getattr(self, name), least, math.inf, WHERE, whole=True)
-        check_rungs(self.eta, self.rungs, budget, WHERE)
-        return replace(self, budget=budget)
+        rungs = check_rungs(self.eta, self.rungs, budget, WHERE)
+        return replace(self, rungs=rungs, budget=budget)
 
     def stopping(self) -> FreezeThaw:
         """The form for what cannot be continued: a function is stopped where a new configuration promises more."""

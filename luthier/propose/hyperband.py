@@ -63,7 +63,8 @@ class Hyperband:
         inner: Source of the configurations: ``"random"``, ``"grid"``, ``"genetic"``, ``"gp"``, or a proposer. It
             sees each configuration once, with the result of its first rung.
         eta: One in ``eta`` is continued.
-        rungs: Stages from the shortest training to the whole one: the shortest is eta ** (1 - rungs) of it.
+        rungs: Stages from the shortest training, eta ** (1 - rungs) of a whole one, to that, at most: there are fewer
+            where the steps have no room for so many.
         brackets: Kinds of brackets, each beginning one rung above the one before; None is all of them, 1 is successive
             halving alone.
         budget: Set by :meth:`bind`.
@@ -96,10 +97,13 @@ class Hyperband:
         """The same method for ``budget.trials`` configurations, the best trained for ``budget.epochs`` or ``steps``.
 
         Raises:
-            MethodError: If a setting is out of range, or the shortest training would be less than one step.
+            MethodError: If a setting is out of range, or there are fewer than ``eta`` steps.
         """
-        check_rungs(self.eta, self.rungs, budget, WHERE, self.brackets)
-        return replace(self, budget=budget, chooser=bind_inner(self.inner, budget, WHERE))
+        rungs = check_rungs(self.eta, self.rungs, budget, WHERE, self.brackets)
+        brackets = None if self.brackets is None else min(self.brackets, rungs)
+        return replace(
+            self, rungs=rungs, brackets=brackets, budget=budget, chooser=bind_inner(self.inner, budget, WHERE)
+        )
 
     @property
     def learns_known(self) -> bool | None:

@@ -121,14 +121,15 @@ def check_parts(budget: Budget, parts: int, where: str) -> None:
         )
 
 
-def check_rungs(eta: int, rungs: int, budget: Budget, where: str, brackets: int | None = None) -> None:
-    """Refuse a number of rungs, or an eta, under which the shortest training is no step, and more brackets than rungs.
+def check_rungs(eta: int, rungs: int, budget: Budget, where: str, brackets: int | None = None) -> int:
+    """The number of rungs that a budget has room for, at most ``rungs``: the shortest training is at least one step.
 
     Raises:
-        MethodError: Naming the setting.
+        MethodError: If a setting cannot be, there are more brackets than rungs, or the steps are too few for two rungs.
     """
     checked("eta", eta, checks.whole(2), where=where)
     checked("rungs", rungs, checks.whole(2), where=where)
-    check_parts(budget, eta ** (rungs - 1), where)
+    check_parts(budget, eta, where)
     if brackets is not None:
         check_number("brackets", brackets, 1, rungs, where, whole=True)
+    return next(fit for fit in range(rungs, 0, -1) if budget.steps is None or eta ** (fit - 1) <= budget.steps)

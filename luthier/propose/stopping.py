@@ -53,7 +53,8 @@ class Stopping:
         inner: Source of the configurations: a method by name, ``"random"``, ``"gp"``, ``"tpe"``, …, or a proposer.
             It sees each configuration once, with its value at the first rung.
         eta: One in ``eta`` goes on.
-        rungs: Stages from the shortest training to the whole one: the shortest is eta ** (1 - rungs) of it.
+        rungs: Stages from the shortest training, eta ** (1 - rungs) of a whole one, to that, at most: there are fewer
+            where the steps have no room for so many.
         brackets: Kinds of brackets; None is all of them, 1 is ASHA.
         budget: Set by :meth:`bind`.
         chooser: Set by :meth:`bind`: the inner proposer.
@@ -84,10 +85,17 @@ class Stopping:
         """The same method for ``budget.trials`` configurations, the best trained for ``budget.epochs`` or ``steps``.
 
         Raises:
-            MethodError: If a setting is out of range, or the shortest training would be less than one step.
+            MethodError: If a setting is out of range, or there are fewer than ``eta`` steps.
         """
-        check_rungs(self.eta, self.rungs, budget, WHERE, self.brackets)
-        return replace(self, budget=budget, chooser=bind_inner(self.inner, replace(budget, trials=None), WHERE))
+        rungs = check_rungs(self.eta, self.rungs, budget, WHERE, self.brackets)
+        brackets = None if self.brackets is None else min(self.brackets, rungs)
+        return replace(
+            self,
+            rungs=rungs,
+            brackets=brackets,
+            budget=budget,
+            chooser=bind_inner(self.inner, replace(budget, trials=None), WHERE),
+        )
 
     @property
     def learns_known(self) -> bool | None:

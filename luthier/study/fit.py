@@ -26,7 +26,7 @@ def check_fit(
     checkpoints: bool | None,
 ) -> None:
     """Refuse what cannot work before anything is trained."""
-    if endless and not hasattr(method.proposer, "size"):
+    if endless and not hasattr(method.proposer, "size") and task.space.listed is None:
         raise MethodError(
             f"{method.proposer!r} has no end: trials=None and seconds=None",
             where="trials",

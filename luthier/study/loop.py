@@ -414,6 +414,8 @@ def seconds_of(history: History, number: int) -> float:
 
 def expected(ledger: Ledger, trials: int | None) -> int | None:
     """Return the number of jobs that the study will have, where that is known."""
+    listed = ledger.history.space.listed
+    trials = len(listed) if trials is None and listed is not None else trials
     if ledger.sight is not None and hasattr(ledger.proposer, "size"):
         size = ledger.proposer.size(ledger.history.space) + ledger.sight.begun
         return size if trials is None else min(trials, size)

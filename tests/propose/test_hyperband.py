@@ -240,7 +240,7 @@ def test_it_trains_digits(method: Any, tmp_path: Any) -> None:
         (Hyperband(eta=1), Budget(trials=9, steps=81), r"eta must be .* got 1"),
         (Hyperband(rungs=1), Budget(trials=9, steps=81), r"rungs must be .* got 1"),
         (Hyperband(brackets=5), Budget(trials=9, steps=81), r"brackets must be .* got 5"),
-        (Hyperband(), Budget(trials=9, steps=26), "steps=26"),
+        (Hyperband(), Budget(trials=9, steps=2), "steps=2 cannot be cut into 3 parts"),
         (Hyperband(), Budget(trials=9), "neither steps nor epochs"),
         (Hyperband(inner="tpee"), Budget(trials=9, steps=81), "inner='tpee'"),
         (Hyperband(inner=Random), Budget(trials=9, steps=81), "is no proposer"),

@@ -11,6 +11,7 @@ import luthier as lt
 from luthier.errors import MethodError
 from luthier.jobs import PRUNED, Budget, History, Job, Report
 from luthier.propose.asha import ASHA
+from luthier.propose.freeze_thaw import FreezeThaw
 from luthier.propose.hyperband import Hyperband
 from luthier.propose.stopping import Stopping
 from luthier.space import Config, Float, Space
@@ -140,3 +141,13 @@ def test_asha_continues_nothing_that_it_has_let_go() -> None:
             budget = Budget(trials=60, steps=9)
             history = simulate(watch, training, RATE, budget, seed, stateful=True, workers=workers, limit=500)
             assert not history.pending and 60 < len(history) < 90 and len(watch.gone) > 20
+
+
+@pytest.mark.parametrize("method", [ASHA(), Hyperband(), Stopping(), Stopping(brackets=None), FreezeThaw(initial=3)])
+def test_rungs_are_as_many_as_the_steps_have_room_for(method: Any) -> None:
+    for steps, rungs in ((3, 2), (8, 2), (9, 3), (26, 3), (27, 4), (1000, 4)):
+        assert method.bind(Budget(trials=9, steps=steps)).rungs == rungs
+    history = simulate(method, decay, RATE, Budget(trials=9, steps=9), stateful=True, report_every=1)
+    assert history.age.max() == 9 and history.steps.sum() < 81, "one is trained whole, and not all"
+    with pytest.raises(MethodError, match="steps=2 cannot be cut into 3 parts"):
+        method.bind(Budget(trials=9, steps=2))
