@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import luthier as lt
 from luthier.jobs import Budget, History, Job, Report, Result
+from luthier.study.loop import expected
 from luthier.study.pace import Pace
 from luthier.study.progress import Live, Plain, Tick, duration, line
 
@@ -105,6 +109,23 @@ def test_time_left_is_right_within_a_factor_of_two_after_the_first_tenth() -> No
     later = [(ended - at, float(left)) for at, left in said if 0.1 < (at - begun) / (ended - begun) < 0.9]
     assert len(later) > 5
     assert sum(0.5 < left / truth < 2.0 for truth, left in later) >= 0.9 * len(later)
+
+
+@pytest.mark.slow
+def test_time_left_of_stacks_functions_and_populations_as_a_terminal_shows_it() -> None:
+    """A short form of what benchmarks/progress.py measures."""
+    script = Path(__file__).parents[1] / "benchmarks" / "progress.py"
+    done = subprocess.run([sys.executable, script, "--scale", "0.4"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stdout.count(" s, was ") == 15, done.stdout + done.stderr
+
+
+def test_the_jobs_of_a_population_are_known() -> None:
+    with lt.Study(space=SPACE, method=lt.propose.PBT(rounds=4), trials=6, steps=8) as study:
+        assert expected(study._ledger, 6) == 24, "six members in four rounds"
+    with lt.Study(space=SPACE, method="asha", trials=6, steps=9) as study:
+        assert expected(study._ledger, 6) is None, "nobody knows how many it will continue"
+    with lt.Study(space=lt.Space(n=lt.Int(1, 7))) as study:
+        assert expected(study._ledger, None) == 7, "a space that is visited whole"
 
 
 def test_the_first_failure_is_said_while_the_study_runs_and_nothing_runs_after_it(

@@ -73,6 +73,7 @@ class Proposer(Protocol):
 
     Optional attributes:
 
+    - ``jobs``: jobs of the whole study, where they are known and are not its trials.
     - ``learns_known``: true where the method learns from trials that it did not propose. Known results, and those of
       another method that began the study, are then shown to it as jobs that have ended, ``history.before``; otherwise
       it sees its own alone. False where it learns from no results at all; without it ``tune(known=…)`` warns.

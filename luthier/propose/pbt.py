@@ -112,6 +112,11 @@ class PBT:
         """The jobs that a member may still continue or copy."""
         return self._population().parents(history)
 
+    @property
+    def jobs(self) -> int:
+        """Jobs of the whole study."""
+        return self._population().jobs
+
     def _population(self) -> Population:
         budget = self.budget or Budget()
         return Population(WHERE, budget, self.rounds, self.exploit, self.quantile, self.fresh, self.asynchronous)

@@ -81,13 +81,18 @@ class Population:
         """Members that train at a time."""
         return (self.budget.trials or 16) - self.fresh
 
+    @property
+    def jobs(self) -> int:
+        """Jobs of the whole study."""
+        return self.size * self.rounds
+
     def propose(self, history: History, count: int, seeds: Seeds, explore: Explore) -> list[Job]:
         """The next rounds of the members that can go on, at most ``count`` of them."""
         members, size, first = self._members(history), self.size, len(history)
         ready = iter(list(members.ready)) if self.asynchronous else None
         jobs: list[Job] = []
         fresh = members.fresh
-        while len(jobs) < count and first + len(jobs) < size * self.rounds:
+        while len(jobs) < count and first + len(jobs) < self.jobs:
             number = first + len(jobs)
             if number < size:
                 jobs.append(self._start(history.space, number, number, 0, seeds))
@@ -106,7 +111,7 @@ class Population:
         """The jobs that a member may still continue or copy."""
         members, size = self._members(history), self.size
         open_rounds = [r for r in (self._round(history, n) for n in members.latest.values()) if r < self.rounds - 1]
-        if len(history) >= size * self.rounds or not open_rounds:
+        if len(history) >= self.jobs or not open_rounds:
             return set()
         least = min(open_rounds)
         while least > 0 and not members.ranked[least]:

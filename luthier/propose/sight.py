@@ -78,6 +78,10 @@ class Sight:
         history: The study's history, where another method has begun the study.
         place: Entries of its log that come before this method took the study on.
 
+    Attributes:
+        first: Jobs that other methods have proposed.
+        begun: Trials that they have begun.
+
     Raises:
         MethodError: If the method does not fit what is left of the budget.
     """
@@ -85,21 +89,16 @@ class Sight:
     def __init__(self, proposer: Any, budget: Budget, history: History | None = None, place: int = 0) -> None:
         self.given, self._budget, self._place = proposer, budget, place
         jobs = [] if history is None else [event for event in history.log[:place] if isinstance(event, Job)]
-        self._first, self._begun = len(jobs), sum(job.parent is None for job in jobs)
+        self.first, self.begun = len(jobs), sum(job.parent is None for job in jobs)
         self._learns = bool(getattr(proposer.bind(budget), "learns_known", False))
         self._shown, self.bound = 0, self._bind(0)
-
-    @property
-    def begun(self) -> int:
-        """Trials that other methods have begun."""
-        return self._begun
 
     def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
         """The method's proposals, numbered as the study counts."""
         view = self._view(history)
         if view is None:
             return self.bound.propose(history, count, seeds)
-        own = Seeds(seeds.key(self._first, "method")) if self._first else seeds
+        own = Seeds(seeds.key(self.first, "method")) if self.first else seeds
         jobs = self._fitting(view).propose(view.seen, count, own)
         return [_told(job, view, history) for job in jobs] if isinstance(jobs, list | tuple) else jobs
 
@@ -171,7 +170,7 @@ class Sight:
 
     def _bind(self, shown: int) -> Any:
         trials = self._budget.trials
-        left = trials if trials is None else trials - self._begun + shown
+        left = trials if trials is None else trials - self.begun + shown
         return self.given.bind(self._budget if left == trials else replace(self._budget, trials=left))
 
 

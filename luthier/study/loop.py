@@ -414,9 +414,12 @@ def seconds_of(history: History, number: int) -> float:
 
 def expected(ledger: Ledger, trials: int | None) -> int | None:
     """Return the number of jobs that the study will have, where that is known."""
-    listed = ledger.history.space.listed
-    trials = len(listed) if trials is None and listed is not None else trials
-    if ledger.sight is not None and hasattr(ledger.proposer, "size"):
-        size = ledger.proposer.size(ledger.history.space) + ledger.sight.begun
-        return size if trials is None else min(trials, size)
-    return None if hasattr(ledger.proposer, "parents") else trials
+    sight, proposer, listed = ledger.sight, ledger.proposer, ledger.history.space.listed
+    earlier, begun = (0, 0) if sight is None else (sight.first, sight.begun)
+    own = proposer.jobs if hasattr(proposer, "jobs") else None
+    if own is None and not hasattr(proposer, "parents"):
+        own = trials - begun if trials is not None else None if listed is None else len(listed)
+        if hasattr(proposer, "size"):
+            size = proposer.size(ledger.history.space)
+            own = size if own is None else min(own, size)
+    return None if own is None else earlier + own
