@@ -92,6 +92,10 @@ ARGUMENTS: list[dict[str, Any]] = [
     {"method": lt.adapt.Hypergradient()},
     {"method": ("random",)},
     {"space": {"x": (0, 1)}},
+    *({name: "no"} for name in ("progress", "fresh", "retry_failed", "checkpoints")),
+    *({name: 3} for name in ("store", "mode", "executor")),
+    {"store": []},
+    {"executor": "ray"},
 ]
 
 OTHERS: list[tuple[str, Callable[[], Any]]] = [
@@ -106,6 +110,7 @@ OTHERS: list[tuple[str, Callable[[], Any]]] = [
     ("no learning rate", lambda: network(space=lt.Space(weight_decay=lt.Float(0, 1)))),
     ("an argument of a task that is not there", lambda: network(n_epochs=3)),
     ("a direction for a task", lambda: network(direction="max")),
+    ("a number for a metric", lambda: network(metrics={"accuracy": 3})),
     ("metrics as a list", lambda: network(metrics=[lt.metrics.accuracy])),
     ("an argument of a domain that is not there", lambda: lt.Float(1e-4, 1.0, lgo=True)),  # type: ignore[call-arg]
     ("a domain without an upper bound", lambda: lt.Int(3)),  # type: ignore[call-arg]

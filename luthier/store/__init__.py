@@ -16,9 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
+from luthier.errors import StoreError
 from luthier.jobs import Event, History, Job, Note, Report, Result
 
 if TYPE_CHECKING:
@@ -298,6 +300,9 @@ def open_store(
         ...     store.create("study", {"objectives": {"loss": "min"}})
         {'objectives': {'loss': 'min'}}
     """
+    if not isinstance(url, str | PathLike | None):
+        remedy = 'Give "mine.db", "postgresql://…", or what lt.open_store returned.'
+        raise StoreError(f"store must be a path, a URL or a store, got {url!r}", where="store", remedy=remedy)
     text = None if url is None else str(url)
     if text in (None, ":memory:", "memory://", "sqlite://", "sqlite:///:memory:"):
         from luthier.store.memory import Memory

@@ -43,6 +43,8 @@ def objectives(metric: str | Sequence[str] | None, mode: str | Sequence[str] | N
         raise StudyError(f"metric={metric!r} names one twice", where="metric", remedy="Name each metric once.")
     if mode is None:
         _check_direction(names)
+    if not isinstance(mode, str | Sequence | None):
+        raise StudyError(f"mode={mode!r} is not a direction", where="mode", remedy="Use 'min' or 'max'.")
     modes = ["min" if mode is None else mode] * len(names) if mode is None or isinstance(mode, str) else list(mode)
     for one in modes:
         if one not in ("min", "max"):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.arguments import answered
-from luthier.checks import checked, maybe, real, whole
+from luthier.checks import checked, maybe, one_of, real, whole
 from luthier.errors import MethodError, StudyError
 from luthier.execute import Executor, Local
 from luthier.jobs import Budget
@@ -139,6 +139,7 @@ def tune(
     seed = None if seed is None else asked.seed
     max_failures = checked("max_failures", max_failures, whole(1), where="tune", error=StudyError)
     trial_seconds = checked("trial_seconds", trial_seconds, maybe(real(above=0)), where="tune")
+    _check_switches(progress=progress, checkpoints=checkpoints, fresh=fresh, retry_failed=retry_failed)
     goals, kept = settings.objectives(metric, mode), check_limits(limits)
     given = load_task(task) if isinstance(task, str | Path) else as_task(task, space)
     if schedule is not None:
@@ -158,7 +159,7 @@ def tune(
     first = check_start(start, given.space, resolved.proposer, trials, seed)
     built = check_first(given, resolved.adapter, executor, seed, first)
     ledger = open_ledger(
-        name, given.space, goals, kept, resolved, budget, seed, store, task_name(task), fresh is True, on_change
+        name, given.space, goals, kept, resolved, budget, seed, store, task_name(task), fresh, on_change
     )
     work = _work(given, ledger, resolved.adapter, goals, checkpoints, trial_seconds)
     study = Study.of(ledger, work)
@@ -226,12 +227,27 @@ def environment_now() -> dict[str, str | int]:
     return environment()
 
 
+def _check_switches(**given: Any) -> None:
+    """Refuse an argument that must be True or False, or None where that is its default.
+
+    Raises:
+        StudyError: Naming it.
+    """
+    for name, value in given.items():
+        rule = one_of(True, False)
+        rule = maybe(rule) if name in ("progress", "checkpoints") else rule
+        checked(name, value, rule, where="tune", error=StudyError)
+
+
 def _executor(workers: int | None, executor: Executor | None) -> Executor:
     """Return the executor to train with.
 
     Raises:
-        MethodError: If both are given, or there can be no such workers.
+        MethodError: If both are given, there can be no such workers, or what was given is no executor.
     """
+    if executor is not None and not all(callable(getattr(executor, name, None)) for name in ("submit", "collect")):
+        remedy = "Give workers=4, or executor=lt.execute.Local(workers=4) or lt.execute.Ray()."
+        raise MethodError(f"executor={executor!r} trains nothing", where="executor", remedy=remedy)
     if workers is not None and executor is not None:
         raise MethodError(
             f"workers={workers!r} and executor={executor!r} were both given",

@@ -133,7 +133,7 @@ class TorchTask:
         if self.loss is None:
             object.__setattr__(self, "loss", Mean(models_own))
         for name, value in (("metrics", self.metrics), ("costs", self.costs)):
-            if not isinstance(value, Mapping):
+            if not isinstance(value, Mapping) or not all(callable(as_function(one)) for one in value.values()):
                 raise TaskError(
                     f"{name} must be functions by name, got {value!r}",
                     where="TorchTask",
