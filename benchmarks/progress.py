@@ -42,7 +42,7 @@ task = lt.TorchTask(
 kept = {"metric": "accuracy", "mode": "max"}
 """
 STUDIES = {
-    "a stack of networks": TASK + 'lt.tune(task, "random", trials=24, epochs=max(2, round(36 * scale)), **kept)',
+    "a stack of networks": TASK + 'lt.tune(task, "random", trials=24, epochs=max(2, round(320 * scale)), **kept)',
     "functions with two workers": """
 import sys, time
 import luthier as lt
@@ -58,7 +58,7 @@ def train(config, trial):
 if __name__ == "__main__":
     lt.tune(train, "random", space=lt.Space(lr=lt.Float(1e-3, 1.0, log=True)), trials=16, steps=20, workers=2)
 """,
-    "population based training": TASK + 'lt.tune(task, "pbt", trials=16, epochs=max(10, round(50 * scale)), **kept)',
+    "population based training": TASK + 'lt.tune(task, "pbt", trials=16, epochs=max(10, round(400 * scale)), **kept)',
 }
 
 
