@@ -53,6 +53,20 @@ def test_the_live_line_is_drawn_at_most_four_times_a_second() -> None:
     assert "50/50 done" in stream.getvalue() and "best loss 0.25" in stream.getvalue()
 
 
+def test_what_is_said_before_the_first_progress_is_shown_too() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    shower = Live("s", stream)
+    shower.say("24 networks train as one stack")
+    shower.show(Tick(1, 0, 2, 1, 0.5, "loss"))
+    shower.close(Tick(2, 0, 2, 2, 0.5, "loss"))
+    assert stream.getvalue().count("24 networks train as one stack") == 1
+    assert stream.getvalue().index("24 networks") < stream.getvalue().index("1/2 done")
+
+
 def test_progress_goes_to_stderr_and_false_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
     lt.tune(bowl, space=SPACE, trials=3, progress=False)
     quiet = capsys.readouterr()

@@ -99,6 +99,11 @@ class PB2:
         bound._population().check()
         return bound
 
+    @property
+    def jobs(self) -> int:
+        """Jobs of the whole study."""
+        return self._population().jobs
+
     def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
         """The next rounds of the members that can go on.
 
@@ -122,11 +127,6 @@ class PB2:
     def parents(self, history: History) -> set[int]:
         """The jobs that a member may still continue or copy."""
         return self._population().parents(history)
-
-    @property
-    def jobs(self) -> int:
-        """Jobs of the whole study."""
-        return self._population().jobs
 
     def _population(self) -> Population:
         budget = self.budget or Budget()

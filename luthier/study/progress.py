@@ -227,24 +227,25 @@ class Live:
         self._next = now + self._every
         text = self._text(tick, now)
         if self._live is None:
-            from rich.console import Console
-            from rich.live import Live as RichLive
-
-            self._live = RichLive(
-                text,
-                console=Console() if in_notebook() else Console(file=self._stream),
-                auto_refresh=False,
-                transient=False,
-            )
-            self._live.start()
+            self._live = self._begun(text)
         self._live.update(text, refresh=True)
 
-    def say(self, text: str) -> None:
-        """Put a line above the one that is rewritten."""
-        if self._live is not None:
-            from rich.text import Text
+    def _begun(self, text: Any) -> Any:
+        from rich.console import Console
+        from rich.live import Live as RichLive
 
-            self._live.console.print(Text(plain(text)))
+        console = Console() if in_notebook() else Console(file=self._stream)
+        live = RichLive(text, console=console, auto_refresh=False, transient=False)
+        live.start()
+        return live
+
+    def say(self, text: str) -> None:
+        """Put a line above the one that is rewritten, which need not be there yet."""
+        if self._live is None:
+            self._live = self._begun("")
+        from rich.text import Text
+
+        self._live.console.print(Text(plain(text)))
 
     def close(self, tick: Tick) -> None:
         self.show(tick)
