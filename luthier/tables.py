@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -61,7 +62,7 @@ def jobs_table(jobs: Sequence[Best], title: str) -> Table:
 
 
 def trials_table(records: list[TrialRecord], metrics: list[str]) -> Table:
-    """One line a trial."""
+    """One line a trial; of one that runs, its latest values, the steps done, and the seconds since it was begun."""
     headings = ("trial", "status", *metrics, "steps", "seconds", "configuration")
     table = new_table(f"the latest {len(records)} trials", *headings)
     for row in records:
@@ -70,7 +71,8 @@ def trials_table(records: list[TrialRecord], metrics: list[str]) -> Table:
         failure = f"; {first_line(row.error)}" if row.error else ""
         style = "red" if row.status in ("failed", "diverged") else None if row.feasible in (None, True) else "yellow"
         status = f"{row.status}, outside" if row.feasible is False else row.status
-        add_row(table, row.number, status, *values, row.steps, f"{row.seconds:.3g}", text + failure, style=style)
+        seconds = row.seconds if row.since is None else max(0.0, time.time() - row.since)
+        add_row(table, row.number, status, *values, row.steps, f"{seconds:.3g}", text + failure, style=style)
     return table
 
 

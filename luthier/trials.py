@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from luthier.jobs import Event, History, Job, Result
+from luthier.jobs import Event, History, Job, Report, Result
 from luthier.pareto import non_dominated
 from luthier.schedule import Schedule
 from luthier.space import Config
@@ -54,14 +54,15 @@ class TrialRecord:
         number: The number of its first job.
         jobs: Its jobs, oldest first.
         config: The configuration of its last job.
-        status: Status of its last job; ``"running"`` while that is pending.
-        metrics: Metrics of the last job that has ended.
-        steps: Training steps over the whole lineage.
-        seconds: Wall time of its own jobs.
+        status: Status of its last job; ``"running"`` while that is pending, ``"waiting"`` where nobody runs it now.
+        metrics: Metrics of the last job that has ended; while it runs, those that it reported last.
+        steps: Training steps done over the whole lineage.
+        seconds: Wall time of its own jobs that have ended.
         error: The message of a failure, else "".
         parent: The job of another trial whose state this one was started from, or None.
         notes: Values that the trial passed to ``trial.note``.
         feasible: True if its last job ended within the limits, False if outside; None where that is not judged.
+        since: Time at which its running job was asked for, seconds since 1970; None where none runs.
     """
 
     number: int
@@ -75,6 +76,7 @@ class TrialRecord:
     parent: int | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
     feasible: bool | None = None
+    since: float | None = None
 
 
 def record(history: History, number: int, test: Any = None, seed: int | None = None) -> Best:
@@ -179,8 +181,8 @@ def on_test(test: Any, number: int) -> dict[str, float]:
     return next((dict(one["metrics"]) for one in kept if one["number"] == number), {})
 
 
-def trials_of(history: History) -> list[TrialRecord]:
-    """All trials, in order of their first job.
+def trials_of(history: History, waiting: Collection[int] = ()) -> list[TrialRecord]:
+    """All trials, in order of their first job; ``waiting`` are the jobs that have not ended and that nobody runs.
 
     A job continues its parent's trial when it is the first child in the same slot of the proposer (``tag["slot"]``,
     where there is one); any other child of that parent is a copy, and starts a trial of its own.
@@ -201,7 +203,7 @@ def trials_of(history: History) -> list[TrialRecord]:
         trial_of[job.number] = first
         chains.setdefault(first, []).append(job)
     notes = notes_of(history)
-    return [_trial(history, first, chain, notes) for first, chain in chains.items()]
+    return [_trial(history, first, chain, notes, waiting) for first, chain in chains.items()]
 
 
 def notes_of(history: History) -> dict[int, Mapping[str, Any]]:
@@ -210,17 +212,34 @@ def notes_of(history: History) -> dict[int, Mapping[str, Any]]:
     return {body["number"]: body["values"] for body in said}
 
 
-def _trial(history: History, first: int, chain: list[Job], notes: Mapping[int, Mapping[str, Any]]) -> TrialRecord:
+def _steps_done(history: History, job: Job) -> int:
+    """Steps over the lineage of a job: at its end, or at its last report."""
+    if history.results[job.number] is not None:
+        return int(history.age[job.number])
+    before = 0 if job.parent is None else int(history.age[job.parent])
+    reports = history.reports.get(job.number)
+    return max(before, reports[-1].step) if reports else before
+
+
+def _trial(
+    history: History, first: int, chain: list[Job], notes: Mapping[int, Mapping[str, Any]], waiting: Collection[int]
+) -> TrialRecord:
+    number = chain[-1].number
+    said = history.reports.get(number, [])[-1:]
     ended = [result for job in chain if (result := history.results[job.number])]
+    measured: Sequence[Report | Result] = ended if history.results[number] else said or ended
+    asked = float(history.asked[number])
+    status = "waiting" if number in waiting else "running"
     last, violated = history.results[chain[-1].number], history.violation[chain[-1].number]
     return TrialRecord(
         number=first,
         jobs=tuple(job.number for job in chain),
         config=deepcopy(chain[-1].config),
-        status="running" if last is None else last.status,
-        metrics=dict(ended[-1].metrics) if ended else {},
-        steps=int(history.age[chain[-1].number]),
+        status=status if last is None else last.status,
+        metrics=dict(measured[-1].metrics) if measured else {},
+        steps=_steps_done(history, chain[-1]),
         seconds=sum(result.seconds for result in ended),
+        since=asked if last is None and number not in waiting and asked == asked else None,
         error="" if last is None else last.error,
         parent=chain[0].parent,
         notes=notes.get(chain[-1].number, {}),

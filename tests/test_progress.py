@@ -158,3 +158,43 @@ def test_the_first_failure_is_said_while_the_study_runs_and_nothing_runs_after_i
     assert err.count("failed: ValueError: no such file 1") == 1 and "no such file 2" not in err
     assert "running" not in err.splitlines()[-1] and "1 to go on with" in err.splitlines()[-1]
     assert [record.message for record in caplog.records if "job 2 failed" in record.message]
+
+
+def test_a_running_trial_is_told_by_its_last_report_and_one_that_nobody_runs_waits(tmp_path: Path) -> None:
+    store = tmp_path / "s.db"
+    with lt.Study("s", SPACE, store=store, trials=4, steps=10) as study:
+        first, second = study.ask(2)
+        study.report(first, 4, loss=0.25)
+        study._ledger.flush()
+        seen = lt.Study.load("s", store)
+        trial, other = seen.trials
+        assert (trial.status, trial.steps, dict(trial.metrics)) == ("running", 4, {"loss": 0.25}), "done, not planned"
+        assert (other.status, other.steps) == ("running", 0) and time.time() - 60 < (trial.since or 0.0) <= time.time()
+        assert [one.status for one in study.trials] == ["running", "running"]
+        study.tell(second, 1.0)
+    assert [one.status for one in seen.trials] == ["waiting", "ok"] and seen.trials[0].since is None
+    page = seen.write_report(tmp_path / "page.html").read_text()
+    body = page[: page.index('<script type="application/json"')].partition("</head>")[2]
+    assert ">waiting<" in body and ">running<" not in body
+    with lt.Study("m", SPACE, trials=2) as memory:
+        memory.ask()
+        assert memory.trials[0].status == "running"
+
+
+def test_after_a_crash_nothing_says_running(tmp_path: Path) -> None:
+    script = tmp_path / "killed.py"
+    script.write_text(
+        "import os, sys, luthier as lt\n"
+        "def train(config, trial):\n"
+        "    trial.report(1, loss=1.0)\n"
+        "    if trial.number == 1: os.kill(os.getpid(), 9)\n"
+        "    return 1.0\n"
+        "lt.tune(train, space=lt.Space(x=lt.Float(0, 1)), trials=4, store=sys.argv[1], name='s', progress=False)\n"
+    )
+    store = str(tmp_path / "s.db")
+    assert subprocess.run([sys.executable, script, store]).returncode == -9
+    assert [one.status for one in lt.Study.load("s", store).trials] == ["ok", "waiting"]
+    shown = subprocess.run(
+        [sys.executable, "-m", "luthier", "show", "s", "--store", store], capture_output=True, text=True
+    )
+    assert "waiting" in shown.stdout and "running" not in shown.stdout

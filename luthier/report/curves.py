@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from luthier.jobs import DIVERGED, FAILED, OK, PENDING, PRUNED
-from luthier.report.facts import INFEASIBLE, STATUS_NAMES, Facts, metric_names, progress
+from luthier.report.facts import INFEASIBLE, STATUS_NAMES, WAITING, Facts, metric_names, progress
 from luthier.report.figures import (
     CURVE_POINTS,
     LINES,
@@ -158,8 +158,9 @@ def _groups(known: Facts, curves: list[Curve]) -> tuple[list[tuple[str, str, lis
     quarter = set(ranked[: (len(ranked) + 3) // 4].tolist())
     shown = thin_ranked(ranked, LINES)
     rest = np.array([n for n in by_end if known.status[n] != OK or n not in known.finished], dtype=np.int64)
-    ended = rest[known.status[rest] != PENDING] if len(rest) else rest
+    ended = rest[known.history.status[rest] != PENDING] if len(rest) else rest
     running = [n for n in rest if known.status[n] == PENDING][-LINES // 4 :]
+    waiting = [n for n in rest if known.status[n] == WAITING][-LINES // 4 :]
     ended = ended[thin(len(ended), LINES // 2)]
     other = [n for n in ended if known.status[n] == OK]  # that measured something else than the objective
 
@@ -172,6 +173,7 @@ def _groups(known: Facts, curves: list[Curve]) -> tuple[list[tuple[str, str, lis
         ("outside the limits", "@infeasible", chosen(n for n in ended if known.status[n] == INFEASIBLE)),
         ("finished", "@finished", chosen([*(n for n in shown if int(n) not in quarter), *other])),
         ("running", "@running", chosen(running)),
+        ("waiting", "@waiting", chosen(waiting)),
         ("best quarter", "@primary", chosen(n for n in shown if int(n) in quarter)),
     ]
     return groups, sum(len(group[2]) for group in groups)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from luthier.trials import front
 
 DECIDED = "policy."  # before the name of what tells how a controller decides: it has figures of its own
 INFEASIBLE = 5  # the status here of what ended, or ran out of memory, outside the limits
+WAITING = 6  # the status here of what has not ended and nobody runs
 STATUS_NAMES = {
     OK: "finished",
     INFEASIBLE: "infeasible",
@@ -19,6 +21,7 @@ STATUS_NAMES = {
     DIVERGED: "diverged",
     FAILED: "failed",
     PENDING: "running",
+    WAITING: "waiting",
 }
 
 
@@ -31,7 +34,7 @@ class Facts:
         objective: Name of the first objective, by which "best" is meant.
         mode: ``"min"`` or ``"max"``: the direction in which the first objective is better.
         values: First objective of each job in the user's direction, (jobs,); NaN where there is none.
-        status: Status code of each job, (jobs,); INFEASIBLE outside the limits.
+        status: Status code of each job, (jobs,); INFEASIBLE outside the limits, WAITING where nobody runs it.
         finished: Numbers of the jobs that ended well, within the limits, with a finite objective, in order of arrival.
         best: Number of the best of them, or None.
         front: With several objectives, the jobs that no other dominates, best by the first objective first; else ().
@@ -74,12 +77,13 @@ class Facts:
         return self.finished[np.argsort(self.sign * self.values[self.finished], kind="stable")]
 
 
-def facts(history: History) -> Facts:
-    """Read a history once."""
+def facts(history: History, waiting: Collection[int] = ()) -> Facts:
+    """Read a history once; ``waiting`` are the jobs that have not ended and that nobody runs."""
     objective, mode = next(iter(history.objectives.items()))
     values = history.measured[:, 0] * (-1.0 if mode == "max" else 1.0)
     arrival = np.array(history.arrival, dtype=np.int64)
     status = np.where((history.violation > 0) & (history.status != PRUNED), INFEASIBLE, history.status)
+    status[[number for number in waiting if history.status[number] == PENDING]] = WAITING
     finished = arrival[(status[arrival] == OK) & np.isfinite(values[arrival])]
     continued = bool((history.parent >= 0).any())
     noun = "job" if continued else "trial"

@@ -27,6 +27,7 @@ COLOURS = {
     "diverged": "@diverged",
     "failed": "@failed",
     "running": "@running",
+    "waiting": "@waiting",
 }
 SYMBOLS = {
     "finished": "circle",

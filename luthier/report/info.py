@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -71,6 +71,7 @@ class StudyInfo:
         samples: Samples of a method that draws from a generative sampler; None for all others.
         folder: The folder in which each trial has one of its own.
         files: The files that trials have kept there, by job.
+        waiting: Jobs that have not ended and that nobody runs.
 
     Examples:
         >>> StudyInfo("digits", {"method": "random", "seed": 0}).name
@@ -86,3 +87,4 @@ class StudyInfo:
     samples: Samples | None = None
     folder: str = ""
     files: Mapping[int, Sequence[KeptFile]] = field(default_factory=dict)
+    waiting: Collection[int] = ()

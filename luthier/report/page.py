@@ -38,7 +38,7 @@ def sections(
         judge: Computes the importance of hyperparameters, by far the costliest part of a page: a live page does it
             less often than the rest.
     """
-    known, found = facts(history), judge(history)
+    known, found = facts(history, info.waiting), judge(history)
     order = found.names if found else history.space.names
     candidates = [
         best_section(known, info),
@@ -63,7 +63,7 @@ def page(history: History, info: StudyInfo) -> str:
     """The whole page of a study as HTML."""
     every = f"Every trial as a file: <code>{escape(export_command(info))}</code>" if len(history) else ""
     footer = f"{settings_section(info)}<p>{every}</p>"
-    return document(info.name, header(facts(history), info), sections(history, info), footer)
+    return document(info.name, header(facts(history, info.waiting), info), sections(history, info), footer)
 
 
 def document(title: str, top: str, parts: Sequence[Section], footer: str) -> str:

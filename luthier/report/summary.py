@@ -10,7 +10,7 @@ import numpy as np
 
 from luthier.jobs import DIVERGED, FAILED, OK, PENDING, PRUNED
 from luthier.limits import described
-from luthier.report.facts import INFEASIBLE, STATUS_NAMES, Facts
+from luthier.report.facts import INFEASIBLE, STATUS_NAMES, WAITING, Facts
 from luthier.report.figures import Html, Section
 from luthier.report.info import StudyInfo
 from luthier.report.table import metric_list
@@ -67,7 +67,7 @@ def _tiles(known: Facts, info: StudyInfo) -> list[tuple[str, str, str]]:
     if known.continued:
         tiles.append(("trials started", f"{known.trials:,}", ""))
     tiles.append((f"{known.noun}s finished", f"{known.count(OK):,}", ""))
-    for status in (INFEASIBLE, PRUNED, DIVERGED, FAILED, PENDING):
+    for status in (INFEASIBLE, PRUNED, DIVERGED, FAILED, PENDING, WAITING):
         name = STATUS_NAMES[status]
         if known.count(status):
             tiles.append((name, f"{known.count(status):,}", name))

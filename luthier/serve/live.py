@@ -98,7 +98,7 @@ class Live:
     def _study_parts(self) -> list[Part]:
         history = self.study.history
         info = page_info(self.study._ledger, self._store.settings(self.study.name), fitted=False)
-        known = facts(history)
+        known = facts(history, info.waiting)
         first = Part("header", "", f'<div id="header">{header(known, info)}</div>')
         now = running_section(known)
         found = sections(history, info, self._importance if "" in self._parts else lambda _: None)

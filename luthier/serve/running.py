@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 
-from luthier.jobs import Report
+from luthier.jobs import PENDING, Report
 from luthier.report.facts import Facts
 from luthier.report.figures import Html, Section
 from luthier.report.text import duration, escape, label, number, plural, setting
@@ -16,9 +16,10 @@ WIDTH, HEIGHT, POINTS = 150, 30, 60  # of a curve, and points in it
 
 
 def running_section(known: Facts) -> Section | None:
-    """The jobs that have not ended, the latest first; None where there are none."""
+    """The jobs that run, the latest first; None where there are none."""
     history = known.history
-    jobs = sorted(history.pending.values(), key=lambda job: -job.number)
+    running = [job for job in history.pending.values() if known.status[job.number] == PENDING]
+    jobs = sorted(running, key=lambda job: -job.number)
     if not jobs:
         return None
     rows = []

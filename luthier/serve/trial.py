@@ -16,7 +16,7 @@ from luthier.report.kept import file_list, note_list
 from luthier.report.table import metric_list
 from luthier.report.text import duration, escape, label, number, setting
 from luthier.study.kept import kept_files, trial_files
-from luthier.trials import TrialRecord, trials_of
+from luthier.trials import TrialRecord
 
 CURVES = 12
 SHOWN = {"ok": "finished"}
@@ -29,7 +29,7 @@ def trial_parts(study: Any, job: int) -> tuple[str, list[Section]]:
         StoreError: If the study has no such job.
     """
     history = study.history
-    records = trials_of(history)
+    records = study.trials
     trial = next((one for one in records if job in one.jobs), None)
     if trial is None:
         raise StoreError(
@@ -152,7 +152,7 @@ def _lineage(history: History, trial: TrialRecord, records: Sequence[TrialRecord
     for job in trial.jobs:
         result = history.results[job]
         value = "" if result is None else number(result.metrics.get(next(iter(history.objectives)), float("nan")), 5)
-        status = "running" if result is None else SHOWN.get(result.status, result.status)
+        status = trial.status if result is None else SHOWN.get(result.status, result.status)
         config = ", ".join(f"{name} {setting(part)}" for name, part in history.jobs[job].config.items())
         rows.append(
             f'<tr><td class="n">{job}</td><td><span class="dot {status}"></span>{status}</td>'

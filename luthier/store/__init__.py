@@ -188,6 +188,10 @@ class StudyStore(Protocol):
         """Give the lease on proposing back, if this owner has it."""
         ...
 
+    def held(self) -> set[int]:
+        """The unended jobs that a living owner holds, this one among them."""
+        ...
+
     def strays(self) -> list[str]:
         """Checkpoints of owners that are certainly gone, so that nobody will name them any more, but not those from
         which an unfinished job can go on. Which of them results name, a history tells that is synced after this.

@@ -312,6 +312,12 @@ class _MemoryStudy:
             if self._study.turn[0] is self:
                 self._study.turn = (None, 0.0)
 
+    def held(self) -> set[int]:
+        with self._lock:
+            now = time.monotonic()
+            owners = {number: entry.owner for number, entry in self._open().queue.items() if entry.owner is not None}
+            return {number for number, owner in owners.items() if owner is self or owner._until >= now}
+
     def strays(self) -> list[str]:
         """None: what is in memory ends with its owners."""
         return []

@@ -301,6 +301,15 @@ class SQLStudy:
         return bool(self._database.again(lambda tries: self._run(sql.take_janitor, values)))
 
     @_alone
+    def held(self) -> set[int]:
+        def look(tries: int) -> set[int]:
+            with self._database.read() as session:
+                lost = {owner for owners in self._lost(session) for owner in owners}
+                return {row.number for row in session.all(sql.held_by, self._study) if row.owner not in lost}
+
+        return self._database.again(look)
+
+    @_alone
     def strays(self) -> list[str]:
         files = {file: owner for file in self._checkpoints.files() if (owner := writer_of(file)) is not None}
 

@@ -194,6 +194,7 @@ holders = (
     .where(queue.c.study == STUDY, queue.c.owner.is_not(None), queue.c.owner != OWNER)
     .distinct()
 )
+held_by = sa.select(queue.c.number, queue.c.owner).where(queue.c.study == STUDY, queue.c.owner.is_not(None))
 _pause = bind("b_pause", type_=sa.Double)
 
 

@@ -169,4 +169,5 @@ def page_info(ledger: Ledger, settings: dict[str, Any], fitted: bool = True) -> 
         samples=samples(history, settings) if fitted else None,
         folder=trial_files(ledger) or "",
         files=kept_files(ledger),
+        waiting=ledger.waiting(),
     )

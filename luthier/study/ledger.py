@@ -195,6 +195,12 @@ class Ledger:
         return self._study.partials
 
     @_alone
+    def waiting(self) -> set[int]:
+        """The jobs that have not ended and that nobody runs: they were given back, or their process has died."""
+        self.sync()
+        return set(self.history.pending) - self._study.held() if self.history.pending else set()
+
+    @_alone
     def sync(self) -> None:
         """Bring the history up to date with the store."""
         self._study.sync(self.history)

@@ -393,7 +393,8 @@ class Study:
     @property
     def trials(self) -> list[TrialRecord]:
         """The configurations that were started, each with all the jobs that continued it."""
-        return trials_of(self.history)
+        waiting = self._ledger.waiting()
+        return trials_of(self._ledger.history, waiting)
 
     def model(
         self, number: int | None = None, task: TorchTask | str | Path | None = None, *, last: bool = False
