@@ -32,6 +32,8 @@ QUESTIONS = {  # of a new user, and words on the page that answers
     "How do I get the trained network?": ("weights", "study.model()", "luthier weights"),
     "Can I start from a configuration that works?": ("going_on", "start=", "known="),
     "Can I say that two values must not come together?": ("spaces", "constraint="),
+    "Can another method go on with my study?": ("going_on", "Go on by another method", "learns from all"),
+    "What does a running study show?": ("progress", "the time that is left"),
     "Is my result reproducible?": ("faq", "same seed"),
     "What happens when a machine dies?": ("promises", "SIGKILL"),
     "How do I write my own method?": ("extend", "propose(self, history, count, seeds)"),
@@ -44,6 +46,11 @@ def test_a_new_user_finds_the_answer(question: str) -> None:
     text = (DOCS / f"{page}.md").read_text()
     assert [word for word in words if word not in text] == []
     assert f"{page}.md" in (DOCS.parent / "mkdocs.yml").read_text()
+
+
+def test_the_first_page_of_the_readme_is_two_screens_with_a_function_then_a_network() -> None:
+    page = (DOCS.parent / "README.md").read_text().partition("\n## Methods\n")[0]
+    assert len(page.splitlines()) <= 70 and 0 < page.index("def train(config, trial)") < page.index("lt.TorchTask(")
 
 
 def test_the_table_of_the_readme_is_that_of_the_methods() -> None:
