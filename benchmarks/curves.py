@@ -10,7 +10,8 @@ rank table the regrets of all methods on one task and seed are replaced by their
 
 The tasks are TaskSet's real curves of recurrent networks (a pool of 1,000 configurations of Adam's eight
 hyperparameters, 51 points; what a method proposes in the unit cube of their ranks gives way to the nearest that was not
-tried yet, for every method alike, and the study is told that one) and LCBench's (52 epochs, seven
+tried yet, and the study is told that one; freeze_thaw is told the pool, as the methods of its kind are in papers) and
+LCBench's (52 epochs, seven
 hyperparameters; the surrogate that YAHPO fitted to its real curves). They are not part of this repository:
 LUTHIER_BENCH names the folder with ``tasks.py`` and ``mf.py`` that reads them, by default ../shared/bench beside the
 checkout, and their checksums are in ``curves_split.json``, with the tasks and seeds for choosing and for reporting.
@@ -177,7 +178,11 @@ def _lcbench(name: str, instance: str) -> Task:
 def ours(task: Task, method: str, seed: int) -> dict[str, Any]:
     """One study: the lowest value so far after each step, and the time that choosing took."""
     total, trace, lowest, spent = WHOLE * task.steps, list[float](), float("inf"), 0.0
-    chosen = METHODS[method]() if task.pool is None else OfPool(METHODS[method](), task.pool)
+    chosen = METHODS[method]()
+    if task.pool is not None:
+        told = isinstance(chosen, lt.propose.FreezeThaw)
+        every = tuple(_config(point) for point in task.pool)
+        chosen = replace(chosen, candidates=every) if told else OfPool(chosen, task.pool)
     study = lt.Study("curves", task.space, method=chosen, steps=task.steps, seed=seed)
     age: dict[int, int] = {}
     curves: dict[int, np.ndarray] = {}

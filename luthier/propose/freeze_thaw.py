@@ -95,6 +95,8 @@ class FreezeThaw:
             where the steps have no room for so many.
         batch: Jobs that may be running at once.
         points: Points of curves that the model takes at most, the best.
+        candidates: The only configurations that there are, such as those of a table of measurements; None is all of the
+            space. Each is begun once.
         stops: Trainings begin as if they were to run whole, and are stopped instead of laid aside.
         budget: Set by :meth:`bind`.
 
@@ -117,6 +119,7 @@ class FreezeThaw:
     rungs: int = 4
     batch: int = 8
     points: int = 600
+    candidates: tuple[Config, ...] | None = field(default=None, repr=False, compare=False)
     stops: bool = False
     budget: Budget | None = field(default=None, repr=False)
     extendable: ClassVar[bool] = False
@@ -196,9 +199,12 @@ class FreezeThaw:
         if memory.theta is None or started < self.initial:
             if not more:
                 return self._finish(history, memory, running, number)
+            left = None if self.candidates is None else self._left(history, jobs)
+            if left is None and self.candidates is not None:
+                return self._finish(history, memory, running, number)
             encoding = encoding_of(history.space)
-            [config] = history.space.decode(sobol(encoding.width, number, seeds)[None])
-            return self._begin(number, config)
+            drawn = sobol(encoding.width, number, seeds) if left is None else left.codes[rng.integers(len(left.codes))]
+            return self._begin(number, history.space.decode(drawn[None])[0])
         beside = {root: to for root, to in running.items() if root in memory.curves}
         new = [job for job in jobs if job.parent is None]
         model = self._model(history, memory, beside, rng, new)
@@ -276,8 +282,21 @@ class FreezeThaw:
         def acquisition(points: Points) -> np.ndarray:
             return _improvement(model, _features(encoding, points, 1.0, np.full(len(points.codes), FRESH)))
 
-        code = maximise(acquisition, encoding, _of(history, ranked), seen, begun.codes, rng)
+        if self.candidates is None:
+            code = maximise(acquisition, encoding, _of(history, ranked), seen, begun.codes, rng)
+        else:
+            left = self._left(history, new)
+            code = None if left is None else left.codes[int(np.argmax(acquisition(left)))]
         return code, -math.inf if code is None else float(acquisition(encoding.complete(code[None].copy()))[0])
+
+    def _left(self, history: History, new: list[Job]) -> Points | None:
+        """The candidates that were not begun; None where all were."""
+        assert self.candidates is not None, "there are candidates"
+        encoding = encoding_of(history.space)
+        begun = {*keys(history.codes), *(keys(encoding.points([job.config for job in new]).codes) if new else ())}
+        points = encoding.points(list(self.candidates))
+        rows = [row for row, key in enumerate(keys(points.codes)) if key not in begun]
+        return points.take(rows) if rows else None
 
     def _model(
         self,

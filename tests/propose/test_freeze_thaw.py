@@ -139,3 +139,14 @@ def test_what_it_cannot_do_is_refused() -> None:
     with pytest.raises(MethodError, match="it takes one objective"):
         goals = {"a": "min", "b": "min"}
         simulate(FreezeThaw(), crossing, PLANE, Budget(trials=4, steps=27), stateful=True, objectives=goals)
+
+
+def test_of_a_list_each_is_begun_once_and_nothing_else() -> None:
+    rng = np.random.default_rng(3)
+    listed = tuple(PLANE.sample(rng, 14))
+    method = FreezeThaw(candidates=listed, rungs=3)
+    history = simulate(method, crossing, PLANE, Budget(trials=30, steps=27), stateful=True, report_every=1, batch=3)
+    begun = [job.config for job in history.jobs if job.parent is None]
+    assert all(config in listed for config in begun) and len(begun) == len(set(map(repr, begun)))
+    best = min(listed, key=lambda config: crossing(config, 27, 0)[0])
+    assert history.best is not None and history.jobs[history.best].config == best and len(begun) <= len(listed)
