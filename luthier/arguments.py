@@ -29,6 +29,7 @@ ELSEWHERE = {
     "store": "storage storage_path db database local_dir load_if_exists resume",
     "name": "study_name experiment_name project_name run_name",
     "metric": "objectives metrics monitor scoring",
+    "limits": "constraints constraints_func outcome_constraints",
     "seed": "random_state random_seed rng rstate",
     "seeds": "random_state random_seed seed",
     "progress": "show_progress_bar verbose verbosity quiet silent",
@@ -40,6 +41,7 @@ ELSEWHERE = {
 }
 REMARKS = {
     "mode": "It is 'min' or 'max'.",
+    "limits": "It takes bounds of metrics, {'latency': (None, 10)}; lt.Space(…, constraint=f) is for configurations.",
     "seconds": "It is the wall time of the call.",
     "executor": "It takes lt.execute.Local(workers=…, device=…) or lt.execute.Ray(…).",
     "method": "It takes a name of `luthier methods` or a proposer, an adapter or a pair of them.",

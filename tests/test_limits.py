@@ -18,6 +18,8 @@ from luthier import limits
 from luthier.cli import app
 from luthier.errors import MethodError, StudyError
 from luthier.jobs import Budget, History, Job, Report, Result
+from luthier.propose.inner import first_results
+from luthier.seeds import Seeds
 from luthier.store import open_store
 from luthier.study.export import to_csv
 from luthier.testing import simulate
@@ -34,6 +36,15 @@ def bowl(config: dict[str, Any]) -> dict[str, float]:
 
 def tune(task: Any = bowl, method: Any = "random", **changes: Any) -> lt.Study:
     return lt.tune(task, method, **{"space": SPACE, "trials": 20, "limits": LIMITS, "progress": False, **changes})
+
+
+def small_task() -> lt.TorchTask:
+    return lt.TorchTask(
+        space=lt.Space(lr=lt.Float(1e-3, 1.0, log=True)),
+        model=lambda _: torch.nn.Linear(2, 1),
+        data=lt.Splits(*(lt.Split(torch.ones(8, 2), torch.ones(8, 1)) for _ in range(2))),
+        loss=lt.losses.mean_squared_error,
+    )
 
 
 def told(rows: list[dict[str, float] | str], bounds: Any = LIMITS, **objectives: str) -> History:
@@ -161,6 +172,25 @@ def test_running_out_of_memory_is_outside_the_limits(capsys: pytest.CaptureFixtu
         tune(train, limits=None, max_failures=2, seed=3)
 
 
+def test_a_stack_that_runs_out_of_memory_is_judged_job_by_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    from luthier.train import stack
+
+    width, trained = stack.run_stack, []
+
+    def run_stack(work: Any, jobs: list[Job], *more: Any) -> Any:
+        trained.append([job.number for job in jobs])
+        if len(jobs) > 1 or jobs[0].number == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return width(work, jobs, *more)
+
+    monkeypatch.setattr(stack, "run_stack", run_stack)
+    study = lt.tune(small_task(), "random", trials=4, epochs=1, limits={"loss": (None, 1e9)}, progress=False)
+    assert trained == [[0, 1, 2, 3], [0], [1], [2], [3]]
+    assert [trial.feasible for trial in study.trials] == [True, True, False, True]
+    with pytest.raises(StudyError, match="all 4 trials failed"):
+        lt.tune(small_task(), "random", trials=4, epochs=1, progress=False)
+
+
 def test_a_study_with_nothing_inside_has_no_best_and_says_what_is_nearest() -> None:
     with pytest.warns(
         RuntimeWarning, match=r"none of 20 results .* latency ≤ -1; the nearest is job \d+ with latency="
@@ -208,12 +238,7 @@ def test_a_metric_that_is_never_reported_is_named_with_the_first_result() -> Non
 
 
 def test_methods_that_cannot_keep_limits_are_refused() -> None:
-    task = lt.TorchTask(
-        space=lt.Space(lr=lt.Float(1e-3, 1.0, log=True)),
-        model=lambda _: torch.nn.Linear(2, 1),
-        data=lt.Splits(*(lt.Split(torch.ones(8, 2), torch.ones(8, 1)) for _ in range(2))),
-        loss=lt.losses.mean_squared_error,
-    )
+    task = small_task()
     with pytest.raises(MethodError, match=r"moves the hyperparameters of one training along its loss.*Random"):
         lt.tune(task, "hypergradient", epochs=1, limits={"loss": (None, 1)}, progress=False)
     with pytest.raises(StudyError, match=r"limits='latency' is not measured by the task.*loss, train_loss"):
@@ -268,6 +293,27 @@ def test_rungs_and_populations_go_on_with_what_lies_inside(name: str) -> None:
     started = [job.number for job in study.history.jobs if job.parent is None]
     begun = np.mean([bowl(study.history.jobs[n].config)["latency"] <= 10 for n in started])
     assert share > min(1.5 * begun, 0.9)
+
+
+def test_an_inner_proposer_sees_the_limits_and_forgives_reports_without_the_metric() -> None:
+    history = told([bowl({"x": -1.0, "y": 0.0}), bowl({"x": 0.8, "y": 0.0}), {"loss": 0.1}])
+    seen = first_results(history, "a test")
+    assert seen.limits == history.limits and seen.values[:2, 0].tolist() == history.values[:2, 0].tolist()
+    assert seen.best == 1 and np.isnan(seen.violation[2]) and seen.values[2, 0] == 0.1
+
+
+def test_children_of_shared_weights_are_ranked_by_the_limits_on_what_they_measured() -> None:
+    proposer = lt.propose.Derive(draws=3).bind(Budget(trials=4, steps=100))
+    history = History(SPACE, {"loss": "min"}, {"size": (None, 1.0)})
+    for job in proposer.propose(history, 9, Seeds(0)):
+        history.add(job)
+    history.add(Result(0, "ok", {"shared_loss": 1.0}, history.jobs[0].steps, history.jobs[0].config))
+    for job in proposer.propose(history, 9, Seeds(0)):
+        history.add(job)
+    assert np.isnan(history.violation[0]), "a search measures no objective, and is not judged"
+    for number, (loss, size) in enumerate([(0.1, 2.0), (0.5, 0.5), (0.3, 1.0)], start=1):
+        history.add(Result(number, "ok", {"shared_loss": loss, "shared_size": size}, 10, {"x": loss, "y": 0.0}))
+    assert [job.tag["draw"] for job in proposer.propose(history, 9, Seeds(0))] == [3, 2]
 
 
 def test_a_function_is_stopped_for_its_reports_outside() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.adapt import Adapter
 from luthier.jobs import Job, Lost, Partial, Report, Result
-from luthier.limits import Bounds
+from luthier.limits import Bounds, out_of_memory
 from luthier.seeds import Seeds
 from luthier.task import Task, is_torch
 from luthier.task.call import describe
@@ -114,7 +114,8 @@ def run(
         partials: By number, the states that earlier attempts at these jobs have left.
 
     Returns:
-        The results, as the jobs end. An exception in the user's code is a result with status ``"failed"``. A job that
+        The results, as the jobs end. An exception in the user's code is a result with status ``"failed"``;
+        under limits, a stack that runs out of memory is trained job by job. A job that
         was halted, or whose state the disk does not take or give, is lost: no result of the training.
         KeyboardInterrupt passes through.
     """
@@ -130,6 +131,7 @@ def run(
     from luthier.train.stack import run_stack  # imports torch
 
     begun, left = time.perf_counter(), {job.number for job in jobs}
+    again: list[Job] = []
     try:
         for outcome in run_stack(work, list(jobs), parents, ask, given):
             left.remove(outcome.number)
@@ -143,5 +145,9 @@ def run(
         yield from (Lost(number, "storage", str(trouble)) for number in sorted(left))
     except BaseException as error:
         share, text = (time.perf_counter() - begun) / len(jobs), describe(error)
-        for number in sorted(left):
-            yield Result(number, "failed", seconds=share, error=text)
+        if work.limits and len(left) > 1 and out_of_memory(text):
+            again = [job for job in jobs if job.number in left]  # memory ran out for all, and nobody knows whose fault
+        else:
+            yield from (Result(number, "failed", seconds=share, error=text) for number in sorted(left))
+    for job in again:  # here, where the error no longer holds the stack's tensors
+        yield from run(work, [job], parents, on_reports, partials)

@@ -81,14 +81,13 @@ def bounded(history: History, numbers: np.ndarray, most: int) -> list[Output]:
     status = history.status[numbers]
     judged = np.isin(status, (OK, PRUNED))
     results = [history.results[number] for number in numbers]
-    there = np.where(judged, np.isfinite(history.measured[numbers]).all(axis=1), False)
+    there = judged & np.isfinite(history.measured[numbers]).all(axis=1) & ~np.isposinf(history.violation[numbers])
     codes, mask = history.codes[numbers], history.mask[numbers]
-    points, excused = Points(codes, mask), (status == PRUNED) | np.isin(numbers, list(history.before))
+    points = Points(codes, mask)
     found = []
     for name, bounds in history.limits.items():
         values = np.array([np.nan if r is None else r.metrics.get(name, np.nan) for r in results], dtype=float)
         values[~judged] = np.nan
-        there &= np.isfinite(values) | excused
         rows = np.flatnonzero(np.isfinite(values))
         if len(rows) > 1:
             away = np.min([np.abs(values[rows] - bound) for bound in bounds if bound is not None], axis=0)
