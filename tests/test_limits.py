@@ -42,7 +42,9 @@ def small_task() -> lt.TorchTask:
     return lt.TorchTask(
         space=lt.Space(lr=lt.Float(1e-3, 1.0, log=True)),
         model=lambda _: torch.nn.Linear(2, 1),
-        data=lt.Splits(*(lt.Split(torch.ones(8, 2), torch.ones(8, 1)) for _ in range(2))),
+        data=lt.Splits(
+            train=lt.Split(torch.ones(8, 2), torch.ones(8, 1)), valid=lt.Split(torch.ones(8, 2), torch.ones(8, 1))
+        ),
         loss=lt.losses.mean_squared_error,
     )
 
@@ -272,7 +274,7 @@ def test_rungs_and_populations_go_on_with_what_lies_inside(name: str) -> None:
     """Outside is better by far, so that one glance at the raw loss would go on with it alone."""
 
     class Walk:
-        space = SPACE
+        space: lt.Space | None = SPACE
 
         def init(self, config: dict[str, Any], seed: int) -> dict[str, Any]:
             return {"done": 0}
@@ -285,7 +287,7 @@ def test_rungs_and_populations_go_on_with_what_lies_inside(name: str) -> None:
             outside = 100.0 * (values["latency"] > 10)
             return {**values, "loss": values["loss"] + 1.0 / state["done"] - outside}
 
-    study = lt.tune(Walk(), name, trials=27, steps=27, limits=LIMITS, seed=1, progress=False)
+    study = tune(Walk(), name, trials=27, steps=27, seed=1, space=None)
     ages, inside = study.history.age, study.history.violation == 0
     assert study.best is not None and study.best.metrics["latency"] <= 10
     whole = [job for job in range(len(ages)) if ages[job] == 27]
