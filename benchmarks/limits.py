@@ -244,38 +244,41 @@ def measured(problem: Problem, results: Sequence[Mapping[str, float]]) -> dict[s
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line for each problem and method, and for each method over all problems; of the seeds that all have."""
+    """One line for each problem and method, and for each method over all problems, of the seeds that it has on them."""
     lines = ["| problem | method | seeds | " + " | ".join(f"after {count}" for count in AFTER) + " | first inside |"]
     lines.append("|" + "---|" * (len(AFTER) + 4))
     names = list(dict.fromkeys(row["problem"] for row in rows))
-    methods = [name for name in METHODS if any(row["method"] == name for row in rows)]
-    whole = [
-        {row["seed"] for row in rows if row["problem"] == problem and row["method"] == method}
-        for problem in names
-        for method in methods
-    ]
-    seeds = set.intersection(*whole) if whole else set()
     for problem in [*names, "all"]:
-        for method in methods:
-            own = [
-                row
-                for row in rows
-                if row["method"] == method and row["seed"] in seeds and problem in (row["problem"], "all")
-            ]
-            if not own:
-                continue
-            cells = []
-            for place in range(len(AFTER)):
-                if place >= len(own[0]["regret"]):
-                    cells.append("")
-                    continue
-                by_seed = [[row["regret"][place] for row in own if row["seed"] == seed] for seed in sorted(seeds)]
-                means = [statistics.fmean(values) for values in by_seed]
-                cells.append(f"{statistics.fmean(means):.4f} ± {statistics.stdev(means) if len(means) > 1 else 0:.4f}")
-            firsts = [AFTER[-1] + 1 if row["first"] is None else row["first"] for row in own]
-            cells.append(f"{statistics.fmean(firsts):.1f}")
-            lines.append(f"| {problem} | {method} | {len(seeds)} | {' | '.join(cells)} |")
+        wanted = names if problem == "all" else [problem]
+        for method in METHODS:
+            found = {(row["problem"], row["seed"]): row for row in rows if row["method"] == method}
+            seeds = [s for s in sorted({row["seed"] for row in rows}) if all((name, s) in found for name in wanted)]
+            own = [[found[name, seed] for name in wanted] for seed in seeds]
+            if own:
+                lines.append(f"| {problem} | {method} | {len(seeds)} | {' | '.join(_cells(own))} |")
     return "\n".join(lines)
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """The lines of the table over all problems, by method."""
+    heads, _, *lines = [[cell.strip() for cell in line[1:-1].split("|")] for line in table(rows).splitlines()]
+    found = {line[1]: dict(zip(heads[2:], line[2:], strict=True)) for line in lines if line[0] == "all"}
+    for method, line in found.items():
+        line["CPU s"] = f"{statistics.fmean(row['cpu_seconds'] for row in rows if row['method'] == method):.1f}"
+    return found
+
+
+def _cells(own: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Regrets, mean ± sd over seeds of the mean over problems, and the mean place of the first inside."""
+    cells = []
+    for place in range(len(AFTER)):
+        if any(place >= len(row["regret"]) for one in own for row in one):
+            cells.append("")
+            continue
+        means = [statistics.fmean(row["regret"][place] for row in one) for one in own]
+        cells.append(f"{statistics.fmean(means):.4f} ± {statistics.stdev(means) if len(means) > 1 else 0:.4f}")
+    firsts = [AFTER[-1] + 1 if row["first"] is None else row["first"] for one in own for row in one]
+    return [*cells, f"{statistics.fmean(firsts):.1f}"]
 
 
 def main() -> None:
@@ -302,7 +305,8 @@ def main() -> None:
                 rows.append({"problem": name, "method": method, "seed": seed, **row, "cpu_seconds": spent})
                 print(name, method, seed, row, spent, flush=True)
                 versions = {"optuna": optuna.__version__, "numpy": np.__version__}
-                given.out.write_text(json.dumps({"versions": versions, "runs": rows}, indent=1) + "\n")
+                written = {"versions": versions, "summary": summary(rows), "runs": rows}
+                given.out.write_text(json.dumps(written, indent=1) + "\n")
     print(table(rows))
 
 
