@@ -18,7 +18,8 @@ from luthier.stack.layout import product
 
 functorch: Any = torch._C._functorch  # type: ignore[attr-defined]
 LINEAR = F.linear
-BATCH_NORM, EMBEDDING = F.batch_norm, F.embedding
+BATCH_NORM: Callable[..., Tensor] = F.batch_norm
+EMBEDDING = F.embedding
 CONVOLUTIONS = {name: getattr(F, name) for name in ("conv1d", "conv2d", "conv3d")}
 
 
@@ -77,8 +78,8 @@ def _convolution(function: Callable[..., Tensor], axes: int) -> Callable[..., Te
     def rule(input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
         level = _level()
         kernels, offsets = _stacked(weight, level), _stacked(bias, level)
-        covered = kernels is not None and (offsets is None) == (bias is None) and input.ndim == axes + 2
-        if not covered or weight.device.type != "cpu":
+        covered = (offsets is None) == (bias is None) and input.ndim == axes + 2 and weight.device.type == "cpu"
+        if kernels is None or not covered:
             return function(input, weight, bias, *args, **kwargs)
         x = _stacked(input, level)
         rows = [input] * len(kernels) if x is None else x.unbind(0)
@@ -103,7 +104,7 @@ def _batch_norm(
 
     Of rows of features members are channels of one call; images are normalised one member after the other.
     """
-    level, given = _level(), (running_mean, running_var, weight, bias)
+    level, given = _level(), [running_mean, running_var, weight, bias]
     x, own = _stacked(input, level), [_stacked(tensor, level) for tensor in given]
     if x is None or any((a is None) != (b is None) for a, b in zip(given, own, strict=True)):
         return BATCH_NORM(input, *given, training, momentum, eps)

@@ -97,8 +97,10 @@ class Mapped:
             self._module.train(training)
         form, members = self._form_for(batch), len(noise.key)
         if self._choices and form.kind == "vmap" and members > 1:
-            rows = range(members)
-            found = [self(*self.row(i, tensors, batch, hyper, noise), wanted, training=training) for i in rows]
+            found = []
+            for i in range(members):
+                one, part, knobs, source = self.row(i, tensors, batch, hyper, noise)
+                found.append(self(one, part, knobs, source, wanted, training=training))
             return pytree.tree_map(
                 lambda *parts: torch.cat(parts) if isinstance(parts[0], Tensor) else parts[0], *found
             )

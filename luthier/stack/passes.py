@@ -64,7 +64,7 @@ def _same(node: fx.Node, kept: bool) -> Any:
         return old
     if node.target is aten.transpose.int and old.target is aten.transpose.int and old.args[1:] == rest:
         return old.args[0]
-    if node.target is aten.permute.default and rest[0] == list(range(len(rest[0]))):  # by vmap
+    if node.target is aten.permute.default and rest == ([*range(old.meta["val"].ndim)],):  # by vmap
         return old
     alike = _alike(node, old)
     if node.target in (aten.view.default, aten.expand.default) and alike:

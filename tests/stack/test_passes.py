@@ -98,3 +98,13 @@ def test_what_is_equal_is_computed_once():
 
     targets = [node.target for node in graph_of(twice).nodes]
     assert targets.count(torch.ops.aten.exp.default) == 1
+
+
+def test_axes_that_vmap_leaves_where_they_are_cost_no_operator():
+    def step(state, batches, valid):
+        new = state["w"].permute(0, 1) * batches[0]
+        return {"w": new}, {"loss": new.sum(1)}
+
+    graph = trace(step, {"w": torch.ones(2, 3)}, [torch.full((2, 3), 0.5)], None)
+    assert graph is not None
+    assert torch.ops.aten.permute.default not in {node.target for node in graph.main.graph.nodes}
