@@ -69,15 +69,13 @@ def _study(task: Callable[[], lt.TorchTask], store: str, **settings: Any) -> Non
 
 
 def _ended(store: str) -> tuple[Any, list[torch.Tensor]]:
-    """Everything reported, and all tensors of the trainings at their ends."""
+    """Everything reported, and all tensors of the best training at its end."""
     study = lt.Study.load("zoo", store)
     results = [result for result in study.history.results if result is not None]
     reports = [[(r.step, sorted(r.metrics.items())) for r in study.history.reports[x.number]] for x in results]
-    tensors: list[torch.Tensor] = []
-    for result in results:
-        assert result.checkpoint is not None
-        state = study._ledger.checkpoints.load(result.checkpoint[0])[0]
-        tensors += [leaf[result.checkpoint[1]] for leaf in pytree.tree_leaves(state)]
+    assert study.best is not None and study.best.result.checkpoint is not None  # of others less is kept
+    file, row = study.best.result.checkpoint
+    tensors = [leaf[row] for leaf in pytree.tree_leaves(study._ledger.checkpoints.load(file)[0])]
     return [[r.status for r in results], reports], tensors
 
 

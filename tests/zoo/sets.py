@@ -38,7 +38,9 @@ class SparseGCN(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.a, self.o = nn.Linear(8, 16), nn.Linear(16, 10)
-        self.register_buffer("adjacency", torch.sparse_coo_tensor(EDGES, torch.full((8,), 0.7), (8, 8)).coalesce())
+        self.register_buffer(
+            "adjacency", torch.sparse_coo_tensor(EDGES, torch.full((8,), 0.7), (8, 8), check_invariants=True).coalesce()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.a(x.view(-1, 8, 8)).transpose(0, 1)  # nodes first

@@ -107,7 +107,7 @@ def page(stored: dict[str, Any]) -> str:
         row = stored["networks"].get(name, {})
         works = row.get("adapters", {})
         for adapter, said in works.items():
-            if said != "works":
+            if said not in ("works", "to rounding"):
                 reasons[adapter, said] += 1
         lines.append(f"| {ZOO[name].kind} | {name} | " + " | ".join(_cells(row, works)) + " |")
     of_list = {name: stored["networks"].get(name, {}) for name in ZOO if name not in MORE}
@@ -131,6 +131,8 @@ def _wrong(row: dict[str, Any]) -> bool:
 def _cells(row: dict[str, Any], works: dict[str, str]) -> list[str]:
     same = row.get("same", "") + (", resumed" if "resumed" in row and not row["resumed"] else "")
     able = "all" if works and set(works.values()) == {"works"} else ", ".join(n for n in works if works[n] == "works")
+    rough = ", ".join(n for n in works if works[n] == "to rounding")
+    able = "; ".join(part for part in (able, rough and f"to rounding {rough}") if part)
     ratio = f"{row['speed']:,} | {row['speed'] / row['plain_speed']:.2f}" if "speed" in row else " | "
     off = "" if row.get("plain") is None else f"{row['plain']:.0e}"
     note = " ".join(str(part) for part in (row.get("note"), row.get("resumed")) if part)
@@ -147,7 +149,8 @@ HEAD = """# Networks that run
 without dropout. "Equal" is what equals a member alone, bit for bit, at dropout 0.1: the member in a stack, in a traced
 stack, and in a study that was ended by SIGKILL in the middle and resumed. A network that draws in itself has no plain
 loop to be compared with; one that runs in turn is never traced. "Adapters": pbt, hypergradient, bilevel with the
-implicit and the unrolled response, hypernet, and enas over two optimizers, each with two members stacked as alone.
+implicit and the unrolled response, hypernet, and enas over two optimizers, each with two members stacked as alone, bit
+for bit, or "to rounding": some kernels round second derivatives otherwise for several members than for one.
 Speed is in member-steps a second of eight members in the form that a long study takes, on one core, and in multiples
 of a plain loop's. Made with torch {torch}, on a CPU.
 
