@@ -202,9 +202,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seats", type=int, nargs="+", default=[2, 8, 32])
     parser.add_argument("--trials", type=int, default=100, help="virtual trainings of each seat")
-    parser.add_argument(
-        "--works", nargs="+", choices=("trivial", "pbt"), default=("trivial", "pbt"), help="of Ray Tune"
-    )
+    rows = [f"{work}, {mode}" for work in ("trivial", "pbt") for mode in ("default", "best")]
+    parser.add_argument("--rows", nargs="+", choices=rows, default=rows, help="of Ray Tune")
     parser.add_argument("--tune", default=os.environ.get("RAY_PYTHON", sys.executable))
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/cluster.json"))
     arguments = parser.parse_args()
@@ -229,10 +228,8 @@ def main() -> None:
             if "driver" in arguments.parts:
                 note("driver", [driven(seats, arguments.trials * seats) for seats in arguments.seats])
     if "tune" in arguments.parts:
-        for work in arguments.works:
-            for mode in ("best", "default"):
-                found = of_tune(arguments.tune, work, mode)
-                note("tune", {**kept.get("tune", {}), f"{work}, {mode}": found})
+        for row in arguments.rows:
+            note("tune", {**kept.get("tune", {}), row: of_tune(arguments.tune, *row.split(", "))})
     figures = {**kept.get("start", {}), **kept.get("speed", {})}
     missed = {
         name: figures[name]["median"]

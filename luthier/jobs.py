@@ -35,6 +35,10 @@ class Job:
         parent: Continue from the whole state at the end of this job; names whose value differs from the
             parent's ``final`` are overwritten.
         tag: The proposer's note to its later self (slot, rung, generation); must be JSON.
+
+    Examples:
+        >>> Job(7, {"lr": 0.1}, steps=100, parent=3)
+        Job(number=7, config={'lr': 0.1}, steps=100, parent=3, tag={})
     """
 
     number: int
@@ -53,6 +57,10 @@ class Report:
         step: Steps done over the whole lineage when the report was made.
         metrics: Measured values in the user's own units and direction.
         hyperparameters: Values at that step, where they move during the training; empty otherwise.
+
+    Examples:
+        >>> Report(7, 20, {"loss": 0.5}).metrics["loss"]
+        0.5
     """
 
     number: int
@@ -76,6 +84,11 @@ class Result:
         error: The message of a failure, else "".
         checkpoint: (file, row) of the state at the end, where one was written.
         notes: Values that the training passed to ``trial.note``; the store keeps them as a note of their own.
+
+    Examples:
+        >>> result = Result(7, "ok", {"loss": 0.25}, steps=100)
+        >>> result.status, result.metrics["loss"], result.error
+        ('ok', 0.25, '')
     """
 
     number: int
@@ -164,6 +177,10 @@ class Lost:
             a state could not be read or written: it runs again after a pause. None of these is counted.
             ``"process"``: the process that trained it died. That is counted, and the third time is a failure.
         error: Description of what happened, a sentence without its full stop; empty where it was asked for.
+
+    Examples:
+        >>> Lost(7, "machine", "the node was taken away").why
+        'machine'
     """
 
     number: int
@@ -190,6 +207,11 @@ class Budget:
         seconds: Wall time for the whole call, or None; only the loop looks at it.
         epoch_steps: Steps of one epoch under a configuration (its batch size may be a hyperparameter).
         total: Training steps of all jobs together, or None; only the loop looks at it.
+
+    Examples:
+        >>> budget = Budget(trials=20, epochs=3)
+        >>> budget.trials, budget.epochs, budget.steps
+        (20, 3, None)
     """
 
     trials: int | None = None

@@ -31,6 +31,13 @@ class Best:
         schedule: Hyperparameters over the training, from the first ancestor on: (step, values in force from there);
             ``tune(task, schedule=…)`` replays it.
         test: Metrics on the test split, where the task has one and the study has ended.
+
+    Examples:
+        >>> import luthier as lt
+        >>> space = lt.Space(x=lt.Choice([1, 2, 3]))
+        >>> study = lt.tune(lambda c: c["x"] ** 2, "grid", space=space, progress=False)
+        >>> study.best.number, study.best.value, study.best.config
+        (0, 1.0, {'x': 1})
     """
 
     number: int
@@ -63,6 +70,13 @@ class TrialRecord:
         notes: Values that the trial passed to ``trial.note``.
         feasible: True if its last job ended within the limits, False if outside; None where that is not judged.
         since: Time at which its running job was asked for, seconds since 1970; None where none runs.
+
+    Examples:
+        >>> import luthier as lt
+        >>> space = lt.Space(x=lt.Choice([1, 2, 3]))
+        >>> study = lt.tune(lambda c: c["x"] ** 2, "grid", space=space, progress=False)
+        >>> [(trial.number, trial.status, trial.metrics["loss"]) for trial in study.trials]
+        [(0, 'ok', 1.0), (1, 'ok', 4.0), (2, 'ok', 9.0)]
     """
 
     number: int

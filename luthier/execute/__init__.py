@@ -30,7 +30,12 @@ __getattr__ = lazy(__name__, {"Ray": "ray", "Group": "group"})
 
 @runtime_checkable
 class Executor(Protocol):
-    """Runs jobs. One study at a time: ``start``, then ``submit`` and ``collect`` in any order, then ``close``."""
+    """Runs jobs. One study at a time: ``start``, then ``submit`` and ``collect`` in any order, then ``close``.
+
+    Examples:
+        >>> isinstance(Local(workers=2), Executor)
+        True
+    """
 
     @property
     def capacity(self) -> int:

@@ -144,6 +144,10 @@ class Ray:
     Raises:
         ExecutionError: If Ray is not installed.
         MethodError: If an argument is out of range.
+
+    Examples:
+        >>> Ray(workers=8, cpus=2, gpus=0.25)
+        Ray(workers=8, cpus=2, gpus=0.25, address=None)
     """
 
     def __init__(

@@ -32,6 +32,11 @@ def mlflow(uri: str | None = None, experiment: str | None = None) -> Background:
 
     Raises:
         StudyError: If mlflow (or mlflow-skinny) is not installed.
+
+    Examples:
+        >>> import luthier as lt
+        >>> lt.follow.MLflow("http://me:secret@tracking:5000")
+        MLflow('http://me:***@tracking:5000')
     """
     return Background(_MLflow(uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db", experiment))
 

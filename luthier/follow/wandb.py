@@ -32,6 +32,11 @@ def wandb(
 
     Raises:
         StudyError: If wandb is not installed.
+
+    Examples:
+        >>> import luthier as lt
+        >>> lt.follow.WandB("digits", mode="offline")
+        WandB('digits')
     """
     return Background(_WandB(project, folder, mode, entity))
 

@@ -30,6 +30,12 @@ def render(history: History, info: StudyInfo) -> str:
 
     Returns:
         A whole HTML document of about 5 MB, most of it Plotly's script.
+
+    Examples:
+        >>> import luthier as lt
+        >>> study = lt.tune(lambda c: c["x"], space=lt.Space(x=lt.Float(0, 1)), trials=3, progress=False)
+        >>> render(study.history, StudyInfo("mine"))[:15]
+        '<!doctype html>'
     """
     from luthier.report.page import page  # here, so that importing luthier does not load Plotly and scikit-learn
 
@@ -49,6 +55,13 @@ def write(history: History, info: StudyInfo, path: str | Path) -> Path:
 
     Raises:
         StudyError: If the file cannot be written.
+
+    Examples:
+        >>> import tempfile
+        >>> import luthier as lt
+        >>> study = lt.tune(lambda c: c["x"], space=lt.Space(x=lt.Float(0, 1)), trials=3, progress=False)
+        >>> write(study.history, StudyInfo("mine"), Path(tempfile.mkdtemp(), "mine.html")).name
+        'mine.html'
     """
     return save(render(history, info), path)
 

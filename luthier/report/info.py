@@ -28,6 +28,10 @@ class Samples:
         leaves: Number of configurations that it tells apart.
         rmse: Held-out error of the surrogate, in the user's units.
         losses: Loss at each gradient step of the sampler's training; None where it is exact and was not trained.
+
+    Examples:
+        >>> Samples(initial=[0, 1], drawn=[2], missing="too few results").missing
+        'too few results'
     """
 
     initial: Sequence[int]

@@ -37,6 +37,13 @@ class Comparison:
         total: Budget of each method on each seed, in training steps (evaluations of a function).
         runs: One for each method and seed.
         studies: The studies behind them, by (method, seed).
+
+    Examples:
+        >>> import luthier as lt
+        >>> space = lt.Space(x=lt.Float(-1, 1))
+        >>> found = lt.compare(lambda c: c["x"] ** 2, ["random", "gp"], space=space, trials=4, seeds=2, progress=False)
+        >>> found.objective, found.mode, sorted(found.studies)
+        ('loss', 'min', [('gp', 0), ('gp', 1), ('random', 0), ('random', 1)])
     """
 
     name: str

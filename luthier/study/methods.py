@@ -72,6 +72,11 @@ class Method:
         file: Where it is written.
         example: A short script that uses it; empty when there is none.
         several: ``"module:class"`` of what it is where there are several objectives; empty where it is the same.
+
+    Examples:
+        >>> import luthier as lt
+        >>> lt.METHODS["pbt"].kind, lt.METHODS["hypergradient"].kind
+        ('between', 'during')
     """
 
     name: str

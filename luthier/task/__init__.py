@@ -55,6 +55,23 @@ class Trainable(Protocol):
     - ``epoch_steps(config) -> int``: steps of one pass over the data, for budgets in epochs.
     - ``space``: the search space, where it is not given beside the task.
     - ``report_every``: steps between two reports (by default an epoch, else only the end).
+
+    Examples:
+        >>> import luthier as lt
+        >>> class Decay(lt.Trainable):
+        ...     space = lt.Space(rate=lt.Float(0.0, 0.5))
+        ...
+        ...     def init(self, config, key):
+        ...         return 1.0
+        ...
+        ...     def advance(self, state, config, steps):
+        ...         return state * (1 - config["rate"]) ** steps, {}
+        ...
+        ...     def evaluate(self, state):
+        ...         return {"loss": state}
+        >>> study = lt.tune(Decay(), "pbt", trials=4, steps=20, progress=False)
+        >>> study.best.value < 0.01
+        True
     """
 
     def init(self, config: Config, key: int) -> Any:

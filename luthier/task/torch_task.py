@@ -92,6 +92,24 @@ class TorchTask:
     Raises:
         TaskError: If parts do not fit each other.
         DataError: If the data are empty or of no supported kind.
+
+    Examples:
+        >>> import luthier as lt
+        >>> task = TorchTask(
+        ...     space=lt.Space(lr=lt.Float(1e-3, 1.0, log=True), width=lt.Choice([8, 16])),
+        ...     model=lambda config: torch.nn.Sequential(
+        ...         torch.nn.Flatten(),
+        ...         torch.nn.Linear(64, config["width"]),
+        ...         torch.nn.ReLU(),
+        ...         torch.nn.Linear(config["width"], 10),
+        ...     ),
+        ...     data=lt.data.digits(),
+        ...     loss=lt.losses.cross_entropy,
+        ...     metrics={"accuracy": lt.metrics.accuracy},
+        ... )
+        >>> study = lt.tune(task, trials=8, epochs=5, metric="accuracy", mode="max", progress=False)
+        >>> study.best.value > 0.5
+        True
     """
 
     space: Space
