@@ -53,6 +53,10 @@ class KeptFile(NamedTuple):
     Args:
         name: Its path within that folder.
         size: Bytes.
+
+    Examples:
+        >>> KeptFile("curve.png", 1024).name
+        'curve.png'
     """
 
     name: str
