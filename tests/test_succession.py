@@ -19,7 +19,7 @@ from luthier.seeds import Seeds
 from luthier.testing.problems import decay
 
 SPACE = lt.Space(x=lt.Float(0, 1), y=lt.Float(0, 1))
-GOES_ON = "ignore:study 's'. .* goes on:RuntimeWarning"
+GOES_ON = "ignore:study '[st]'. .* goes on:RuntimeWarning"
 
 
 def bowl(config: dict[str, Any]) -> float:
@@ -174,6 +174,10 @@ def test_the_call_whose_method_has_been_succeeded_ends(tmp_path: Path) -> None:
         for _ in range(4):
             [job] = study.ask()
             study.tell(job, bowl(job.config))
+        with lt.Study("t", SPACE, trials=9, store=tmp_path / "s.db") as asleep:
+            asleep.ask()
+            lt.Study("t", SPACE, method="gp", trials=9, store=tmp_path / "s.db").close()
+            assert asleep._ledger._propose(1) == [], "in the very transaction that would have added its job"
         go.set()
         thread.join(20)
         assert not thread.is_alive() and len(old[0].history) == 5, "one by random, whose result counts; four by gp"

@@ -194,7 +194,7 @@ def test_a_finished_study_is_not_run_again_and_may_be_extended(tmp_path: Path) -
     with pytest.raises(StudyError, match="seed: stored 0, given 3"):
         lt.tune(counted, trials=8, seed=3, **arguments)
     with pytest.raises(StudyError, match=r"Random.*Grid"):
-        lt.tune(counted, "grid", **arguments)
+        lt.tune(counted, "grid", on_change="error", **arguments)
     assert len(calls) == 8
 
 

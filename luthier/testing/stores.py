@@ -76,6 +76,7 @@ class StoreContract(StoredThroughFaults):
         one.append(jobs(0, 5), fresh())
         one.record([ok(0)])
         one.release([0, 2])
+        assert one.held() == two.held() == {1, 3, 4}, "of what has not ended"
         assert two.claim(9) == [jobs(0, 5)[2]]
         one.release()
         assert two.claim(1) == [jobs(0, 5)[1]]
@@ -172,7 +173,9 @@ class StoreContract(StoredThroughFaults):
                 and history.given == {0: 0}
             )
             assert repr(history.foreign) == repr([Foreign({"x": 0.75}, {"loss": NAN, "n": 3.0})])
-            assert history.stops == ["größe"] and history.fingerprints == [(1, "a")] and len(history.notes) == 6
+            assert history.stops == ["größe"] and history.fingerprints == [(1, "a")] and len(history.notes) == 7
+            [change] = history.methods
+            assert (change.first, change.place, change.now["proposer"]["class"]) == (1, 7, "GaussianProcess")
             assert history.events == [Job(0, {"x": 0.25}, tag={"enqueued": 0})]
         with pytest.raises(StudyError, match="stop"):
             one.note([Note("stop", {"reason": print})])
