@@ -12,6 +12,16 @@ from pathlib import Path
 _STREAMS = ("/dev/fd/", "/proc/self/fd/")
 
 
+def absolute(path: str | Path) -> Path:
+    """The absolute path, with ``~`` read as a shell does: ``~a.db``, where there is no such user, is a file's name.
+
+    Examples:
+        >>> absolute("/data/~/a.db"), absolute("~a.db").name
+        (PosixPath('/data/~/a.db'), '~a.db')
+    """
+    return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - Path.expanduser raises there
+
+
 def write_whole(path: str | Path, data: str | bytes, make_folder: bool = False) -> Path:
     """Write a file whole or not at all: until the new content is on the disk the old one stays.
 
@@ -30,7 +40,7 @@ def write_whole(path: str | Path, data: str | bytes, make_folder: bool = False) 
     Raises:
         OSError: If it cannot be written. What was there is untouched then, and nothing half-written stays.
     """
-    target = Path(path).expanduser().absolute()
+    target = absolute(path)
     content = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
     if _is_stream(target):
         target.write_bytes(content)

@@ -49,6 +49,21 @@ def run(*arguments: str, code: int = 0) -> str:
     return result.output
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_full_standard_output_is_one_line(here: Path) -> None:
+    run("tune", "mine.py", "--trials", "6", "--store", "s.db")
+    for command in ("show mine-random --store s.db", "export mine-random --store s.db", "methods"):
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "luthier", *command.split()],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )
+        assert (done.returncode, done.stderr) == (1, "standard output cannot be written (No space left on device)\n")
+
+
 def test_tune_show_studies_export_and_report(here: Path) -> None:
     told = run("tune", "mine.py", "--trials", "12", "--store", "s.db")
     assert "mine-random" in told and "loss" in told and "luthier report mine-random --store s.db" in told

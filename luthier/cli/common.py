@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 import json
+import os
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -37,14 +40,30 @@ class Mode(enum.StrEnum):
 
 @contextlib.contextmanager
 def told() -> Iterator[None]:
-    """luthier's own errors as one red line, with the exit code that they call for."""
+    """luthier's own errors, and a full standard output, as one red line with the exit code that they call for."""
     try:
         yield
+        sys.stdout.flush()
     except LuthierError as error:
         _complain(str(error))
         raise typer.Exit(2 if isinstance(error, WRONG_USE) else 1) from None
+    except OSError as error:
+        if error.errno == errno.EPIPE or not _output_fails():  # | head is answered by typer itself
+            raise
+        _complain(f"standard output cannot be written ({error.strerror})")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the rest would fail again at the exit
+        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+def _output_fails() -> bool:
+    """True if standard output takes no more, tried by one empty line: what failed is in no buffer any longer."""
+    try:
+        print(flush=True)
+    except OSError:
+        return True
+    return False
 
 
 @contextlib.contextmanager

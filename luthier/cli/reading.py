@@ -52,7 +52,8 @@ def methods(
     table = new_table("Methods", *headings)
     for row in METHODS.values():
         add_row(table, row.name, f"{row.kind} trainings", row.summary, row.paper, row.file, row.example)
-    screen().print(table)
+    with told():
+        screen().print(table)
 
 
 def studies(store: StoreOption = DEFAULT_STORE) -> None:

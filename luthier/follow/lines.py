@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, final
 
+from luthier.files import absolute
 from luthier.follow.background import Background
 from luthier.follow.log import Log, Trial, cut
 from luthier.text import cell
@@ -33,7 +34,7 @@ def lines(path: str | Path = "study.csv") -> Background:
         >>> [line.split(",")[2:5] for line in path.read_text().splitlines()[:3]]
         [['trial', 'step', 'name'], ['0', '0', 'config/x'], ['0', '1', 'loss']]
     """
-    return Background(_Lines(Path(path).expanduser().absolute()))
+    return Background(_Lines(absolute(path)))
 
 
 @final

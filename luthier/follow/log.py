@@ -21,7 +21,7 @@ from typing import IO, Any
 from urllib.parse import quote
 
 from luthier.errors import StudyError
-from luthier.files import write_whole
+from luthier.files import absolute, write_whole
 from luthier.follow import Follower
 from luthier.jobs import Event, History, Job, Note, Report, Result
 from luthier.space import Space
@@ -61,7 +61,7 @@ class Log(Follower):
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self._place = Path(folder).expanduser().absolute()
+        self._place = absolute(folder)
         self._lock: IO[str] | None = None
         self._count = 0  # events that the log holds
         self._noted = 0.0

@@ -152,9 +152,7 @@ class Database:
         try:
             # SQLite waits for a lock in C, where no signal is heard: in slices, while there is an outage to wait out.
             wait = min(self.wait, SLICE) if outage >= self.wait else self.wait
-            arguments = {"check_same_thread": False, "timeout": wait} if self.sqlite else {"connect_timeout": 15}
-            if "connect_timeout" in self.url.query:
-                arguments = {}
+            arguments = {"check_same_thread": False, "timeout": wait} if self.sqlite else self._patience()
             self._engine = sa.create_engine(
                 self.url,
                 isolation_level="AUTOCOMMIT",
@@ -181,6 +179,17 @@ class Database:
         except BaseException:
             self.close()
             raise
+
+    def _patience(self) -> dict[str, int]:
+        """Limits of time for libpq, unless the URL has them: a network that swallows packets would hang a driver."""
+        silent = max(5, min(30, int(self.outage)))  # seconds without an answer of the other side's kernel
+        limits = {
+            "connect_timeout": 15,
+            "tcp_user_timeout": 1000 * silent,
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+        }
+        return {name: limit for name, limit in limits.items() if name not in self.url.query}
 
     @property
     def where(self) -> str:

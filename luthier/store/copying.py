@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam as bind
 
 from luthier.errors import CheckpointError, StoreError
-from luthier.files import replacing
+from luthier.files import absolute, replacing
 from luthier.store import rows
 from luthier.store import statements as sql
 from luthier.store.checkpoints import SUFFIX, folder_name
@@ -119,7 +119,7 @@ def backup(store: Any, path: str | Path) -> tuple[Path, list[str]]:
     if re.match(r"[a-z][a-z0-9+]*:/", str(path)):
         remedy = "Give the path of a new file; luthier copy takes a study to a server."
         raise StoreError("the backup is a file, and this is a URL", where="backup", remedy=remedy)
-    target = Path(path).expanduser().absolute()
+    target = absolute(path)
     if target.exists() or Path(f"{target}.checkpoints").exists():
         raise StoreError("there is something already", where=str(target), remedy="Give the path of a new file.")
     source, folder = Path(store._folder), Path(f"{target}.checkpoints")

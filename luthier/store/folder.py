@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from luthier.errors import CheckpointError
+from luthier.files import absolute
 from luthier.store.process import Process, this_process
 
 _DAY = 86400.0
@@ -65,7 +66,7 @@ def folder_at(place: str | Path, durable: bool) -> Folder:
     text = str(place)
     if "://" in text and not text.startswith("file://"):
         return RemoteFolder(text.rstrip("/"))
-    return LocalFolder(str(Path(text.removeprefix("file://")).expanduser().absolute()), durable)
+    return LocalFolder(str(absolute(text.removeprefix("file://"))), durable)
 
 
 class LocalFolder:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from luthier.errors import StoreError
+from luthier.files import absolute
 from luthier.store import LEASE, OUTAGE, StudySummary, rows
 from luthier.store import statements as sql
 from luthier.store.checkpoints import Checkpoints, folder_name, study_folder
@@ -150,7 +151,7 @@ class SQL:
         return self._database.again(read)
 
     def _record_folder(self) -> None:
-        folder = self._folder if "://" in self._folder else str(Path(self._folder).expanduser().absolute())
+        folder = self._folder if "://" in self._folder else str(absolute(self._folder))
         with self._database.write() as session:
             session.run(sql.set_checkpoints, {"b_checkpoints": folder})
 
@@ -185,5 +186,9 @@ def _folder_of_schema_1(database: Database) -> str:
 def _data() -> Path:
     if folder := os.environ.get("LUTHIER_CHECKPOINTS"):
         return Path(folder)
-    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    try:
+        data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    except RuntimeError:  # a container's user without a name
+        remedy = "Set LUTHIER_CHECKPOINTS to a folder, or give checkpoints=."
+        raise StoreError("this user has no home for saved networks", where="checkpoints", remedy=remedy) from None
     return Path(data) / "luthier" / "checkpoints"

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from luthier.errors import StoreError
-from luthier.text import SECRET, without_secrets
+from luthier.files import absolute
+from luthier.text import SECRET, plain, without_secrets
 
 WAIT = 60.0  # seconds to wait for another writer, unless the URL says otherwise
 _POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
@@ -86,7 +87,13 @@ def shown(url: sa.URL) -> str:
 
 
 def _file(path: str) -> sa.URL:
-    return sa.URL.create("sqlite", database=str(Path(path).expanduser().absolute()))
+    whole = absolute(path)
+    try:
+        str(whole).encode()
+    except UnicodeEncodeError:
+        remedy = "SQLite names files in UTF-8: rename the file or its folder."
+        raise StoreError("its path is not UTF-8", where=f"store {plain(str(whole))}", remedy=remedy) from None
+    return sa.URL.create("sqlite", database=str(whole))
 
 
 def _secrets(url: sa.URL) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 
 from luthier.errors import TaskError
+from luthier.files import absolute
 from luthier.task.call import describe
 
 FILES: dict[str, Path] = {}  # module name -> file, for the files loaded in this process
@@ -39,7 +40,7 @@ def load_file(path: str | Path) -> ModuleType:
     Raises:
         TaskError: If the file is absent or not Python, or if importing it raises.
     """
-    file = Path(path).expanduser().resolve()
+    file = absolute(path).resolve()
     name = module_name(file)
     if name in FILES:
         return sys.modules[name]

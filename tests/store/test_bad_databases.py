@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pwd
+import socket
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -13,10 +15,12 @@ import pytest
 import sqlalchemy as sa
 
 from luthier.errors import StoreError
+from luthier.files import write_whole
 from luthier.jobs import History, Job, Report, Result
 from luthier.space import Float, Space
 from luthier.store import open_store
 from luthier.store.memory import Memory
+from luthier.store.sql import SQL, _data
 
 
 def fresh() -> History:
@@ -78,6 +82,39 @@ def test_paths_and_urls_reach_the_same_file(tmp_path: Path, monkeypatch: pytest.
     for same in (url, tmp_path / "a.db", "~/a.db", f"sqlite:///{tmp_path}/a.db?synchronous=FULL&timeout=5"):
         with open_store(same) as store:
             assert [study.name for study in store.studies()] == ["mine"]
+
+
+def test_a_tilde_that_names_no_user_is_a_file_and_a_path_must_be_utf8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    open_store("~no such user.db", checkpoints="~no such user").close()
+    assert (tmp_path / "~no such user.db").is_file()
+    assert write_whole("~no such user.html", "page") == tmp_path / "~no such user.html"
+    with pytest.raises(StoreError, match=r"bad\\udcff\.db: its path is not UTF-8.*rename"):
+        open_store("bad\udcff.db")
+
+
+def test_a_user_without_a_home_is_told_to_name_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "XDG_DATA_HOME", "LUTHIER_CHECKPOINTS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # as for a number that /etc/passwd does not have
+    with pytest.raises(StoreError, match=r"no home for saved networks.*LUTHIER_CHECKPOINTS"):
+        _data()
+
+
+def test_a_silent_network_ends_a_connection(postgres_url: str) -> None:
+    for url, outage, milliseconds in ((postgres_url, 600, 30_000), (postgres_url, 7, 7_000)):
+        with open_store(url, outage=outage) as store:
+            assert isinstance(store, SQL)
+            with store._database.read() as session:
+                connection = session._connection
+                with socket.socket(fileno=os.dup(connection.fileno())) as wire:
+                    assert wire.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == milliseconds
+                    assert wire.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 10
+    chosen = f"{postgres_url}&tcp_user_timeout=1234"
+    with open_store(chosen) as store, store._database.read() as session:  # pyright: ignore[reportAttributeAccessIssue]
+        assert session._connection.info.get_parameters()["tcp_user_timeout"] == "1234"
 
 
 def test_the_folder_of_a_file_is_made(tmp_path: Path) -> None:
