@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TextIO
 from urllib.parse import unquote
 
 # What a terminal obeys instead of showing it, what turns the direction of a line around, and halves of characters
@@ -16,6 +17,37 @@ _ADDRESS = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*(?::/{1,3}|//))([^\s'\"<>]*)@")
 SECRET = re.compile(r"(?i)password|passwd|passfile|\bpwd\b|secret|access_key$|scram_\w+_key")  # names of options
 STARS = "***"
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four are full width
+
+
+class Tolerant:
+    """A stream that drops what it cannot write: a full disk, a closed file or a reader that has gone ends no training.
+
+    Args:
+        stream: Where the text goes; None, where a program has no console.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write the text, or drop it."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            self._stream.write(text)  # pyright: ignore[reportOptionalMemberAccess]
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream, if that can be done."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            self._stream.flush()  # pyright: ignore[reportOptionalMemberAccess]
+
+    def isatty(self) -> bool:
+        """True if there is a terminal, which shows what is written."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            return self._stream.isatty()  # pyright: ignore[reportOptionalMemberAccess]
+        return False
 
 
 def plain(text: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 
 import luthier as lt
 from luthier.cli import app
-from luthier.store import open_store
+from luthier.store import copying, open_store
 
 __all__ = ["postgres_url"]  # a fixture
 
@@ -140,6 +141,50 @@ def test_a_backup_is_whole_while_a_study_goes_on(tmp_path: Path) -> None:
     assert "there is something already" in run("backup", "--store", store, "--output", kept, code=1)
     assert "this is a URL" in run("backup", "--store", store, "--output", "postgresql://host/kept", code=1)
     assert pbt(kept).best is not None
+
+
+def test_a_backup_that_fails_leaves_nothing_in_the_way_of_the_next(tmp_path: Path, monkeypatch: Any) -> None:
+    store, kept = str(tmp_path / "a.db"), tmp_path / "b" / "kept.db"
+    pbt(store)
+    with monkeypatch.context() as patch:
+        patch.setattr(copying.shutil, "copy2", full_disk)
+        assert "No space left" in run("backup", "--store", store, "--output", str(kept), code=1)
+    assert list(kept.parent.iterdir()) == []
+    run("backup", "--store", store, "--output", str(kept))
+    assert content(str(kept)) == content(store)
+
+
+def full_disk(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("folder", ["..", ".", "", "../../mine", "/", "x\\y"])
+def test_a_row_that_leads_out_of_the_folder_removes_nothing(folder: str, tmp_path: Path) -> None:
+    store, mine = str(tmp_path / "a.db"), tmp_path / "mine" / "thesis.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    pbt(store)
+    before = sorted(tmp_path.rglob("*.ckpt"))
+    with sqlite3.connect(store) as base:
+        base.execute("UPDATE luthier_studies SET folder = ?", (folder,))
+    base.close()
+    assert "not the name of a folder" in run("show", "one", "--store", store, code=1)
+    assert "nothing was read or removed" in run("delete", "one", "--store", store, "--yes", code=1)
+    assert mine.read_text() == "mine" and sorted(tmp_path.rglob("*.ckpt")) == before != []
+    with open_store(store, read_only=True) as opened:
+        assert opened.studies() == [], "its rows are gone"
+
+
+def test_the_folder_of_another_study_is_not_removed(tmp_path: Path) -> None:
+    store = str(tmp_path / "a.db")
+    pbt(store)
+    run("copy", "one", "--store", store, "--to", store, "--as", "other")
+    with sqlite3.connect(store) as base:
+        base.execute("UPDATE luthier_studies SET folder = (SELECT folder FROM luthier_studies WHERE name = 'other')")
+    base.close()
+    before = sorted(tmp_path.rglob("*.ckpt"))
+    assert "belongs to another study" in run("delete", "one", "--store", store, "--yes", code=1)
+    assert sorted(tmp_path.rglob("*.ckpt")) == before
 
 
 def test_names_change_and_studies_go(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from luthier.study.loop import expected
 from luthier.study.pace import Pace
 from luthier.study.progress import Live, Plain, Tick, duration, line
 
+ROOT = Path(__file__).parents[1]
 SPACE = lt.Space(x=lt.Float(-1.0, 1.0))
 
 
@@ -65,6 +66,38 @@ def test_what_is_said_before_the_first_progress_is_shown_too() -> None:
     shower.close(Tick(2, 0, 2, 2, 0.5, "loss"))
     assert stream.getvalue().count("24 networks train as one stack") == 1
     assert stream.getvalue().index("24 networks") < stream.getvalue().index("1/2 done")
+
+
+class Gone(io.StringIO):
+    """A terminal that takes nothing."""
+
+    def __init__(self, error: type[Exception], tty: bool) -> None:
+        super().__init__()
+        self.error, self.tty = error, tty
+
+    def write(self, text: str) -> int:
+        raise self.error
+
+    def flush(self) -> None:
+        raise self.error
+
+    def isatty(self) -> bool:
+        return self.tty
+
+
+@pytest.mark.parametrize("tty", [False, True])
+@pytest.mark.parametrize("error", [OSError, BrokenPipeError, ValueError])
+def test_what_cannot_be_shown_ends_no_study(error: type[Exception], tty: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", Gone(error, tty))
+    assert len(lt.tune(bowl, space=SPACE, trials=3).trials) == 3
+
+
+@pytest.mark.parametrize("text", ["sys.stderr.close()", "sys.stderr = None", "os.close(2)"])
+def test_an_objective_that_closes_stderr_ends_no_study(text: str) -> None:
+    code = f"import os, sys, luthier as lt\ndef train(config):\n    {text}\n    return config['x']\n"
+    code += "space = lt.Space(x=lt.Float(0, 1))\nprint(len(lt.tune(train, space=space, trials=3).trials))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "3\n", done.stderr
 
 
 def test_progress_goes_to_stderr_and_false_is_silent(capsys: pytest.CaptureFixture[str]) -> None:

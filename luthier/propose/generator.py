@@ -17,6 +17,7 @@ from luthier.propose.surrogate import Ensemble
 from luthier.seeds import Seeds
 from luthier.space import Config, Space
 from luthier.space.distance import first_apart
+from luthier.text import Tolerant
 
 CHEAP = 2**17  # leaves that are enumerated within a second
 CHEAP_BINS = (64, 48, 32, 24, 16, 12, 10, 8, 7, 6, 5, 4, 3, 2)
@@ -216,10 +217,10 @@ def teller(beta: float | None) -> Callable[[Learnt], None]:
     def tell(sampler: Learnt) -> None:
         nonlocal due, training, before
         training, before = training + (sampler.evaluations <= before), sampler.evaluations
-        if time.monotonic() >= due and sys.stderr is not None:
+        if time.monotonic() >= due:
             due = time.monotonic() + EVERY
             share = before / sampler.settings.evaluations
-            print(f"gflownet: training {training} of at most {most}, {share:.0%} done", file=sys.stderr)
+            print(f"gflownet: training {training} of at most {most}, {share:.0%} done", file=Tolerant(sys.stderr))
 
     return tell
 

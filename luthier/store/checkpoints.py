@@ -142,7 +142,12 @@ class Checkpoints:
                 raise CheckpointError(f"cannot be removed ({error})", where=self._name(file), remedy=remedy) from error
 
     def clear(self) -> None:
-        """Remove the folder and all that is in it."""
+        """Remove the folder and all that is in it.
+
+        Raises:
+            CheckpointError: If the folder is another study's, or cannot be removed.
+        """
+        self._check_marker()
         try:
             self._folder.clear()
         except OSError as error:
@@ -155,20 +160,29 @@ class Checkpoints:
         Raises:
             CheckpointError: If the folder is another study's.
         """
-        try:
-            ids = json.loads(self._folder.read(MARKER))
-        except FileNotFoundError:
+        if not self._check_marker():
             self._folder.write(MARKER, memoryview(json.dumps(self._identity).encode()))
+        self._marked = True
+
+    def _check_marker(self) -> bool:
+        """Check whose the folder is; return False where it has no marker.
+
+        Raises:
+            CheckpointError: If the folder is another study's.
+        """
+        try:
+            ids = json.loads(self._folder.read(MARKER)) if self._identity else None
+        except FileNotFoundError:
+            return False
         except ValueError:
             ids = None
-        else:
-            if ids != self._identity:
-                raise CheckpointError(
-                    f"the folder belongs to another study (its ids are {ids}, this study's are {self._identity})",
-                    where=self._name(MARKER),
-                    remedy="Give this store a folder of its own: checkpoints=….",
-                )
-        self._marked = True
+        if ids not in (None, self._identity):
+            raise CheckpointError(
+                f"the folder belongs to another study (its ids are {ids}, this study's are {self._identity})",
+                where=self._name(MARKER),
+                remedy="Give this store a folder of its own: checkpoints=….",
+            )
+        return True
 
     def _name(self, file: str) -> str:
         return f"{self.folder}/{file}"
@@ -209,6 +223,11 @@ def folder_name(study: str) -> str:
     if len(name) > 200:
         name = f"{name[:160]}-{uuid.uuid5(uuid.NAMESPACE_URL, study).hex}"
     return name.replace(".", "%2E") if name.strip(".") == "" else name
+
+
+def is_folder_name(name: Any) -> bool:
+    """True for the name of a folder in another one; a row that was changed may lead anywhere."""
+    return isinstance(name, str) and name.strip(".") != "" and not set(name) & set("/\\\0")
 
 
 def study_folder(root: str | Path, name: str) -> str:

@@ -58,6 +58,8 @@ _PROBLEMS = [
 
 # What passes by itself or by somebody's help: SQLite's messages, PostgreSQL's classes of states.
 _PASSING = re.compile("locked|busy|disk is full|disk i/o error", re.IGNORECASE)
+_READ_ONLY = re.compile("readonly database|read-only transaction", re.IGNORECASE)
+_CROWDED = re.compile("too many (clients|connections)|connection slots|(starting up|shutting down|recovery mode)")
 _PASSING_STATES = ("08", "40", "53", "55", "57")
 
 
@@ -141,6 +143,7 @@ class Database:
         self.outage = outage
         self.away: str | None = None  # what the trouble is, while there is one
         self.on_away: Callable[[str | None], None] | None = None
+        self._wrote = False  # whether a transaction has been committed
         self.broken = -float("inf")  # when it was last away, by time.monotonic()
         self._file: tuple[int, int] | None = None  # of an SQLite database: its device and inode
         self.lock = threading.RLock()
@@ -170,12 +173,7 @@ class Database:
         self._compiled: dict[sa.Executable, _Compiled] = {}
         self._driver_error: type[Exception] = self._engine.dialect.loaded_dbapi.Error
         try:
-            steps = {1: lambda connection: one_to_two(connection, folder(self) if folder else "")}
-            with self.read():
-                if read_only:
-                    schema.check(self._connection(), self.where)
-                else:
-                    schema.prepare(self._connection(), lambda: self.write(everything=True), self.where, steps)
+            self._begin(folder)
         except BaseException:
             self.close()
             raise
@@ -190,6 +188,23 @@ class Database:
             "keepalives_interval": 5,
         }
         return {name: limit for name, limit in limits.items() if name not in self.url.query}
+
+    def _begin(self, folder: Callable[[Database], str] | None) -> None:
+        """Check or make the tables. A server that is there and full, or on its way up, is waited for."""
+        steps = {1: lambda connection: one_to_two(connection, folder(self) if folder else "")}
+        end = time.monotonic() + min(self.outage, self.wait)
+        while True:
+            try:
+                with self.read():
+                    if self.read_only:
+                        schema.check(self._connection(), self.where)
+                    else:
+                        schema.prepare(self._connection(), lambda: self.write(everything=True), self.where, steps)
+                return
+            except AwayError as error:
+                if time.monotonic() > end or not _CROWDED.search(str(error)):
+                    raise
+                time.sleep(PAUSES[1] * _chance.uniform(0.5, 1.5))
 
     @property
     def where(self) -> str:
@@ -254,6 +269,7 @@ class Database:
                     session.execute("SELECT pg_advisory_xact_lock(1819637864)")
                 yield session
                 session.execute("COMMIT")
+                self._wrote = True
             except BaseException:
                 try:
                     session.execute("ROLLBACK")
@@ -295,6 +311,8 @@ class Database:
 
     def _passing(self, error: BaseException | None) -> bool:
         """Return True if the error that the driver raised may be transient."""
+        if self._wrote and _READ_ONLY.search(str(error)):  # a right taken away, a server that fell back to a replica
+            return True
         if self.sqlite:
             return bool(_PASSING.search(str(error)))
         state = getattr(error, "sqlstate", None)

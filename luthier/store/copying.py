@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import shutil
 import sqlite3
 import uuid
@@ -122,7 +123,7 @@ def backup(store: Any, path: str | Path) -> tuple[Path, list[str]]:
     target = absolute(path)
     if target.exists() or Path(f"{target}.checkpoints").exists():
         raise StoreError("there is something already", where=str(target), remedy="Give the path of a new file.")
-    source, folder = Path(store._folder), Path(f"{target}.checkpoints")
+    source, folder = Path(store._folder), target.parent / f".{secrets.token_hex(12)}.part"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _copy_tree(source, folder)  # before: a file that is named at the moment of the copy may be removed after it
@@ -135,9 +136,13 @@ def backup(store: Any, path: str | Path) -> tuple[Path, list[str]]:
                 copy.commit()
             finally:
                 copy.close()
-        _copy_tree(source, folder)  # after: files that were written meanwhile
+            _copy_tree(source, folder)  # after: files that were written meanwhile
+            if folder.exists():
+                folder.rename(f"{target}.checkpoints")
     except (OSError, sqlite3.Error) as error:
         raise explained(error, f"backup {target}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # what an error or Ctrl-C leaves would be in the next one's way
     with SQL(target, read_only=True) as made:
         return target, [file for one in made.studies() for file in missing(made, one.name)]
 

@@ -15,7 +15,7 @@ from luthier.errors import StoreError
 from luthier.files import absolute
 from luthier.store import LEASE, OUTAGE, StudySummary, rows
 from luthier.store import statements as sql
-from luthier.store.checkpoints import Checkpoints, folder_name, study_folder
+from luthier.store.checkpoints import Checkpoints, folder_name, is_folder_name, study_folder
 from luthier.store.connect import Database
 from luthier.store.sql_study import SQLStudy
 from luthier.store.summary import Best, check_name, no_study, settings_text, summary
@@ -160,6 +160,11 @@ class SQL:
         return rows.read(lambda row: rows.mapping("settings", row.settings), row, where)
 
     def _checkpoints(self, row: Any) -> Checkpoints:
+        if not is_folder_name(row.folder):
+            what = f"the column folder holds {row.folder!r}, not the name of a folder"
+            remedy = "The row was changed by hand or by another program; nothing was read or removed there."
+            where = f"{self._database.where}, table luthier_studies, study {row.name!r}"
+            raise StoreError(what, where=where, remedy=remedy)
         older = row.folder == folder_name(row.name)  # made by schema 1, which gave no ids
         identity = {"store": self._uid, "study": row.uid}
         return Checkpoints(study_folder(self._folder, row.folder), identity=identity, older=older)

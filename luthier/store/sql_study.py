@@ -22,6 +22,7 @@ Value = TypeVar("Value")
 
 PAUSE = 2.0  # seconds, times the attempts, before a job is claimed again whose owner was lost a second time
 STRETCH = 4  # so many times longer is a lease with each further attempt at a job that it holds
+TURN = 600.0  # seconds that no proposal takes
 
 
 def _alone(
@@ -60,6 +61,7 @@ class SQLStudy:
         self._refused: Exception | None = None  # what a method has raised while it proposed
         self._free_files: list[str] = []  # partial states of jobs that have ended
         self._checkpoints = checkpoints
+        self._seen: dict[int | str, tuple[float | None, float]] = {}  # leases, and since when they are as they are
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -439,8 +441,9 @@ class SQLStudy:
         for row in session.all(sql.holders, self._log.owner):
             if row.pid is not None and _dead(row, known):
                 dead.append(row.owner)
-            elif row.expired and time.monotonic() - self._database.broken > self._lease:  # theirs may be away as well
-                silent.append(row.owner)
+            elif row.expired or self._unmoved(row.owner, row.until):
+                if time.monotonic() - self._database.broken > self._lease:  # else theirs may be away as well
+                    silent.append(row.owner)
         return dead, silent
 
     def _taken(self, session: Session, found: Sequence[Any]) -> list[Job]:
@@ -475,7 +478,18 @@ class SQLStudy:
         if row is None:
             raise self._log.gone()
         dead = row.pid is not None and _dead(row, {})
-        return bool(row.expired) or row.turn_owner == self._log.id or dead
+        late = row.expired or self._unmoved("turn", row.turn_until, TURN)
+        return bool(late) or row.turn_owner == self._log.id or dead
+
+    def _unmoved(self, who: int | str, until: float | None, least: float = 0.0) -> bool:
+        """True if nobody has renewed a lease for two leases, as seen from here: its end is from a clock that was ahead.
+
+        The living renew every few seconds; a clock that was put back by an hour holds nobody up for an hour.
+        """
+        now = time.monotonic()
+        seen, since = self._seen.get(who, (None, now))
+        self._seen[who] = (until, now if seen != until else since)
+        return now - self._seen[who][1] > max(2 * self._lease, least)
 
     def _count(self) -> Any:
         with self._database.read() as session:

@@ -188,6 +188,7 @@ holders = (
         owners.c.host,
         owners.c.pid,
         owners.c.started,
+        owners.c.until,
         sa.func.coalesce(owners.c.until < clock(), sa.true()).label("expired"),
     )
     .select_from(queue.outerjoin(owners, queue.c.owner == owners.c.id))
@@ -302,6 +303,7 @@ thin_reports = (
 turn_holder = (
     sa.select(
         studies.c.turn_owner,
+        studies.c.turn_until,
         sa.func.coalesce(studies.c.turn_until < clock(), sa.true()).label("expired"),
         owners.c.host,
         owners.c.pid,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -90,9 +91,12 @@ def _file(path: str) -> sa.URL:
     whole = absolute(path)
     try:
         str(whole).encode()
+        os.fsencode(whole)  # what a locale that is not UTF-8 cannot name
     except UnicodeEncodeError:
-        remedy = "SQLite names files in UTF-8: rename the file or its folder."
-        raise StoreError("its path is not UTF-8", where=f"store {plain(str(whole))}", remedy=remedy) from None
+        remedy = "SQLite names files in UTF-8: rename the file or its folder, or set LC_ALL=C.UTF-8."
+        raise StoreError(
+            "its path is not UTF-8, or the locale is not", where=f"store {plain(str(whole))}", remedy=remedy
+        ) from None
     return sa.URL.create("sqlite", database=str(whole))
 
 

@@ -24,7 +24,7 @@ from luthier.study.ledger import FLUSH, MEMORY, Ledger
 from luthier.study.pace import Pace
 from luthier.study.progress import Tick, choose, moved
 from luthier.task import is_torch
-from luthier.text import public_url
+from luthier.text import Tolerant, public_url
 from luthier.train import Work
 from luthier.train.halt import Halt
 from luthier.trials import best_jobs, front, lineage, on_test
@@ -295,7 +295,7 @@ class Loop:
     def patience(self) -> float:
         """Seconds to wait for results before looking around."""
         left = FLUSH if self.deadline is None else max(0.05, min(FLUSH, self.deadline - time.monotonic()))
-        return min(left, 0.25) if sys.stderr.isatty() else left
+        return min(left, 0.25) if Tolerant(sys.stderr).isatty() else left
 
     def tick(self) -> None:
         """Tell the followers what is new, and show where the study is, if it is time to."""
@@ -396,9 +396,8 @@ class Loop:
             done, url = len(self.ledger.history.arrival), self.ledger.store.url
             kept = f"are recorded in {public_url(url)}; the same call again goes on from there"
             kept = "were only in memory; give store= to be able to go on" if url == MEMORY else kept
-            print(
-                f"{self.ledger.name}: {self.interrupts.name}; {done} finished jobs {kept}", file=sys.stderr, flush=True
-            )
+            told = f"{self.ledger.name}: {self.interrupts.name}; {done} finished jobs {kept}"
+            print(told, file=Tolerant(sys.stderr), flush=True)
 
 
 def _numbers(numbers: Collection[int]) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TextIO
 import numpy as np
 
 from luthier.jobs import Report
-from luthier.text import plain
+from luthier.text import Tolerant, plain
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ class Progress(Protocol):
 
 def choose(progress: bool | None, name: str, stream: TextIO | None = None) -> Progress:
     """A live line on a terminal, plain lines when the output is not one, nothing for ``progress=False``."""
-    stream = stream or sys.stderr
-    if progress is False or stream is None:  # a program without a console has no stderr
+    if progress is False:
         return Silent()
-    return Live(name, stream) if stream.isatty() or in_notebook() else Plain(name, stream)
+    out = Tolerant(stream or sys.stderr)
+    return Live(name, out) if out.isatty() or in_notebook() else Plain(name, out)
 
 
 def in_notebook() -> bool:
@@ -184,7 +184,7 @@ class Plain:
         every: Seconds between two lines.
     """
 
-    def __init__(self, name: str, stream: TextIO, every: float = 10.0) -> None:
+    def __init__(self, name: str, stream: TextIO | Tolerant, every: float = 10.0) -> None:
         self._name, self._stream, self._every = name, stream, every
         self._start = time.monotonic()
         self._next = self._start + every
@@ -213,7 +213,7 @@ class Live:
         every: Seconds between two refreshes.
     """
 
-    def __init__(self, name: str, stream: TextIO, every: float = 0.25) -> None:
+    def __init__(self, name: str, stream: TextIO | Tolerant, every: float = 0.25) -> None:
         self._name, self._stream, self._every = name, stream, every
         self._start = time.monotonic()
         self._next = self._start

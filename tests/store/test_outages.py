@@ -10,12 +10,14 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from luthier.errors import CheckpointError, StoreError
 from luthier.jobs import Job
@@ -31,6 +33,12 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "postgresql":
         return request.getfixturevalue("postgres_url")
     return str(tmp_path / "a.db")
+
+
+def sql(store: Any, text: str) -> None:
+    """Send a statement by the store's own connection."""
+    with store._database.read() as session:
+        session.execute(text)
 
 
 def locked(path: Path) -> sqlite3.Connection:
@@ -119,6 +127,63 @@ def test_a_job_that_kills_its_process_fails_at_the_third_and_the_others_come_fir
         history = synced(study)
         assert [result and result.status for result in history.results] == ["failed", "ok", "failed"]
         assert history.results[0] is not None and "ended its worker 3 times" in history.results[0].error
+
+
+def test_a_lease_that_a_clock_ahead_has_given_ends_all_the_same(url: str, tmp_path: Path) -> None:
+    with open_store(url, checkpoints=tmp_path, lease=0.3) as store:
+        study = new_study(store)
+        study.append(jobs(0, 1), fresh())
+        text = "UPDATE luthier_owners SET host = 'elsewhere', until = until + 3600"
+        sql(store, text)
+        with open_store(url, checkpoints=tmp_path, lease=0.3) as second:
+            other = second.attach("study", "other")
+            assert other.claim(1) == []
+            time.sleep(0.7)
+            study.renew()
+            sql(store, text)
+            assert other.claim(1) == [], "who renews is alive"
+            time.sleep(0.7)
+            assert other.claim(1) == jobs(0, 1)
+
+
+def test_a_right_to_write_that_is_lost_for_a_while_is_waited_for(url: str, tmp_path: Path) -> None:
+    with open_store(url, checkpoints=tmp_path) as store:
+        study, told = new_study(store), []
+        study.append(jobs(0, 2), fresh())
+        store.when_away(told.append)
+        on, off = ("PRAGMA query_only = on", "PRAGMA query_only = off")
+        if "://" in url:
+            on, off = ("SET default_transaction_read_only = on", "SET default_transaction_read_only = off")
+        with store._database.read() as session:  # pyright: ignore[reportAttributeAccessIssue]
+            session.execute(on)
+        threading.Timer(0.5, session.execute, (off,)).start()
+        assert study.record([ok(0)]) == [0]
+        assert "the database cannot be written" in told[0] and told[-1] is None
+
+
+def test_a_server_without_a_free_connection_is_waited_for(postgres_url: str, tmp_path: Path) -> None:
+    import psycopg
+
+    plain = postgres_url.replace("+psycopg", "")
+    role, database = f"r{uuid.uuid4().hex}", sa.make_url(postgres_url).database
+    with psycopg.connect(plain, autocommit=True) as chief:
+        found = chief.execute("SELECT current_schema()").fetchone()
+        assert found is not None
+        chief.execute(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 1")
+        chief.execute(f"GRANT ALL ON DATABASE {database} TO {role}")
+        chief.execute(f"GRANT ALL ON SCHEMA {found[0]} TO {role}")
+        try:
+            url = sa.make_url(postgres_url).set(username=role).render_as_string(hide_password=False)
+            holder = psycopg.connect(url.replace("+psycopg", ""))
+            threading.Timer(1.0, holder.close).start()
+            with open_store(url, checkpoints=tmp_path) as store:
+                assert store.studies() == []
+            with psycopg.connect(url.replace("+psycopg", "")):
+                with pytest.raises(StoreError, match="too many connections"):
+                    open_store(url, checkpoints=tmp_path, outage=0.1)
+        finally:
+            chief.execute(f"DROP OWNED BY {role}")
+            chief.execute(f"DROP ROLE {role}")
 
 
 def test_dead_is_what_the_system_says_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
