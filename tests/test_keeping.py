@@ -126,6 +126,23 @@ def test_what_is_waiting_and_unended_is_copied_and_run_there(tmp_path: Path) -> 
         assert [job.config for job in other.history.jobs[:3]] == [job.config for job in jobs]
 
 
+def test_a_copy_of_a_study_that_goes_on_can_go_on_too(tmp_path: Path, monkeypatch: Any) -> None:
+    store, taken = str(tmp_path / "a.db"), []
+    half = {"trials": 3, "steps": 9, "store": store, "name": "one", "progress": False}
+    lt.tune(TASK, lt.propose.PBT(rounds=3), stop=lambda study: len(study.trials) >= 4, **half)
+
+    def snapshot(source: Any, name: str) -> Any:
+        taken.append(real(source, name))
+        if len(taken) == 1:
+            pbt(store)  # ends, and removes the states that the snapshot names
+        return taken[-1]
+
+    real = copying._snapshot
+    monkeypatch.setattr(copying, "_snapshot", snapshot)
+    run("copy", "one", "--store", store, "--to", str(tmp_path / "b.db"))
+    assert pbt(str(tmp_path / "b.db")).best.metrics == pbt(store).best.metrics
+
+
 def test_a_backup_is_whole_while_a_study_goes_on(tmp_path: Path) -> None:
     store, kept = str(tmp_path / "a.db"), str(tmp_path / "kept.db")
     pbt(store)

@@ -27,6 +27,7 @@ from luthier.store.sql import SQL
 from luthier.store.summary import Best, check_name
 
 ROWS = 2000  # that are written at once
+TRIES = 20  # snapshots of a study that goes on meanwhile
 _EVENTS = ("seq", "kind", "number", "attempt", "at", "body", "vectors", "position")
 _QUEUE = ("number", "event", "attempts", "partial", "partial_steps")
 _STUDY = ("uid", "name", "settings", "folder", "events", "jobs", "done", "best", "best_value", "created", "updated")
@@ -66,16 +67,23 @@ def copy_study(source: Any, name: str, target: Any, new_name: str | None = None)
     check_name(named)
     if any(one.name == named for one in target.studies()):
         raise _taken(named, target)
-    row, found, waiting = _snapshot(source, name)
+    old = source._checkpoints(source._find(name))
     uid = uuid.uuid4().hex
-    made = {**row._asdict(), "uid": uid, "name": named, "folder": f"{folder_name(named)}-{uid[:12]}"}
-    place = target._checkpoints(SimpleNamespace(name=named, uid=uid, folder=made["folder"]))
+    own = {"uid": uid, "name": named, "folder": f"{folder_name(named)}-{uid[:12]}"}
+    place = target._checkpoints(SimpleNamespace(**own))
     try:
-        files = _Files(source._checkpoints(row), place)
-        new_events = _ordered(found, made, files)
-        new_queue = [{f"b_{key}": getattr(one, key) for key in _QUEUE} for one in waiting]
-        for one in new_queue:
-            one["b_partial"] = one["b_partial"] and files.copied(one["b_partial"])
+        for left in reversed(range(TRIES)):
+            there = set(old.files())
+            row, found, waiting = _snapshot(source, name)
+            there.update(old.files())
+            made, files = {**row._asdict(), **own}, _Files(old, place)
+            new_events = _ordered(found, made, files)
+            new_queue = [{f"b_{key}": getattr(one, key) for key in _QUEUE} for one in waiting]
+            for one in new_queue:
+                one["b_partial"] = one["b_partial"] and files.copied(one["b_partial"])
+            if not left or not files.lost & there:
+                break
+            place.clear()  # a driver has gone on and removed what the snapshot still needs
         _write(target, made, new_events, new_queue)
     except BaseException:
         place.clear()
@@ -153,6 +161,7 @@ class _Files:
     def __init__(self, source: Any, target: Any) -> None:
         self._source, self._target = source, target
         self._known: dict[str, str] = {}
+        self.lost: set[str] = set()  # files that are gone
 
     def copied(self, file: str) -> str:
         """The name of the copy; of a file that is gone, its own: the jobs that need it say so."""
@@ -162,6 +171,7 @@ class _Files:
             except CheckpointError as error:
                 if "does not exist" not in error.what:
                     raise
+                self.lost.add(file)
                 return file
             self._known[file] = self._target.save(file.removesuffix(SUFFIX).rpartition("-")[0] or "state", state, meta)
         return self._known[file]
