@@ -140,6 +140,7 @@ def test_a_copy_of_a_study_that_goes_on_can_go_on_too(tmp_path: Path, monkeypatc
     real = copying._snapshot
     monkeypatch.setattr(copying, "_snapshot", snapshot)
     run("copy", "one", "--store", store, "--to", str(tmp_path / "b.db"))
+    assert len(list(tmp_path.glob("b.db.checkpoints/*/luthier.json"))) == 1
     assert pbt(str(tmp_path / "b.db")).best.metrics == pbt(store).best.metrics
 
 

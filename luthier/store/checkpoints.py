@@ -148,6 +148,7 @@ class Checkpoints:
             CheckpointError: If the folder is another study's, or cannot be removed.
         """
         self._check_marker()
+        self._marked = not self._identity
         try:
             self._folder.clear()
         except OSError as error:

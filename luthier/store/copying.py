@@ -72,7 +72,8 @@ def copy_study(source: Any, name: str, target: Any, new_name: str | None = None)
     own = {"uid": uid, "name": named, "folder": f"{folder_name(named)}-{uid[:12]}"}
     place = target._checkpoints(SimpleNamespace(**own))
     try:
-        for left in reversed(range(TRIES)):
+        left = TRIES
+        while True:
             there = set(old.files())
             row, found, waiting = _snapshot(source, name)
             there.update(old.files())
@@ -81,6 +82,7 @@ def copy_study(source: Any, name: str, target: Any, new_name: str | None = None)
             new_queue = [{f"b_{key}": getattr(one, key) for key in _QUEUE} for one in waiting]
             for one in new_queue:
                 one["b_partial"] = one["b_partial"] and files.copied(one["b_partial"])
+            left -= 1
             if not left or not files.lost & there:
                 break
             place.clear()  # a driver has gone on and removed what the snapshot still needs

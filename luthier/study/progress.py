@@ -68,7 +68,7 @@ def choose(progress: bool | None, name: str, stream: TextIO | None = None) -> Pr
     """A live line on a terminal, plain lines when the output is not one, nothing for ``progress=False``."""
     if progress is False:
         return Silent()
-    out = Tolerant(stream or sys.stderr)
+    out: Any = Tolerant(stream or sys.stderr)
     return Live(name, out) if out.isatty() or in_notebook() else Plain(name, out)
 
 
@@ -184,7 +184,7 @@ class Plain:
         every: Seconds between two lines.
     """
 
-    def __init__(self, name: str, stream: TextIO | Tolerant, every: float = 10.0) -> None:
+    def __init__(self, name: str, stream: TextIO, every: float = 10.0) -> None:
         self._name, self._stream, self._every = name, stream, every
         self._start = time.monotonic()
         self._next = self._start + every
@@ -213,7 +213,7 @@ class Live:
         every: Seconds between two refreshes.
     """
 
-    def __init__(self, name: str, stream: TextIO | Tolerant, every: float = 0.25) -> None:
+    def __init__(self, name: str, stream: TextIO, every: float = 0.25) -> None:
         self._name, self._stream, self._every = name, stream, every
         self._start = time.monotonic()
         self._next = self._start
