@@ -1,0 +1,1 @@
+"""Attacks on studies, by somebody who has only read what is promised; ``python -m tests.attacks`` runs them."""
