@@ -62,6 +62,16 @@ def test_every_model_learns_from_known_results(method: str) -> None:
     assert np.median(known) < np.median(plain) / 2
 
 
+def test_cmaes_begins_as_the_distribution_of_the_best_known_results() -> None:
+    pytest.importorskip("cmaes")
+    first = tune(method="random", trials=60)
+    plain, known = (
+        np.mean([tune(method="cmaes", trials=6, seed=seed, known=given).history.values[:, 0] for seed in range(5)])
+        for given in (None, first)
+    )
+    assert known < plain / 2, "its first generation is drawn around the valley, not around the middle of the space"
+
+
 def test_methods_that_continue_trainings_learn_from_known_results() -> None:
     first = tune(method="random", trials=30)
     for method in (lt.propose.FreezeThaw(initial=4), lt.propose.ASHA(inner="gp"), lt.propose.Hyperband(inner="gp")):
