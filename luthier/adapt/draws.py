@@ -91,6 +91,13 @@ def noise(state: State, site: int, samples: int, numbers: int, *, uniform: bool 
     return torch.cat((draw, -draw), 1) if paired else draw
 
 
+def one_at_a_time(state: State, numbers: int) -> Tensor:
+    """Each number by 1 up and down while the others stay, (members, 2 · numbers, numbers)."""
+    like = next(iter(state["params"].values()))
+    steps = torch.eye(numbers, dtype=like.dtype, device=like.device)
+    return torch.cat((steps, -steps)).expand(len(like), -1, -1)
+
+
 def entering(task: Program, state: State) -> set[str]:
     """Numbers of the space that change the training loss when they change, smoothly or not.
 

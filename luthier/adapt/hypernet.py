@@ -14,7 +14,7 @@ from luthier.adapt import draws
 from luthier.adapt import samples as folding
 from luthier.adapt.best_response import BestResponse
 from luthier.adapt.differentiable import coupled_decay, half_square
-from luthier.adapt.structures import STRUCTURES, choose
+from luthier.adapt.structures import MOST_GATED, STRUCTURES, choose
 from luthier.adapt.unconstrained import tunable
 from luthier.checks import maybe, one_of, real, require, whole
 from luthier.errors import MethodError
@@ -26,6 +26,7 @@ from luthier.stack.layout import aligned
 from luthier.task.program import Batch, Program, State
 
 INNER, OUTER, FRESH = 1 << 21, 1 << 22, 1 << 23  # sites of the draws here: beyond the model's and augmentation's
+PAIR = 2  # draws of all numbers, of opposite sign
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ class Hypernet:
             space (its first), for `luthier.Study.response`; ``warmup`` should then be most of the training.
         structure: Structure of the hypernetwork, a row of `luthier.adapt.structures`; ``"auto"`` chooses by size, and
             the response says which.
-        samples: Draws of λ a step, each with the whole minibatch; an even number comes in pairs of opposite sign.
+        samples: Draws of λ a step, each with the whole minibatch; an even number comes in pairs of opposite sign. None
+            is two for each number that moves: it alone up and down by the width, so that no other one's effect is taken
+            for its own. Beyond 50 numbers, and in global mode, None is two draws of all.
         scale: Width of the draws at first. 0 is the simplified local form, λ = λ̂, which needs ``centred=False`` and
             learns from the way of λ̂ alone.
         entropy: Weight τ of the draws' entropy, with which their width is learnt; None keeps it. Not in global mode.
@@ -61,6 +64,8 @@ class Hypernet:
             differentiated. It must not read the hyperparameters itself.
         rank: Rank of ``structure="low_rank"``.
         hidden: Units of ``structure="mlp"``.
+        smoothing: Decay, a step of φ, of the running mean of the response by which the hyperparameters move: where they
+            hardly matter, the response is smaller than what an optimizer's steps leave of noise in it.
 
     Raises:
         MethodError: If a setting makes no sense.
@@ -77,7 +82,7 @@ class Hypernet:
     names: tuple[str, ...] | None = None
     mode: Literal["local", "global"] = "local"
     structure: Literal["auto", "linear", "low_rank", "gated", "diagonal", "mlp"] = "auto"
-    samples: int = 2
+    samples: int | None = None
     scale: float = 0.5
     entropy: float | None = 1e-3
     centred: bool = True
@@ -87,6 +92,7 @@ class Hypernet:
     objective: str = "loss"
     rank: int = 10
     hidden: int = 50
+    smoothing: float = 0.99
 
     needs_valid: ClassVar[bool] = True
 
@@ -132,6 +138,7 @@ class Hypernet:
             **base,
             "free": draws.apart(domains, place),
             "response": response,
+            "smooth": {name: tensor.clone() for name, tensor in response.items()},
             "opt": task.optimizer.init(response, state["hyper"]),
             "outer": Adam().init(moving, {}),
             "moves": torch.zeros_like(state["t"]),
@@ -156,7 +163,7 @@ class Hypernet:
 
     def response(self, task: Program, config: Config, state: State) -> BestResponse:
         """Return the response learnt by a training run, a stack of one: weights for any hyperparameters."""
-        domains, (base, response) = self._domains(task, state), self._phi(state)
+        domains, (base, response) = self._domains(task, state), self._settled(state)
         place = self._place(domains, state)
 
         def weights(points: Tensor) -> Tensors:
@@ -196,8 +203,9 @@ class Hypernet:
         undecayed = {} if decay is None else {name: torch.zeros_like(loss)}
         after = task.apply(whole, {**state["hyper"], **undecayed}, gradients, folding.mean_buffers(buffers, many))
         base, response = folding.parted(after["params"], base)
+        smooth = {name: torch.lerp(response[name], mean, self.smoothing) for name, mean in _smooth(own).items()}
         slots = {slot: folding.parted(tensors, base) for slot, tensors in after["opt"].items()}
-        own = {**own, "opt": {slot: both[1] for slot, both in slots.items()}}
+        own = {**own, "opt": {slot: both[1] for slot, both in slots.items()}, "smooth": smooth}
         after = {**after, "opt": {slot: both[0] for slot, both in slots.items()}, "params": state["params"]}
         return self._with_phi(_with(after, own), base, response), loss.detach()
 
@@ -237,11 +245,11 @@ class Hypernet:
         """
         points = leaves["free"].unsqueeze(1)
         if "width" in leaves:
-            noise = draws.noise(state, OUTER, self.samples, points.shape[2])
+            noise = self._noise(state, OUTER, points.shape[2])
             points = draws.around(domains, leaves["free"], aligned(F.softplus, leaves["width"]), noise)
         many = points.shape[1]
         losses = task.objective(
-            self._weights(domains, *self._phi(state), points, place),
+            self._weights(domains, *self._settled(state), points, place),
             folding.repeated(state["buffers"], many),
             {**folding.repeated(state["hyper"], many), **draws.values(domains, points.flatten(0, 1))},
             folding.repeated_batch(valid, many, task.task.own_batches),
@@ -305,12 +313,23 @@ class Hypernet:
     def _drawn(self, domains: draws.Domains, state: State, place: Tensor) -> Tensor:
         """Return the points at which φ is trained, (members, samples, n)."""
         if self.mode == "global":
-            uniform = draws.noise(state, INNER, self.samples, place.shape[1], uniform=True)
+            uniform = draws.noise(state, INNER, self.samples or PAIR, place.shape[1], uniform=True)
             return draws.everywhere(domains, uniform)
         if self.scale == 0:
             return place.unsqueeze(1)
         width = aligned(F.softplus, _own(state)["width"]) if self._learns_width else self.scale
-        return draws.around(domains, place, width, draws.noise(state, INNER, self.samples, place.shape[1]))
+        return draws.around(domains, place, width, self._noise(state, INNER, place.shape[1]))
+
+    def _noise(self, state: State, site: int, count: int) -> Tensor:
+        """The draws of the step at hand, in widths, (members, samples, count)."""
+        if self.samples is None and count <= MOST_GATED:
+            return draws.one_at_a_time(state, count)
+        return draws.noise(state, site, self.samples or PAIR, count)
+
+    def _settled(self, state: State) -> tuple[Tensors, Tensors]:
+        """φ with the running mean of its response, where its centre is λ̂ and so the network itself."""
+        base, response = self._phi(state)
+        return base, _smooth(_own(state)) if self.centred and self.mode == "local" else response
 
     def _phi(self, state: State) -> tuple[Tensors, Tensors]:
         """φ: what it gives at its centre, which is the network itself if that is λ̂, and its response."""
@@ -341,8 +360,9 @@ class Hypernet:
             return state
         base, response = self._phi(state)
         followed = self._weights(domains, base, response, new.unsqueeze(1), old)
-        moved = STRUCTURES[self._structure(base, domains)].moved(response, self._input(domains, new, old))
-        return self._with_phi(state, followed, moved)
+        structure, step = STRUCTURES[self._structure(base, domains)], self._input(domains, new, old)
+        state = _with(state, {**_own(state), "smooth": structure.moved(_smooth(_own(state)), step)})
+        return self._with_phi(state, followed, structure.moved(response, step))
 
     def _evaluated(self, task: Program, state: State) -> State:
         """With the weights at λ̂ as ``params``."""
@@ -358,6 +378,11 @@ def _own(state: State) -> dict[str, Any]:
     return state["own"]["hypernet"]
 
 
+def _smooth(own: dict[str, Any]) -> Tensors:
+    """The running mean of the response; the response itself in a state that an earlier version has kept."""
+    return own.get("smooth", own["response"])
+
+
 def _with(state: State, own: dict[str, Any]) -> State:
     return {**state, "own": {**state["own"], "hypernet": own}}
 
@@ -370,7 +395,9 @@ def _check(settings: Hypernet) -> None:
         mode=one_of("local", "global"),
         structure=one_of("auto", *STRUCTURES),
         entropy=maybe(real(0)),
-        **{name: whole(1) for name in ("samples", "inner_steps", "rank", "hidden")},
+        samples=maybe(whole(1)),
+        smoothing=real(0, below=1),
+        **{name: whole(1) for name in ("inner_steps", "rank", "hidden")},
         **{name: real(0) for name in ("scale", "warmup", "outer_lr")},
     )
     if isinstance(settings.names, str):

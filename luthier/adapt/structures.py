@@ -185,12 +185,11 @@ def choose(params: Tensors, count: int, *, everywhere: bool) -> str:
         return "linear"
     if count <= MOST_GATED:
         return "gated"
-    if count == numbers and not everywhere:
-        return "diagonal"
     raise MethodError(
         f"{count} hyperparameters and {numbers} weights: a hypernetwork would not learn how the weights respond",
         where="Hypernet(structure='auto')",
-        remedy="Use lt.adapt.Bilevel(), which is for thousands; or ask for structure='low_rank' in spite of it.",
+        remedy="Use lt.adapt.Bilevel(), which is for thousands; or ask for structure='diagonal' (one a weight) or"
+        " 'low_rank' in spite of it.",
     )
 
 

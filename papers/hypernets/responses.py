@@ -17,6 +17,7 @@ from papers.command import Run
 from papers.hypernets.problems import CLASSES, Start, per_class, regression, shared, small_digits
 
 STEPS = 2_000  # of a training with 10 penalties
+PAIR: dict[str, Any] = {"samples": 2, "smoothing": 0.0, "entropy": None}  # one pair of draws, as they were measured
 
 
 def cosine(run: Run, structure: str, seed: int) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def cosine(run: Run, structure: str, seed: int) -> dict[str, Any]:
         evaluate_every=steps,
         device=run.device,
     )
-    method = lt.adapt.Hypernet(structure=structure, scale=0.3, entropy=None, warmup=2 * steps)  # type: ignore[arg-type]
+    method = lt.adapt.Hypernet(structure=structure, scale=0.3, warmup=2 * steps, **PAIR)  # type: ignore[arg-type]
     study = lt.tune(task, method=(lt.propose.Random(), method), trials=1, epochs=steps, seed=seed, progress=False)
     response = study.response()
     place = torch.tensor(response.config["penalty"], dtype=torch.float64).log()
@@ -90,7 +91,7 @@ def curve(run: Run, method: str, seed: int) -> dict[str, Any]:
     whole = lt.adapt.Hypernet(mode="global", samples=8, warmup=2 * steps)
     predicted = tune((lt.propose.Random(), whole), trials=1).response()
     # one line through the current penalty, which stays where it is
-    line = lt.adapt.Hypernet(structure="linear", scale=0.5, entropy=None, warmup=2 * steps)
+    line = lt.adapt.Hypernet(structure="linear", scale=0.5, warmup=2 * steps, **PAIR)
     near = tune((Start(1, AROUND), line), trials=1).response()
     losses = predicted.losses(asked)
     apart = [abs(p - t) / t for p, t in zip(losses, true, strict=True)]
@@ -227,7 +228,7 @@ def local(run: Run, method: str, seed: int) -> dict[str, Any]:
         evaluate_every=100,
         device=run.device,
     )
-    net = lt.adapt.Hypernet(entropy=None, scale=0.2, warmup=200, outer_lr=0.02)
+    net = lt.adapt.Hypernet(scale=0.2, warmup=200, outer_lr=0.02, **PAIR)
     study = lt.tune(
         task, method=(lt.propose.Random(), net), trials=1, epochs=run.size.steps(3_000), seed=seed, progress=False
     )

@@ -34,10 +34,11 @@ class Arm:
 def arms(part: str) -> dict[str, Arm]:
     """The arms, by their names."""
     warm: dict[str, Any] = {"warmup": 1.0, "outer_lr": 0.05}
-    cheap: dict[str, Any] = {"samples": 1, "inner_steps": 10}
+    pair: dict[str, Any] = {"samples": 2, "smoothing": 0.0}
+    cheap: dict[str, Any] = {"samples": 1, "smoothing": 0.0, "inner_steps": 10}
     plain = {"plain": Arm(None), "plain slow": Arm(None, rate=SLOW)}
     if part == "ten":
-        linear = lt.adapt.Hypernet(structure="linear", **warm)
+        linear = lt.adapt.Hypernet(structure="linear", **warm, **pair)
         return {"linear": Arm(linear), "linear slow": Arm(linear, rate=SLOW), **others(True), **plain}
     # Adam moves all 7,850 at once, far beyond the draws in the ten directions of this structure: smaller moves
     low_rank = lt.adapt.Hypernet(structure="low_rank", scale=0.3, warmup=1.0, outer_lr=0.002, **cheap)
