@@ -135,10 +135,11 @@ def one_seed(seed: int, adapter: Any, rows: dict[str, Any], keep: Any) -> None:
         [report.step, {name: float(f"{value:.4g}") for name, value in report.hyperparameters.items()}]
         for report in adapted.history.reports[0][::4]
     ]
-    steps = adapted.best.result.steps
-    timed("start", schedule=[(0, START)], steps=steps)
-    timed("replay", schedule=adapted.best.schedule)
-    timed("final", schedule=[(0, adapted.best.final)], steps=steps)
+    best = adapted.best
+    assert best is not None
+    timed("start", schedule=[(0, START)], steps=best.result.steps)
+    timed("replay", schedule=best.schedule)
+    timed("final", schedule=[(0, best.final)], steps=best.result.steps)
     each = rows[f"start, seed {seed}"]["CPU seconds"]
     trials = max(1, round(rows[f"adapter, seed {seed}"]["CPU seconds"] / each))
     timed("random", method="random", trials=trials, epochs=EPOCHS)

@@ -203,7 +203,7 @@ class Hypernet:
         undecayed = {} if decay is None else {name: torch.zeros_like(loss)}
         after = task.apply(whole, {**state["hyper"], **undecayed}, gradients, folding.mean_buffers(buffers, many))
         base, response = folding.parted(after["params"], base)
-        smooth = {name: torch.lerp(response[name], mean, self.smoothing) for name, mean in _smooth(own).items()}
+        smooth = {name: torch.lerp(mean, response[name], 1 - self.smoothing) for name, mean in _smooth(own).items()}
         slots = {slot: folding.parted(tensors, base) for slot, tensors in after["opt"].items()}
         own = {**own, "opt": {slot: both[1] for slot, both in slots.items()}, "smooth": smooth}
         after = {**after, "opt": {slot: both[0] for slot, both in slots.items()}, "params": state["params"]}

@@ -163,9 +163,8 @@ def gaussian_process(at: np.ndarray, y: np.ndarray, asked: np.ndarray) -> np.nda
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
     y = np.log(y)
-    kernel = ConstantKernel(1.0) * Matern(np.full(at.shape[1], 5.0), (1.0, 1e3), nu=2.5) + WhiteKernel(
-        1e-3, (1e-6, 1.0)
-    )
+    lengths: Any = np.full(at.shape[1], 5.0)
+    kernel = ConstantKernel(1.0) * Matern(lengths, (1.0, 1e3), nu=2.5) + WhiteKernel(1e-3, (1e-6, 1.0))
     model = GaussianProcessRegressor(kernel, n_restarts_optimizer=2, random_state=0)
     model.fit(at, (y - y.mean()) / y.std())
     return np.exp(model.predict(asked) * y.std() + y.mean())
@@ -178,13 +177,14 @@ def hypernetwork_of(at: np.ndarray, data: lt.Splits, asked: np.ndarray, seed: in
     told, x = (torch.tensor((each - middle) / half, dtype=torch.float32) for each in (at, asked))
     inputs, targets = data.train.inputs, data.train.targets
     outputs = CLASSES * inputs.shape[1] + CLASSES
-    net = nn.Sequential(nn.Linear(told.shape[1], 50), nn.ReLU(), nn.Linear(50, outputs))
+    first, last = nn.Linear(told.shape[1], 50), nn.Linear(50, outputs)
+    net = nn.Sequential(first, nn.ReLU(), last)
     with torch.no_grad():
-        for layer in (net[0], net[2]):
+        for layer in (first, last):
             layer.weight.normal_(0, 1 / math.sqrt(layer.in_features), generator=generator)
             layer.bias.uniform_(-1, 1, generator=generator)
-        net[2].weight.zero_()
-        net[2].bias.zero_()
+        last.weight.zero_()
+        last.bias.zero_()
     optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     penalties = torch.tensor(np.exp(at), dtype=torch.float32)
