@@ -163,7 +163,7 @@ class Partial:
     steps: int
 
 
-Reason = Literal["asked", "machine", "storage", "process"]
+Reason = Literal["asked", "machine", "storage", "file", "process"]
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,8 @@ class Lost:
         number: The job.
         why: ``"asked"``: it was to be given back, as the time is up or a signal came. ``"machine"``: the place where
             it ran was taken away (a node announced dead, a worker told to end): it runs again at once. ``"storage"``:
-            a state could not be read or written: it runs again after a pause. None of these is counted.
+            a state could not be read or written: it runs again after a pause. ``"file"``: a state that it needs is
+            missing or damaged: the same, but not for long. None of these is counted.
             ``"process"``: the process that trained it died. That is counted, and the third time is a failure.
         error: Description of what happened, a sentence without its full stop; empty where it was asked for.
 
@@ -341,6 +342,23 @@ class History:
             self.events.append(event)
         self.log.append(event)
         self.times.append(at)
+
+    def add_reports(self, reports: Sequence[Report], at: float = np.nan) -> None:
+        """Append reports as :meth:`add` does, those of running jobs all at once."""
+        if not all(report.number in self.pending for report in reports):
+            for report in reports:
+                self.add(report, at)
+            return
+        curves = self.reports
+        for report in reports:
+            curve = curves.get(report.number)
+            if curve is None:
+                curves[report.number] = [report]
+            elif report.step > curve[-1].step:
+                curve.append(report)
+        self.events += reports
+        self.log += reports
+        self.times += [at] * len(reports)
 
     def clear(self) -> None:
         """Forget everything, to be filled again."""

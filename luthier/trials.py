@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -15,6 +14,7 @@ from luthier.jobs import Event, History, Job, Report, Result
 from luthier.pareto import non_dominated
 from luthier.schedule import Schedule
 from luthier.space import Config
+from luthier.space.values import copied_config
 
 
 @dataclass(frozen=True, repr=False)
@@ -107,7 +107,7 @@ def record(history: History, number: int, test: Any = None, seed: int | None = N
     return Best(
         number=number,
         value=result.metrics.get(next(iter(history.objectives)), math.nan),
-        config=deepcopy(history.jobs[number].config),
+        config=copied_config(history.jobs[number].config),
         metrics=dict(result.metrics),
         final=history.final(number),
         result=result,
@@ -248,7 +248,7 @@ def _trial(
     return TrialRecord(
         number=first,
         jobs=tuple(job.number for job in chain),
-        config=deepcopy(chain[-1].config),
+        config=copied_config(chain[-1].config),
         status=status if last is None else last.status,
         metrics=dict(measured[-1].metrics) if measured else {},
         steps=_steps_done(history, chain[-1]),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -121,3 +123,44 @@ def test_what_a_dead_process_had_not_named_goes_at_the_end_and_nothing_else(tmp_
         ledger._tidying.run(True, grace=0.0)
         assert sorted(ledger.checkpoints.files()) == sorted([named, partial, mine]) and stray != mine
         assert [job.number for job in ledger.take(1)] == [1] and ledger.partials == {1: partial}
+
+
+@pytest.mark.parametrize("reports", [0, 10])
+def test_a_result_through_tune_is_one_transaction(reports: int, tmp_path: Path) -> None:
+    def train(config: dict[str, Any], trial: lt.Trial) -> float:
+        for step in range(reports):
+            trial.report(step, loss=config["x"] + step)
+        return config["x"]
+
+    space = lt.Space(x=lt.Float(0.0, 1.0))
+    with open_store(tmp_path / "a.db") as store:
+        study = lt.tune(train, space=space, trials=40, store=store, name="one", progress=False)
+    with sqlite3.connect(tmp_path / "a.db") as connection:
+        (transactions,) = connection.execute("SELECT sum(batch) FROM luthier_owners").fetchone()
+    connection.close()
+    assert transactions <= 1.2 * 40
+    assert [job.config for job in study.history.jobs] == [
+        job.config for job in lt.tune(train, space=space, trials=40, progress=False).history.jobs
+    ]
+
+
+def test_nothing_is_proposed_before_whoever_may_object_has_seen_the_result(tmp_path: Path) -> None:
+    space, seen = lt.Space(x=lt.Float(0.0, 1.0)), []
+
+    class Watcher:
+        def events(self, history: lt.History, new: Any) -> None:
+            seen.append((len(history.arrival), len(history)))
+
+    lt.tune(lambda config: config["x"], space=space, trials=5, callbacks=[Watcher()], progress=False)
+    assert all(jobs <= ended + 1 for ended, jobs in seen)
+    stopped = lt.tune(
+        lambda config: config["x"], space=space, trials=9, stop=lambda study: len(study.trials) > 2, progress=False
+    )
+    assert len(stopped.history) == len(stopped.history.arrival), "no job is left that nobody begins"
+    with pytest.raises(StudyError) as caught:
+        lt.tune(_fails, space=space, trials=9, max_failures=3, progress=False)
+    assert len(caught.value.study.history) == 3
+
+
+def _fails(config: dict[str, Any]) -> float:
+    raise ValueError("no")

@@ -46,8 +46,8 @@ class Walk:
         return {"loss": state["at"]}
 
 
-def pbt(folder: Path) -> lt.Study:
-    options: dict[str, Any] = {"trials": 4, "steps": 30, "store": folder / "a.db", "name": "s", "progress": False}
+def pbt(folder: Path, progress: bool = False) -> lt.Study:
+    options: dict[str, Any] = {"trials": 4, "steps": 30, "store": folder / "a.db", "name": "s", "progress": progress}
     return lt.tune(Walk(), lt.propose.PBT(rounds=3), space=SPACE, **options)
 
 
@@ -70,8 +70,27 @@ def test_a_full_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(study.history.arrival) == 12
 
 
-def stacks(folder: Path) -> lt.Study:
-    return lt.tune(digits(), trials=12, epochs=1, store=folder / "a.db", name="s", progress=False)
+def stacks(folder: Path, progress: bool = False) -> lt.Study:
+    return lt.tune(digits(), trials=12, epochs=1, store=folder / "a.db", name="s", progress=progress)
+
+
+@pytest.mark.parametrize("run", [pbt, stacks])
+def test_a_full_disk_is_waited_for_as_long_as_a_database(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(keep, "PAUSES", (0.01,))
+    monkeypatch.setattr(again, "MISSING", 0.0)  # a file that is missing would end it
+    save, until = Checkpoints.save, []
+
+    def full(self: Checkpoints, *given: Any) -> str:
+        until.append(time.monotonic() + 1.5)
+        return _full() if time.monotonic() < until[0] else save(self, *given)
+
+    monkeypatch.setattr(Checkpoints, "save", full)
+    study = run(tmp_path, progress=True)
+    assert time.monotonic() > until[0]
+    assert Counter(result and result.status for result in study.history.results) == {"ok": 12}
+    assert "will run again: here: the disk is full" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("run", [pbt, stacks])
@@ -79,7 +98,7 @@ def test_a_disk_that_stays_full_ends_the_call_and_fails_no_trial(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keep, "PAUSES", (0.01,))
-    monkeypatch.setattr(again, "TROUBLE", 0.2)
+    monkeypatch.setattr("luthier.store.sql.SQL.outage", 0.2)
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", _full)
         with pytest.raises(StudyError, match=r"cannot be kept or read: .*the disk is full.*No trial has failed by it"):
@@ -96,7 +115,7 @@ def test_a_parents_state_that_is_missing_ends_the_call_and_fails_no_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keep, "PAUSES", (0.01,))
-    monkeypatch.setattr(again, "TROUBLE", 0.2)
+    monkeypatch.setattr(again, "MISSING", 0.2)
 
     def missing(self: Checkpoints, file: str) -> Any:
         raise CheckpointError("the checkpoint does not exist", where=file, remedy="Restore it.")

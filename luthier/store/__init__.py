@@ -137,7 +137,8 @@ class StudyStore(Protocol):
         """Take over up to ``count`` unfinished jobs that nobody works on any more, lowest numbers first.
 
         These are jobs that were given back, whose owner's lease has ended, or whose owner's process is dead on this
-        machine. Those that have ended two processes come last; one that has ended three gets a failed result.
+        machine. Those that were lost before come last. One that was lost so thirty times gets a failed result: a driver
+        is ended for many reasons that are not its job's.
         """
         ...
 
@@ -150,7 +151,8 @@ class StudyStore(Protocol):
 
         Args:
             numbers: The jobs.
-            died: A process has died under them: the attempt counts. Else it is as if it had not been.
+            died: A worker has died under them: the attempt counts, and the third such one is a failed result. Else it
+                is as if the attempt had not been.
         """
         ...
 
@@ -209,6 +211,11 @@ class Store(Protocol):
     @property
     def url(self) -> str:
         """Full form of the URL given to :func:`open_store`. It may hold a password: do not print it."""
+        ...
+
+    @property
+    def outage(self) -> float:
+        """Seconds for which a database that is away and a disk that is full are waited for."""
         ...
 
     @property
@@ -294,7 +301,7 @@ def open_store(
             database keeps; for memory a temporary folder that goes with the store.
         read_only: Only look at what is there: neither the right to write nor a place to write to is needed, and
             nothing is made.
-        outage: Seconds for which everything is tried again while the database is away or locked.
+        outage: Seconds for which everything is tried again while the database is away or locked, or a disk is full.
 
     Raises:
         StoreError: If the URL is of no known kind, or the database cannot be opened or is not luthier's.

@@ -220,11 +220,12 @@ def has_vectors(report: Report) -> bool:
 
 
 def _normal_report(report: Report) -> Report:
-    metrics, step, hyper = _numbers(report.metrics), _whole(report.step), report.hyperparameters
+    metrics, step, hyper = report.metrics, report.step, report.hyperparameters
+    if not hyper and type(step) is int and 0 <= step < 2**63 and _numbers(metrics) is metrics:
+        return report
+    metrics, step = _numbers(metrics), _whole(step)
     if hyper:
         hyper = {name: _float32(value) if _is_long(value) else value for name, value in plain(hyper).items()}
-    if metrics is report.metrics and step is report.step and not hyper:
-        return report
     return Report(report.number, step, metrics, hyper or {})
 
 

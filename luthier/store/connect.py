@@ -27,6 +27,7 @@ from luthier.text import without_secrets
 Value = TypeVar("Value")
 
 SLICE = 1.0  # seconds that SQLite waits for a lock at a time
+LOOKS = (0.0005, 0.002)  # seconds between two looks at whether SQLite's lock is free, the shortest and the longest
 PAUSES = (0.02, 1.0)  # seconds between two tries while the database is away, the first and the longest
 _chance = random.SystemRandom()  # spreads tries of many drivers; no result depends on it
 
@@ -148,14 +149,15 @@ class Database:
         self._file: tuple[int, int] | None = None  # of an SQLite database: its device and inode
         self.lock = threading.RLock()
         self._open: list[tuple[int, sa.Connection]] = []  # at most one, with the process that opened it
+        self._impatient: Any = None  # the connection that does not wait for locks by itself
         self.read_only = read_only
         self._reader = Reader(self.name, self.wait) if self.sqlite and read_only else None
         if self.sqlite and not read_only:
             self._prepare_file()
         try:
-            # SQLite waits for a lock in C, where no signal is heard: in slices, while there is an outage to wait out.
-            wait = min(self.wait, SLICE) if outage >= self.wait else self.wait
-            arguments = {"check_same_thread": False, "timeout": wait} if self.sqlite else self._patience()
+            # SQLite waits for locks in C, where no signal is heard: in slices, while there is an outage to wait out.
+            self._slice = min(self.wait, SLICE) if outage >= self.wait else self.wait
+            arguments = {"check_same_thread": False, "timeout": self._slice} if self.sqlite else self._patience()
             self._engine = sa.create_engine(
                 self.url,
                 isolation_level="AUTOCOMMIT",
@@ -196,6 +198,10 @@ class Database:
         while True:
             try:
                 with self.read():
+                    if self._reader is not None and schema.is_older(self._connection(), self.where):
+                        kept = folder(self) if folder else ""
+                        self._reader.upgrade = lambda copy: Database(copy, folder=lambda _: kept).close()
+                        self._drop()
                     if self.read_only:
                         schema.check(self._connection(), self.where)
                     else:
@@ -263,7 +269,10 @@ class Database:
         """
         self._check_file()
         with self.read() as session:
-            session.execute("BEGIN IMMEDIATE" if self.sqlite else "BEGIN")
+            if self.sqlite:
+                self._take_lock(session)
+            else:
+                session.execute("BEGIN")
             try:
                 if everything and not self.sqlite:
                     session.execute("SELECT pg_advisory_xact_lock(1819637864)")
@@ -276,6 +285,25 @@ class Database:
                 except self._driver_error:  # the connection is gone, or the database undid it by itself
                     self._drop()
                 raise
+
+    def _take_lock(self, session: Session) -> None:
+        """Begin a transaction of SQLite's, which has the lock; it is asked for again and again, at short intervals.
+
+        The intervals of SQLite's own waiting grow to a tenth of a second. Among many writers it lets those that have
+        just written write again, while others wait for seconds.
+        """
+        if self._impatient is not self._open[0]:  # from its first transaction on; what is read waits for no lock
+            session.execute("PRAGMA busy_timeout=0")
+            self._impatient = self._open[0]
+        end = time.monotonic() + self._slice
+        while True:
+            try:
+                session.execute("BEGIN IMMEDIATE")
+                return
+            except self._driver_error as error:
+                if "locked" not in str(error) or time.monotonic() > end:
+                    raise
+            time.sleep(_chance.uniform(*LOOKS))
 
     def close(self) -> None:
         """Close the connection; the next use opens a new one."""

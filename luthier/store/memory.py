@@ -10,14 +10,16 @@ import uuid
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Self
 
 from luthier.jobs import Event, History, Job, Note, Report, Result
-from luthier.store import LEASE, Exchanged, Propose, StudySummary, codec
+from luthier.store import LEASE, OUTAGE, Exchanged, Propose, StudySummary, codec
 from luthier.store.checkpoints import Checkpoints, folder_name, study_folder
 from luthier.store.summary import (
     DEATHS,
+    LOSSES,
     Best,
     check_jobs,
     check_name,
@@ -27,7 +29,7 @@ from luthier.store.summary import (
     settings_text,
 )
 
-STRETCH = 4  # so many times longer is a lease with each further attempt at a job that it holds
+STRETCH = 4  # so many times longer is a lease with the second attempt at a job that it holds, and with the third
 
 
 @dataclass
@@ -59,6 +61,11 @@ class _Study:
     vectors: dict[int, list[int | None]] = field(default_factory=dict)  # job: its long reports, None if thinned
 
 
+def _moment(said: tuple[Event | Note, float]) -> tuple[float, bool]:
+    """The time of an event, and True for a report: those of one moment are added to a history together."""
+    return said[1], isinstance(said[0], Report)
+
+
 class Memory:
     """Studies in this process's memory, under the same contract as a database.
 
@@ -69,6 +76,7 @@ class Memory:
 
     url = ":memory:"
     away: str | None = None
+    outage = OUTAGE
 
     def __init__(self, *, lease: float = LEASE, checkpoints: str | Path | None = None) -> None:
         self._studies: dict[str, _Study] = {}
@@ -229,7 +237,7 @@ class _MemoryStudy:
             study, now = self._open(), time.monotonic()
             for number, entry in list(study.queue.items()):
                 if entry.owner is not None and entry.owner is not self and entry.owner._until < now:
-                    self._free(number, entry)
+                    self._free(number, entry, LOSSES)
             free = [(entry.attempts > 1, n) for n, entry in study.queue.items() if entry.owner is None]
             taken = [number for _, number in sorted(free)[:count]]
             for number in taken:
@@ -241,7 +249,7 @@ class _MemoryStudy:
             return [study.jobs[number] for number in taken]
 
     def renew(self) -> None:
-        stretch = STRETCH ** (max(self.attempts.values(), default=1) - 1)
+        stretch = STRETCH ** (min(3, max(self.attempts.values(), default=1)) - 1)
         self._until = time.monotonic() + self._lease * stretch
 
     def release(self, numbers: Sequence[int] | None = None, died: bool = False) -> None:
@@ -250,7 +258,7 @@ class _MemoryStudy:
                 if entry.owner is self and (numbers is None or number in numbers):
                     del self.attempts[number]
                     if died:
-                        self._free(number, entry)
+                        self._free(number, entry, DEATHS)
                     else:
                         entry.owner, entry.attempts = None, entry.attempts - 1
 
@@ -293,8 +301,13 @@ class _MemoryStudy:
                 where = f"store {Memory.url}, study {study.name!r}"
                 raise not_filled_by_sync(place + 1, len(study.events), where)
             new, times = study.events[place:], study.times[place:]
-            for event, at in zip(new, times, strict=True):
-                history.add(event, at)
+            for (at, are_reports), run in groupby(zip(new, times, strict=True), _moment):
+                events = [event for event, _ in run]
+                if are_reports:
+                    history.add_reports(events, at)  # type: ignore[arg-type]
+                else:
+                    for event in events:
+                        history.add(event, at)
             history.cursor = (len(study.events), len(history.log))
         return new
 
@@ -362,13 +375,13 @@ class _MemoryStudy:
         if partial is not None:
             self.checkpoints.remove([partial])
 
-    def _free(self, number: int, entry: _Unended) -> None:
+    def _free(self, number: int, entry: _Unended, most: int) -> None:
         """A job whose attempt has come to nothing."""
         if entry.owner is not None:
             entry.owner.attempts.pop(number, None)
         entry.owner = None
-        if entry.attempts >= DEATHS:
-            self._end(died(number), time.time())
+        if entry.attempts >= most:
+            self._end(died(number, most), time.time())
 
     def _add_report(self, report: Report, now: float) -> None:
         study = self._study

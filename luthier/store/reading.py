@@ -6,7 +6,8 @@ not write to, is opened
 
 - as it is (``mode=ro``), while writers are at work: their ``-shm`` is there;
 - as one that does not change (``immutable=1``), where no ``-wal`` is there, until one is;
-- as a copy in a temporary folder, where a writer that was killed has left its ``-wal`` alone.
+- as a copy in a temporary folder, where a writer that was killed has left its ``-wal`` alone, or where the database is
+  of an older schema: the copy is brought up to date.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import shutil
 import sqlite3
 import tempfile
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ class Reader:
         self._file, self._wait = Path(name), wait
         self._copy: Path | None = None
         self._remove: Any = None
+        self.upgrade: Callable[[Path], None] | None = None  # brings a copy of an older database up to date
         self._seen: Any = None  # what the files were like when a connection was made that does not see changes
         self.check()
 
@@ -56,6 +59,10 @@ class Reader:
     def connect(self) -> sqlite3.Connection:
         """A new connection; the driver's own errors come through."""
         self._seen = None
+        if self.upgrade is not None:
+            self._seen, copy = self._state(), self._copied()
+            self.upgrade(copy)
+            return self._open(f"{copy.as_uri()}?mode=rw")
         if os.access(self._file, os.W_OK) and os.access(self._file.parent, os.W_OK):
             ways = ["mode=rw", "mode=ro"]  # its last connection to close puts the WAL into the file, as any would
         elif not self._size("-wal"):

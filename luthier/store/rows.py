@@ -134,8 +134,10 @@ def _entry(report: Report) -> list[Any]:
 def _report(entry: Any) -> Report:
     if type(entry) is not list or not 3 <= len(entry) <= 4:
         raise ValueError(f"a report is {entry!r}")
-    hyper = _mapping("hyperparameters", entry[3]) if len(entry) > 3 else {}
-    return Report(_whole("number", entry[0]), _whole("step", entry[1]), _metrics(entry[2]), hyper)
+    number, step, metrics = entry[:3]
+    if not (type(number) is type(step) is int and number >= 0 and step >= 0):  # most of what is read is reports
+        number, step = _whole("number", number), _whole("step", step)
+    return Report(number, step, _metrics(metrics), _mapping("hyperparameters", entry[3]) if len(entry) > 3 else {})
 
 
 def _result(number: Any, body: dict[str, Any]) -> Result:
@@ -174,7 +176,7 @@ def _mapping(name: str, value: Any) -> dict[str, Any]:
 
 
 def _metrics(value: Any) -> dict[str, float]:
-    metrics = _mapping("metrics", value)
+    metrics = value if type(value) is dict else _mapping("metrics", value)
     for name, number in metrics.items():
         if type(number) is not float:
             if type(number) is not int:

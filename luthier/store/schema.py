@@ -156,6 +156,11 @@ def prepare(
     _check_columns(connection)
 
 
+def is_older(connection: sa.Connection, where: str) -> bool:
+    """Return True if the database is luthier's, and of a version before this one."""
+    return (_version(connection, where) or VERSION) < VERSION
+
+
 def check(connection: sa.Connection, where: str) -> None:
     """Check a database that is only read.
 

@@ -60,6 +60,10 @@ class SQL:
         return self._database.url.render_as_string(hide_password=False)
 
     @property
+    def outage(self) -> float:
+        return self._database.outage
+
+    @property
     def away(self) -> str | None:
         return self._database.away
 

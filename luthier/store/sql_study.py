@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -14,14 +15,15 @@ from luthier.store.checkpoints import Checkpoints, writer_of
 from luthier.store.connect import Database, Session
 from luthier.store.process import Process
 from luthier.store.sql_log import Counts, Log, Nothing, Transaction
-from luthier.store.summary import DEATHS, Best, check_jobs, died
+from luthier.store.summary import DEATHS, LOSSES, SUSPECT, Best, check_jobs, died
 
 Given = ParamSpec("Given")
 Returned = TypeVar("Returned")
 Value = TypeVar("Value")
 
 PAUSE = 2.0  # seconds, times the attempts, before a job is claimed again whose owner was lost a second time
-STRETCH = 4  # so many times longer is a lease with each further attempt at a job that it holds
+LAST = 2**63 - 1  # place after all others
+STRETCH = 4  # so many times longer is a lease with the second attempt at a job that it holds, and with the third
 TURN = 600.0  # seconds that no proposal takes
 
 
@@ -58,6 +60,8 @@ class SQLStudy:
         self._study = self._log.study
         self._aside: list[Job] = []  # jobs that others have proposed for this owner
         self._provisional = False  # whether a history shows events that have no place in the order yet
+        self._wished = 0  # the process whose last exchange has left a wish for jobs behind
+        self._behind = False  # whether others had written since the last exchange: there will be more
         self._refused: Exception | None = None  # what a method has raised while it proposed
         self._free_files: list[str] = []  # partial states of jobs that have ended
         self._checkpoints = checkpoints
@@ -109,6 +113,18 @@ class SQLStudy:
         if not writes and not room:
             return Exchanged([], aside)
         known = self._known(aside)
+        if (
+            self._wished == os.getpid()
+            and not writes
+            and (found := self._database.again(lambda tries: self._adopted(known)))
+        ):
+            self._wished = 0  # it has come true: there is no lock to wait for
+            return Exchanged([], aside + found)
+        self._wished = 0
+        place = 0 if history is None else history.cursor[0]
+        if history is not None and self._behind:
+            self._read_ahead(history)
+        begun = (0, 0) if history is None else (history.cursor[0], len(history.log))
 
         def body(tx: Transaction) -> Exchanged:
             accepted: list[int] = []
@@ -121,17 +137,23 @@ class SQLStudy:
                 if counts is None:  # another has the study's row: it, or the next, orders these and serves the wish
                     if room:
                         tx.session.run(sql.wish, self._log.owner | {"b_wants": room})
+                        self._wished = os.getpid()
                     return Exchanged(accepted, [], room > 0)
             else:  # whoever had the row before may have served this owner
                 counts = self._log.locked(tx.session)
                 if found := [] if self._database.sqlite else self._adopt(tx.session, known):
                     raise Nothing(Exchanged([], found))
+            self._behind = place < counts.base
             jobs, busy = self._serve(tx, counts, room, propose, history)
             done = Exchanged(accepted, jobs, busy, history is not None)
             if not tx.gated and not counts.changed:
                 raise Nothing(done)  # a history that was only read forward stays as it is
             self._gate(tx)
-            self._close(tx, counts)
+            if history is None:
+                self._close(tx, counts)
+            else:  # it has read what this transaction writes: nothing is kept for the next sync
+                self._log.set(tx.session, counts)
+                self._log.clear_own()
             return done
 
         def recover(session: Session) -> Exchanged:
@@ -139,8 +161,13 @@ class SQLStudy:
             found = {row.number for row in mine}
             return Exchanged([n for n in new_results if n in found], self._adopt(session, known))
 
-        clear = history.clear if history is not None else None  # what came to nothing may be ordered otherwise
-        done = self._once(body, recover, clear)
+        def undo() -> None:  # what came to nothing may be ordered otherwise
+            nonlocal begun
+            if history is not None and begun != (history.cursor[0], len(history.log)):
+                history.clear()
+                begun = (0, 0)
+
+        done = self._once(body, recover, undo)
         self._ended(new_results)
         if self._refused is not None:  # the method failed: what was to be recorded is, all the same
             error, self._refused = self._refused, None
@@ -198,11 +225,11 @@ class SQLStudy:
             for owners, pause in zip(self._lost(tx.session), (0.0, PAUSE), strict=True):
                 if owners:
                     values = self._study | self._numbers(owners) | {"b_pause": pause}
-                    self._freed(tx, tx.session.all(sql.free_of_owners, values))
+                    self._freed(tx, tx.session.all(sql.free_of_owners, values), LOSSES)
             return self._taken(tx.session, tx.session.all(sql.claim_jobs, self._log.owner | {"b_count": count}))
 
         jobs += self._once(body, lambda session: self._adopt(session, known))
-        return sorted(jobs, key=lambda job: (self.attempts.get(job.number, 0) > 2, job.number))
+        return sorted(jobs, key=lambda job: (self.attempts.get(job.number, 0) > SUSPECT, job.number))
 
     @_alone
     def renew(self) -> None:
@@ -217,7 +244,7 @@ class SQLStudy:
         def body(tx: Transaction) -> None:
             self._gate(tx)
             if died:
-                self._freed(tx, tx.session.all(sql.free_as_died, values))
+                self._freed(tx, tx.session.all(sql.free_as_died, values), DEATHS)
             else:  # all: also what others have put aside without its knowing
                 tx.session.run(sql.release_all if numbers is None else sql.release_some, values)
 
@@ -344,7 +371,7 @@ class SQLStudy:
 
         def undo() -> None:
             self.attempts, self.partials, self._free_files = dict(before[0]), dict(before[1]), list(before[2])
-            self._refused = None
+            self._refused, self._log.given_seen = None, -1  # what was put aside is looked for again
             if again is not None:
                 again()
 
@@ -354,7 +381,7 @@ class SQLStudy:
             undo()
             raise
         if self._log.news():
-            self._aside += self._database.again(lambda tries: self._adopted())
+            self._aside += self._database.again(lambda tries: self._adopted(self._known(())))
         return value
 
     def _gate(self, tx: Transaction) -> None:
@@ -362,7 +389,7 @@ class SQLStudy:
 
     def _long(self) -> float:
         """Seconds of this owner's lease: longer where it has taken a job over that outlasted another's."""
-        return self._lease * STRETCH ** (max(self.attempts.values(), default=1) - 1)
+        return self._lease * STRETCH ** (min(3, max(self.attempts.values(), default=1)) - 1)
 
     def _close(self, tx: Transaction, counts: Counts) -> None:
         self._log.set(tx.session, counts)
@@ -426,9 +453,9 @@ class SQLStudy:
         self._free_files += [row.partial for row in ended if row.partial is not None]
         return accepted
 
-    def _freed(self, tx: Transaction, freed: Sequence[Any]) -> None:
+    def _freed(self, tx: Transaction, freed: Sequence[Any], most: int) -> None:
         """End the jobs among those freed that have ended too many processes."""
-        poison = {row.number: rows.packed(died(row.number)) for row in freed if row.attempts >= DEATHS}
+        poison = {row.number: rows.packed(died(row.number, most)) for row in freed if row.attempts >= most}
         if poison:
             counts = self._log.locked(tx.session) if self._database.sqlite else None
             self._end(tx, [], poison, counts)
@@ -451,21 +478,28 @@ class SQLStudy:
         if not found:
             return []
         events = session.all(sql.job_events, self._study | self._numbers(row.event for row in found))
-        jobs = {row.seq: self._log.read_row(row).events[0] for row in events}
-        self.attempts.update({row.number: row.attempts for row in found})
-        self.partials.update({row.number: row.partial for row in found})
-        return [jobs[row.event] for row in sorted(found, key=lambda row: row.number)]  # type: ignore[misc]
+        return self._held(found, {row.seq: row for row in events})
 
     def _adopt(self, session: Session, known: set[int]) -> list[Job]:
         """The jobs that the database says this owner holds, without those that it knows of."""
         held = session.all(sql.held_jobs, self._log.owner)
-        return self._taken(session, [row for row in held if row.number not in known])
+        if held:
+            self._log.given = self._log.given_seen = held[0].given
+        new = [row for row in held if row.number not in known]
+        return self._held(new, {row.seq: row for row in new})
+
+    def _held(self, found: Sequence[Any], events: Mapping[int, Any]) -> list[Job]:
+        """Note that this owner holds the jobs of rows of the queue; they are made from these rows of the log."""
+        self.attempts.update({row.number: row.attempts for row in found})
+        self.partials.update({row.number: row.partial for row in found})
+        jobs = [self._log.read_row(events[row.event]).events[0] for row in found]
+        return sorted(jobs, key=lambda job: job.number)  # type: ignore[return-value,union-attr]
 
     # -- small reads --------------------------------------------------------------------------------------------------
 
-    def _adopted(self) -> list[Job]:
+    def _adopted(self, known: set[int]) -> list[Job]:
         with self._database.read() as session:
-            return self._adopt(session, self._known(()))
+            return self._adopt(session, known)
 
     def _may_claim(self) -> bool:
         with self._database.read() as session:
@@ -504,6 +538,11 @@ class SQLStudy:
         self._log.stamp(tx.session, counts)
         self._close(tx, counts)
         return counts.events
+
+    def _read_ahead(self, history: History) -> None:
+        """Bring a history nearly up to date before a transaction, which nobody has to wait for."""
+        new = self._database.again(lambda tries: self._new(history.cursor[0], LAST))
+        self._log.advance(history, new, new[-1].seq if new else history.cursor[0])
 
     def _new(self, place: int, last: int) -> list[Any]:
         with self._database.read() as session:

@@ -117,6 +117,12 @@ add_owner = (
     )
     .returning(owners.c.id)
 )
+# a row stays as long as its owner may come back; what is silent for a day and holds nothing would begin anew
+forget_owners = sa.delete(owners).where(
+    owners.c.study == STUDY,
+    owners.c.until < clock() - 86400.0,
+    owners.c.id.not_in(sa.select(queue.c.owner).where(queue.c.study == STUDY, queue.c.owner.is_not(None))),
+)
 gate = (
     sa.update(owners)
     .where(owners.c.id == OWNER, owners.c.batch == bind("b_batch") - 1)
@@ -154,8 +160,22 @@ end_jobs = (
     .returning(queue.c.number, queue.c.attempts, queue.c.partial)
 )
 queued_jobs = sa.select(queue.c.number).where(queue.c.study == STUDY, among(queue.c.number))
-held_jobs = sa.select(queue.c.number, queue.c.event, queue.c.attempts, queue.c.partial).where(
-    queue.c.study == STUDY, queue.c.owner == OWNER
+held_jobs = (  # each with the row of the log that it is, and how often others have put jobs aside for its owner
+    sa.select(
+        queue.c.number,
+        queue.c.event,
+        queue.c.attempts,
+        queue.c.partial,
+        owners.c.given,
+        events.c.seq,
+        events.c.at,
+        events.c.kind,
+        events.c.body,
+        events.c.vectors,
+    )
+    .join(events, sa.and_(events.c.study == queue.c.study, events.c.seq == queue.c.event))
+    .join(owners, owners.c.id == queue.c.owner)
+    .where(queue.c.study == STUDY, queue.c.owner == OWNER)
 )
 _free = (queue.c.study == STUDY, queue.c.owner.is_(None), queue.c.not_before <= clock())
 any_free = sa.select(queue.c.number).where(*_free).limit(1)

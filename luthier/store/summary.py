@@ -59,13 +59,15 @@ class Best:
         return self.objective, self.number, self.value
 
 
-DEATHS = 3  # so many processes may die under a job
+DEATHS = 3  # so many workers may die under a job while the driver lives
+LOSSES = 30  # so often a job may be lost with its driver: that is ended for many reasons, and hardly ever by a job
+SUSPECT = 4  # so often a job may be lost with its driver until others come first
 
 
-def died(number: int) -> Result:
+def died(number: int, times: int = DEATHS) -> Result:
     """The result of a job under which too many processes have died."""
     error = (
-        f"ended its worker {DEATHS} times: out of memory, a crash in compiled code and os._exit end a process so, "
+        f"ended its worker {times} times: out of memory, a crash in compiled code and os._exit end a process so, "
         "and what is silent for longer than its lease counts as dead"
     )
     return Result(number, "failed", error=error)

@@ -7,9 +7,10 @@ from collections.abc import Collection
 
 from luthier.errors import StudyError
 from luthier.jobs import Job, Lost, Result
+from luthier.store import OUTAGE
 
 DEATHS = 3  # processes that may die under a job
-TROUBLE = 10.0  # seconds without a single result after which a disk in trouble ends the call
+MISSING = 10.0  # seconds without a single result after which files that are missing or damaged end the call
 LONGEST = 60.0  # seconds of a pause at most
 
 
@@ -19,10 +20,11 @@ class Again:
     Args:
         study: The study's name, for messages.
         deaths: Processes that may die under a job until it has failed.
+        outage: Seconds without a single result after which a disk in trouble ends the call.
     """
 
-    def __init__(self, study: str, deaths: int = DEATHS) -> None:
-        self._study, self._deaths = study, deaths
+    def __init__(self, study: str, deaths: int = DEATHS, outage: float = OUTAGE) -> None:
+        self._study, self._deaths, self._outage = study, deaths, outage
         self._pauses: dict[int, float] = {}
         self._waiting: dict[int, tuple[float, Job]] = {}  # until when
         self._suspects: dict[int, Job] = {}
@@ -55,10 +57,10 @@ class Again:
             return Result(number, "failed", error=f"{times}: {lost.error}. {why}")
         if lost.why == "machine":
             self._waiting[number] = 0.0, job
-        elif lost.why == "storage":
+        elif lost.why in ("storage", "file"):
             now = time.monotonic()
             self._trouble_since = now if self._trouble_since is None else self._trouble_since
-            if now - self._trouble_since > TROUBLE:
+            if now - self._trouble_since > (self._outage if lost.why == "storage" else min(MISSING, self._outage)):
                 raise StudyError(
                     f"the state of a training cannot be kept or read: {lost.error}",
                     where=f"study {self._study!r}, job {number}",

@@ -262,7 +262,7 @@ class Ledger:
         room = room if self._slow <= SLOW and self.proposer is not None else 0
         plain = [replace(result, notes={}) if result.notes else result for result in results]
         done = self._study.exchange(
-            plain, self._reports, room=max(0, room - len(self._ready)), propose=self._made, history=self.history
+            plain, self._reports, room=max(0, room - len(self._ready)), propose=self._next, history=self.history
         )
         said = {result.number: result.notes for result in results if result.notes and result.number in done.accepted}
         if said:
@@ -465,6 +465,13 @@ class Ledger:
         self._slow = time.thread_time() - start
         self.proposing += self._slow
         return jobs
+
+    def _next(self, first: int, count: int) -> list[Job]:
+        """New jobs beside results; where the method fails it will fail again when it is asked for them alone."""
+        try:
+            return self._made(first, count)
+        except Exception:
+            return []
 
     def _proposed(self, count: int) -> list[Job]:
         """Return the method's proposals, up to the first job that the study's remaining steps do not cover."""

@@ -16,6 +16,7 @@ import numpy as np
 from luthier.errors import CheckpointError, StudyError
 from luthier.execute import Executor
 from luthier.jobs import DIVERGED, FAILED, PRUNED, Budget, History, Job, Lost, Partial, Report, Result
+from luthier.store.summary import SUSPECT
 from luthier.study.again import DEATHS, Again
 from luthier.study.fit import check_limited
 from luthier.study.following import Followers
@@ -52,6 +53,7 @@ class Loop:
         progress: bool | None,
         followers: Followers | None = None,
         ended: Callable[[], bool] = lambda: False,
+        eager: bool = True,
     ) -> None:
         self.ledger, self.work, self.executor, self.max_failures = ledger, work, executor, max_failures
         self.total = expected(ledger, budget.trials)
@@ -69,9 +71,10 @@ class Loop:
         self.shown = choose(progress, ledger.name)
         self.loud = progress is not False
         self.interrupts = Interrupts()
-        self.again = Again(ledger.name, getattr(executor, "deaths", None) or DEATHS)
+        self.again = Again(ledger.name, getattr(executor, "deaths", None) or DEATHS, ledger.store.outage)
         self.followers = followers or Followers([], ledger.history)
         self.ended = ended  # whether one of the user's conditions to stop is met
+        self.eager = eager  # nobody may want to say something between a result and the next proposal
         self.stopping = False
 
     def run(self) -> None:
@@ -175,14 +178,22 @@ class Loop:
                 self.executor.submit(chunk, self.parents(chunk), *([partials] if partials else []))
         return bool(new or jobs or alone)
 
+    def room(self, results: Sequence[Result]) -> int:
+        """Number of jobs to be proposed in the transaction of these results: those that are certain to be begun."""
+        if not self.eager or self.stopping or self.timeup() or self.again or self.interrupts.told is not None:
+            return 0
+        if any(result.status == "failed" for result in results):  # the last of too many, perhaps
+            return 0
+        return max(0, min(self.executor.capacity, self.affordable()) - len(self.running))
+
     def suspected(self, job: Job) -> bool:
         """Return True if processes have died under a job before, so that it has to wait for the others.
 
-        The driver itself was that process where jobs are trained in it. There a job keeps its place the second time: a
+        The driver itself was that process where jobs are trained in it. There a job keeps its place the first times: a
         driver is ended for many reasons, and a study that goes on has to give what it would have given.
         """
         begins = self.ledger.attempts.get(job.number, 1)
-        if begins <= (2 if getattr(self.executor, "here", False) else 1):
+        if begins <= (SUSPECT if getattr(self.executor, "here", False) else 1):
             return False
         self.again.suspect(job)
         return True
@@ -240,7 +251,7 @@ class Loop:
         if not results:
             return
         self.pace.ended(results)
-        accepted = set(self.ledger.record(results))
+        accepted = set(self.ledger.record(results, self.room(results)))
         self.tell_of(results)
         self.fresh += len(accepted)
         self.stopping = self.stopping or self.ended()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, final, overload
@@ -17,6 +16,7 @@ from luthier.jobs import Budget, History, Job, Report, Result, Status
 from luthier.limits import check_limits
 from luthier.seeds import Seeds
 from luthier.space import Config, Space
+from luthier.space.values import copied_config
 from luthier.store import Store, open_store
 from luthier.study import export, settings
 from luthier.study.diverse import By, diverse
@@ -176,7 +176,7 @@ class Study:
         while True:
             jobs = self._ledger.take(count)
             if jobs or not self._ledger.busy:
-                return [replace(job, config=deepcopy(job.config)) for job in jobs]  # the user may change them
+                return [replace(job, config=copied_config(job.config)) for job in jobs]  # the user may change them
             time.sleep(0.02)  # another process is proposing
 
     def tell(

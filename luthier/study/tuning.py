@@ -174,7 +174,8 @@ def tune(
     told = Followers([Unjudged(ledger.proposer), *followers], ledger.history)
     told.started(study)
     try:
-        loop = Loop(ledger, work, executor, budget, max_failures, progress, told, lambda: met(conditions, study))
+        quiet = not conditions and not followers
+        loop = Loop(ledger, work, executor, budget, max_failures, progress, told, lambda: met(conditions, study), quiet)
         if ledger.kept_as:
             loop.shown.say(f"the study that was here is kept as {ledger.kept_as!r}")
         if execution:

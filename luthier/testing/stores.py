@@ -117,6 +117,24 @@ class StoreContract(StoredThroughFaults):
         assert history.results[1].status == "failed" and "3 times" in history.results[1].error
         assert other.record([ok(1)]) == [], "that is its result"
 
+    def test_a_driver_that_is_lost_is_no_fault_of_its_jobs_until_that_never_ends(
+        self, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("luthier.store.sql_study.PAUSE", 0.0)
+        for module in ("sql_study", "memory"):
+            monkeypatch.setattr(f"luthier.store.{module}.LOSSES", 6)
+        connect(lease=0.005).create("study", {})
+        owners = [connect(lease=0.005).attach("study", label) for label in ("one", "two")]
+        owners[0].append(jobs(0, 1), fresh())
+        for begins in range(2, 7):
+            time.sleep(0.1)  # the longest of these leases is 0.08 s
+            assert owners[begins % 2 - 1].claim(1) == jobs(0, 1), "it was ended from outside, for all that is known"
+            assert owners[begins % 2 - 1].attempts == {0: begins}
+        time.sleep(0.1)
+        assert owners[0].claim(1) == owners[1].claim(1) == []
+        (result,) = synced(owners[0]).results
+        assert result is not None and result.status == "failed" and "6 times" in result.error
+
     def test_a_partial_state_is_found_by_who_goes_on_and_counts_if_it_is_further(self, connect: Connect) -> None:
         one, two = new_study(connect()), connect().attach("study", "two")
         one.append(jobs(0, 2), fresh())

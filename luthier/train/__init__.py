@@ -142,7 +142,7 @@ def run(
     except Halt:
         yield from (Lost(number, "asked") for number in sorted(left))
     except StorageTrouble as trouble:
-        yield from (Lost(number, "storage", str(trouble)) for number in sorted(left))
+        yield from (Lost(number, trouble.why, str(trouble)) for number in sorted(left))
     except BaseException as error:
         share, text = (time.perf_counter() - begun) / len(jobs), describe(error)
         if work.limits and len(left) > 1 and out_of_memory(text):

@@ -56,7 +56,7 @@ def run_alone(
     except Halt:
         return Lost(job.number, "asked")
     except keep.StorageTrouble as trouble:
-        return Lost(job.number, "storage", str(trouble))
+        return Lost(job.number, trouble.why, str(trouble))
     except KeyboardInterrupt:
         raise
     except BaseException as failure:  # SystemExit and MemoryError too: one job's end is not the study's

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from luthier.errors import CheckpointError
+from luthier.jobs import Reason
 from luthier.train.halt import guard
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ log = logging.getLogger("luthier")
 class StorageTrouble(Exception):  # noqa: N818 - no fault of the training: it is never recorded
     """A state could not be written or read, though that was tried for some seconds."""
 
+    def __init__(self, error: CheckpointError, why: Reason) -> None:
+        super().__init__(str(error))
+        self.why: Reason = why  # the Lost that comes of it
+
 
 def save(checkpoints: Checkpoints, name: str, state: Any, meta: Mapping[str, Any]) -> str:
     """Write a state and return its file's name.
@@ -31,7 +36,7 @@ def save(checkpoints: Checkpoints, name: str, state: Any, meta: Mapping[str, Any
         CheckpointError: If the state holds what cannot be kept.
         StorageTrouble: If the disk is full or cannot be written.
     """
-    return _patiently(lambda: checkpoints.save(name, state, meta), lambda error: error.__cause__ is not None)
+    return _patiently(lambda: checkpoints.save(name, state, meta), _of_writing)
 
 
 def load(checkpoints: Checkpoints, file: str) -> tuple[Any, dict[str, Any]]:
@@ -40,7 +45,7 @@ def load(checkpoints: Checkpoints, file: str) -> tuple[Any, dict[str, Any]]:
     Raises:
         StorageTrouble: If it is missing or damaged, or the disk cannot be read.
     """
-    return _patiently(lambda: checkpoints.load(file), lambda error: True)
+    return _patiently(lambda: checkpoints.load(file), _of_reading)
 
 
 def load_partial(checkpoints: Checkpoints, file: str) -> tuple[Any, dict[str, Any]] | None:
@@ -59,15 +64,24 @@ def load_partial(checkpoints: Checkpoints, file: str) -> tuple[Any, dict[str, An
         return None
 
 
-def _patiently(action: Callable[[], Value], is_trouble: Callable[[CheckpointError], bool]) -> Value:
+def _of_writing(error: CheckpointError) -> Reason | None:
+    return None if error.__cause__ is None else "storage"  # without a cause the state cannot be kept anywhere
+
+
+def _of_reading(error: CheckpointError) -> Reason | None:
+    return "storage" if isinstance(error.__cause__, OSError) else "file"
+
+
+def _patiently(action: Callable[[], Value], trouble: Callable[[CheckpointError], Reason | None]) -> Value:
     for pause in (*PAUSES, None):
         try:
             return action()
         except CheckpointError as error:
-            if not is_trouble(error):
+            why = trouble(error)
+            if why is None:
                 raise
             if pause is None:
-                raise StorageTrouble(str(error)) from error
+                raise StorageTrouble(error, why) from error
             log.info("trying again in %g s: %s", pause, error)
         guard().check()
         time.sleep(pause)

@@ -88,7 +88,7 @@ def _run(
         try:
             ages.setdefault(saved.age(job), []).append(job)
         except StorageTrouble as trouble:  # of this job's file: the others go on
-            yield Lost(job.number, "storage", str(trouble))
+            yield Lost(job.number, trouble.why, str(trouble))
     for group in ages.values():
         waiting, width = group, 0
         while waiting:
@@ -117,7 +117,7 @@ def _begun(work: Work, program: Program, adapter: Any, job: Job, saved: Saved) -
     except (KeyboardInterrupt, Halt):
         raise
     except StorageTrouble as trouble:
-        return Lost(job.number, "storage", str(trouble))
+        return Lost(job.number, trouble.why, str(trouble))
     except BaseException as error:
         return Result(job.number, "failed", error=describe(error))
 

@@ -58,7 +58,7 @@ def lines(store: Store) -> list[str]:
     for summary in store.studies():
         settings = store.settings(summary.name)
         history = History(Space.from_json(settings["space"]), settings["objectives"])
-        store.attach(summary.name, "reader").sync(history)
+        store.attach(summary.name, None).sync(history)
         said = [f"{summary.name} {event!a}" for event in history.events]
         found += [line.replace(", notes={})", ")") for line in said]  # results have had notes since then
         found.append(f"{summary.name} {summary.jobs} {summary.done} {summary.best} {summary.best_value!r}")
@@ -98,6 +98,25 @@ def test_studies_go_on(url: str, made: ModuleType) -> None:
         )
         assert pbt.history.values.tolist() == whole.history.values.tolist()
         assert (Path(url).with_suffix(".checkpoints") / "pbt" / "luthier.json").exists(), "the same folder as before"
+
+
+def test_an_old_database_is_read_without_writing(path: Path) -> None:
+    def files() -> dict[str, tuple[int, bytes]]:
+        return {
+            str(file): (file.stat().st_mtime_ns, file.read_bytes()) for file in path.parent.rglob("*") if file.is_file()
+        }
+
+    before = files()
+    with open_store(path, read_only=True) as store:
+        assert lines(store) == (OLD / "events.txt").read_text().splitlines()
+        folder = Path(store.attach("pbt", None).checkpoints.folder)
+        assert folder == path.with_suffix(".checkpoints") / "pbt"
+        study = lt.Study.load("running", store)
+        assert len(study.to_records()) == len(study.history) and study.best is not None
+        assert files() == before
+        with open_store(path) as writer:  # somebody brings it up to date, and goes on
+            writer.create("new", {})
+        assert "new" in [summary.name for summary in store.studies()]
 
 
 def test_a_new_study_in_an_old_database_has_a_folder_of_its_own(path: Path) -> None:

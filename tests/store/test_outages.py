@@ -21,7 +21,7 @@ import sqlalchemy as sa
 
 from luthier.errors import CheckpointError, StoreError
 from luthier.jobs import Job
-from luthier.store import open_store
+from luthier.store import open_store, schema
 from luthier.store.process import Process, this_process
 from luthier.testing.store_events import fresh, jobs, new_study, ok, synced
 
@@ -107,7 +107,9 @@ with open_store(sys.argv[1], checkpoints=sys.argv[2]) as store:
 """
 
 
-def test_a_job_that_kills_its_process_fails_at_the_third_and_the_others_come_first(url: str, tmp_path: Path) -> None:
+def test_a_job_that_was_lost_with_its_process_comes_last_and_fails_in_the_end(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with open_store(url, checkpoints=tmp_path) as store:
         study = new_study(store)
@@ -123,10 +125,17 @@ def test_a_job_that_kills_its_process_fails_at_the_third_and_the_others_come_fir
                 study.release([0])
                 assert study.record([ok(1)]) == [1]
         assert seen == ["[0, 1, 2]", "[0, 2]", "[0, 2]"]
+        assert study.claim(9) == [jobs(0, 1)[0], jobs(2, 3)[0]] and study.attempts == {0: 4, 2: 4}
+        study.release()
+        study.append(jobs(3, 4), synced(study))
+        study.release()
+        assert study.claim(1) == jobs(3, 4), "what was never lost comes first"
+        monkeypatch.setattr("luthier.store.sql_study.LOSSES", 4)
+        subprocess.run([sys.executable, "-c", DIES, url, tmp_path], env=environment, capture_output=True)
         assert study.claim(9) == []
         history = synced(study)
-        assert [result and result.status for result in history.results] == ["failed", "ok", "failed"]
-        assert history.results[0] is not None and "ended its worker 3 times" in history.results[0].error
+        assert [result and result.status for result in history.results] == ["failed", "ok", "failed", None]
+        assert history.results[0] is not None and "ended its worker 4 times" in history.results[0].error
 
 
 def test_a_lease_that_a_clock_ahead_has_given_ends_all_the_same(url: str, tmp_path: Path) -> None:
@@ -260,6 +269,27 @@ def test_two_postgresql_databases_have_two_folders(
     monkeypatch.setenv("LUTHIER_CHECKPOINTS", str(tmp_path / "two"))
     with open_store(postgres_url) as store:
         assert store.attach("study", "me").checkpoints.folder == str(folder), "wherever it is opened"
+
+
+def test_owners_that_are_silent_for_a_day_and_hold_nothing_are_forgotten(url: str, tmp_path: Path) -> None:
+    with open_store(url, checkpoints=tmp_path) as store:
+        study = new_study(store)
+        held = store.attach("study", "holds a job")
+        assert held.append(jobs(0, 1), fresh())
+        for _ in range(5):
+            store.attach("study", "was here")
+        database: Any = store._database  # type: ignore[attr-defined]
+
+        def labels() -> list[str]:
+            with database.read() as session:
+                return sorted(row.label for row in session.all(sa.select(schema.owners.c.label), {}))
+
+        assert len(labels()) == 7, "each may be alive"
+        with database.write() as session:
+            session.run(sa.update(schema.owners).values(until=schema.owners.c.until - 100_000.0), {})
+        store.attach("study", "new")
+        assert labels() == ["holds a job", "new"]
+        assert study.append(jobs(1, 2), synced(study)), "whoever comes back is another owner"
 
 
 def test_an_owner_that_was_forgotten_goes_on_as_another(tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""Many writers of one database: nobody waits for long, and nobody waits while another reads what was written."""
+
+from __future__ import annotations
+
+import gc
+import sqlite3
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.errors import StoreError
+from luthier.jobs import History, Job, Report
+from luthier.store import connect, open_store
+from luthier.store.sql_log import Log
+from luthier.testing.store_events import fresh, jobs, new_study, ok, synced
+
+
+def made(first: int, count: int) -> Sequence[Job]:
+    return jobs(first, first + count)
+
+
+def test_the_lock_is_asked_for_often_and_a_history_survives_that_it_was_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, pauses, cleared = tmp_path / "a.db", [], []
+    sleep, clear = time.sleep, History.clear
+    monkeypatch.setattr(connect.time, "sleep", lambda seconds: (pauses.append(seconds), sleep(seconds)))
+    monkeypatch.setattr(History, "clear", lambda self: (cleared.append(len(self)), clear(self)))
+    with open_store(f"sqlite:///{path}?timeout=0.05") as store:
+        study, history = new_study(store), fresh()
+        held = study.exchange(room=2, propose=made, history=history).jobs
+        holder = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        holder.execute("BEGIN IMMEDIATE")
+        threading.Timer(0.3, lambda: (holder.execute("ROLLBACK"), holder.close())).start()
+        done = study.exchange([ok(held[0].number)], room=1, propose=made, history=history)
+        assert done.accepted == [0] and [job.number for job in done.jobs] == [2]
+        short = [pause for pause in pauses if pause <= 0.002]
+        assert len(short) > 10, "as long as it is locked, it is looked at every millisecond or two"
+        assert cleared == [], "nothing had been read into it"
+        assert history.log == synced(study).log
+
+
+def test_what_others_wrote_is_read_before_the_transaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside: list[tuple[int, bool]] = []
+    read_row = Log.read_row
+
+    def noted(self: Log, row: Any) -> Any:
+        connection: Any = self.database._connection().connection.dbapi_connection
+        inside.append((row.seq, connection.in_transaction))
+        return read_row(self, row)
+
+    with open_store(tmp_path / "a.db") as store, open_store(tmp_path / "a.db") as elsewhere:
+        one, history = new_study(store), fresh()
+        other, theirs = elsewhere.attach("study", "other"), fresh()
+        for _ in range(2):  # the first exchange finds out that there are others
+            other.exchange(room=40, propose=made, history=theirs)
+            one.exchange(room=1, propose=made, history=history)
+        monkeypatch.setattr(Log, "read_row", noted)
+        new = other.exchange([ok(number) for number in range(40)], room=1, propose=made, history=theirs).jobs
+        one.exchange(room=1, propose=made, history=history)
+        theirs_read = [where for seq, where in inside if seq <= len(theirs.log)]
+        assert new and len(theirs_read) >= 41 and not any(theirs_read)
+        assert history.log == synced(one).log
+
+
+def test_nothing_is_kept_for_a_history_that_has_it(tmp_path: Path) -> None:
+    with open_store(tmp_path / "a.db") as store:
+        study, history = new_study(store), fresh()
+        held = study.exchange(room=1, propose=made, history=history).jobs
+        for _ in range(30):
+            held = study.exchange([ok(held[0].number)], room=1, propose=made, history=history).jobs
+        log: Any = study._log  # type: ignore[attr-defined]
+        assert log._own == [] and history.log == synced(study).log
+
+
+def test_the_search_for_garbage_goes_on_after_reading(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    with open_store(path) as store:
+        study = new_study(store)
+        study.append(jobs(0, 1), fresh())
+        study.record([], [Report(0, step, {"loss": 1.0}) for step in (1, 2)])
+        assert len(synced(study).reports[0]) == 2 and gc.isenabled()
+        with sqlite3.connect(path) as hand:
+            hand.execute("UPDATE luthier_events SET body = '[[0,1]]' WHERE kind = 1")
+        hand.close()
+        with pytest.raises(StoreError, match="a report is"):
+            synced(store.attach("study", None))
+        assert gc.isenabled()
+        gc.disable()
+        try:
+            with pytest.raises(StoreError):
+                synced(store.attach("study", None))
+            assert not gc.isenabled(), "it was off before"
+        finally:
+            gc.enable()
