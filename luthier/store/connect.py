@@ -193,13 +193,13 @@ class Database:
 
     def _begin(self, folder: Callable[[Database], str] | None) -> None:
         """Check or make the tables. A server that is there and full, or on its way up, is waited for."""
-        steps = {1: lambda connection: one_to_two(connection, folder(self) if folder else "")}
+        kept = folder(self) if folder else ""
+        steps = {1: lambda connection: one_to_two(connection, kept)}
         end = time.monotonic() + min(self.outage, self.wait)
         while True:
             try:
                 with self.read():
                     if self._reader is not None and schema.is_older(self._connection(), self.where):
-                        kept = folder(self) if folder else ""
                         self._reader.upgrade = lambda copy: Database(copy, folder=lambda _: kept).close()
                         self._drop()
                     if self.read_only:

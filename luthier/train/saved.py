@@ -90,27 +90,31 @@ class Saved:
 
 def begin(work: Work, program: Program, adapter: Any, job: Job, saved: Saved) -> Member:
     """A job where it starts from here, on whichever of the three grounds there are."""
-    partial, limit = saved.partial(job), work.seconds_left(job, saved.parents)
-    if partial is not None and _is_of(partial, job, adapter.init(program, job.config, work.key(job))):
+    state, partial = _first(work, program, adapter, job, saved), saved.partial(job)
+    limit = work.seconds_left(job, saved.parents)
+    if partial is not None and _is_of(partial, job, state):
         (state, best), meta = without_best(partial[0]), partial[1]
         reports = [Report(job.number, *report) for report in meta["reports"]]
         age = int(state["t"][0])
         return Member(job, state, meta["start"], meta["end"], reports, meta["seconds"], limit, best, age)
-    key = work.key(job)
-    parent = saved.parent(job)
-    if parent is None:
-        state = adapter.init(program, job.config, key)
-    else:
-        before, final = without_best(parent[0])[0], parent[1]
-        if program.task.static(dict(final)) != program.static:
-            fresh = adapter.init(program, job.config, key)
-            slots = before["opt"] if getattr(program.optimizer, "starts_empty", False) else fresh["opt"]
-            _check_fits(job, before, {**fresh, "opt": slots})
-        overwrite = {name: value for name, value in job.config.items() if name not in final or final[name] != value}
-        state = adapter.init(program, job.config, key, before, overwrite)
     start = int(state["t"][0])
     end = start + max(adapter.window, job.steps // adapter.window * adapter.window)
     return Member(job, state, start, end, limit=limit)
+
+
+def _first(work: Work, program: Program, adapter: Any, job: Job, saved: Saved) -> State:
+    """The state in which a job begins: afresh, or at its parent's end."""
+    key = work.key(job)
+    parent = saved.parent(job)
+    if parent is None:
+        return adapter.init(program, job.config, key)
+    before, final = without_best(parent[0])[0], parent[1]
+    if program.task.static(dict(final)) != program.static:
+        fresh = adapter.init(program, job.config, key)
+        slots = before["opt"] if getattr(program.optimizer, "starts_empty", False) else fresh["opt"]
+        _check_fits(job, before, {**fresh, "opt": slots})
+    overwrite = {name: value for name, value in job.config.items() if name not in final or final[name] != value}
+    return adapter.init(program, job.config, key, before, overwrite)
 
 
 def _is_of(partial: tuple[State, dict[str, Any]], job: Job, fresh: State) -> bool:
