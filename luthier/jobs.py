@@ -175,7 +175,8 @@ class Lost:
         why: ``"asked"``: it was to be given back, as the time is up or a signal came. ``"machine"``: the place where
             it ran was taken away (a node announced dead, a worker told to end): it runs again at once. ``"storage"``:
             a state could not be read or written: it runs again after a pause. ``"file"``: a state that it needs is
-            missing or damaged: the same, but not for long. None of these is counted.
+            missing or damaged, or one is larger than a file may be: the same, but not for long. None of these is
+            counted.
             ``"process"``: the process that trained it died. That is counted, and the third time is a failure.
         error: Description of what happened, a sentence without its full stop; empty where it was asked for.
 

@@ -306,7 +306,7 @@ def test_a_full_disk_ends_the_call_and_fails_no_trial(place: Place, monkeypatch:
     import resource
 
     monkeypatch.setattr("luthier.train.keep.PAUSES", (0.01,))
-    monkeypatch.setattr("luthier.store.sql.SQL.outage", 0.1)
+    monkeypatch.setattr("luthier.study.again.MISSING", 0.1)  # of a file that is too large for the process
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, before[1]))  # the database fits, a state does not
     try:

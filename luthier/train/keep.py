@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -65,7 +66,10 @@ def load_partial(checkpoints: Checkpoints, file: str) -> tuple[Any, dict[str, An
 
 
 def _of_writing(error: CheckpointError) -> Reason | None:
-    return None if error.__cause__ is None else "storage"  # without a cause the state cannot be kept anywhere
+    if error.__cause__ is None:  # the state cannot be kept anywhere
+        return None
+    too_large = getattr(error.__cause__, "errno", None) == errno.EFBIG  # for the limit of a process: nobody makes room
+    return "file" if too_large else "storage"
 
 
 def _of_reading(error: CheckpointError) -> Reason | None:
