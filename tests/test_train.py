@@ -257,7 +257,7 @@ def test_a_parents_state_that_is_gone_is_no_result(tmp_path: Path, monkeypatch: 
     first = run_one(Walk(), checkpoints=checkpoints, save=True)
     checkpoints.clear()
     lost = run_one(Walk(), Job(1, {"x": 0.5}, 1, parent=0), None, {0: first}, checkpoints=Checkpoints(tmp_path))
-    assert isinstance(lost, Lost) and lost.why == "storage" and "does not exist" in lost.error
+    assert isinstance(lost, Lost) and lost.why == "file" and "does not exist" in lost.error
 
 
 def test_functions_and_trainables_are_chunks_of_one() -> None:
