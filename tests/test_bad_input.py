@@ -233,7 +233,7 @@ MISTAKES: list[Mistake] = [
     # the study
     ("another seed", lambda p: p.study(seed=9), StudyError, ["stored 0, given 9", "name="]),
     ("another space", lambda p: p.study(space=lt.Space(x=lt.Float(0.0, 2.0))), StudyError, ["1.0", "2.0", "name="]),
-    ("another method", lambda p: p.study(method="grid"), StudyError, ["Random", "Grid"]),
+    ("another method", lambda p: p.study(method="grid", trials=3), StudyError, ["Random", "Grid"]),
     ("a space for a name", lambda p: lt.Study(SPACE), StudyError, ["space=None"]),  # type: ignore[arg-type]
     ("a job of another process", lambda p: p.study().tell(p.kept.ask()[0], 1.0), StudyError, ["job 3", "not held"]),
     ("a metric that is not told", lambda p: p.kept.tell(p.kept.ask()[0], {"cost": 1.0}), TaskError, ["'loss'", "cost"]),

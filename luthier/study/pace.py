@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable
 
 from luthier.jobs import Budget, History, Report, Result
+
+EVERY = 0.25  # seconds between two marks
 
 
 class Pace:
@@ -22,6 +25,7 @@ class Pace:
         self._at: dict[int, int] = {}  # steps over its lineage that each running job has reported
         self._began = time.monotonic()
         self._at_first = self.part()
+        self._marks = deque([(self._began, self._at_first)])  # when which part was done, from the middle of the call on
         self.steps = 0  # steps that this call has seen done
         self.latest: Report | None = None
 
@@ -56,11 +60,21 @@ class Pace:
         return self.steps / max(1e-9, time.monotonic() - self._began)
 
     def left(self) -> float | None:
-        """Seconds until the study has all its jobs, at the pace of this call; None where that cannot be said."""
-        part = self.part()
+        """Seconds until the study has all its jobs, at the pace of this call; None where that cannot be said.
+
+        It is the pace of the call's second half so far: a stack is built and traced before its first steps.
+        """
+        part, now = self.part(), time.monotonic()
         if part <= self._at_first or self._total is None:
             return None
-        return (time.monotonic() - self._began) * (1 - part) / (part - self._at_first)
+        while len(self._marks) > 1 and self._marks[1][0] <= (self._began + now) / 2:
+            self._marks.popleft()
+        (since, before), latest = self._marks[0], self._marks[-1][0]
+        if now - latest >= EVERY:
+            self._marks.append((now, part))
+        if part <= before:
+            since, before = self._began, self._at_first
+        return (now - since) * (1 - part) / (part - before)
 
     def part(self) -> float:
         """The part of the study's jobs that is done, running ones by their steps."""

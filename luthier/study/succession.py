@@ -45,8 +45,8 @@ def check_succession(
         raise StudyError(
             f"{change}; {begun} trials are begun, and trials={trials} leaves none",
             where=where,
-            remedy=f"trials= counts those of all methods: trials={begun + trials} gives {label(now)} {trials}. "
-            "Another name= begins anew.",
+            remedy=f"Give trials={begun + trials}, those of all methods, which leaves {trials} to {label(now)}; "
+            "or another name=, which begins anew.",
         )
 
 
