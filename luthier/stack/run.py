@@ -199,7 +199,6 @@ def planned(program: Any, adapter: Any, state: Any, members: int, steps: int | N
         program.task.compile or (steps or 0) // getattr(adapter, "window", 1) * stacks >= TRACED_STEPS
     )
     how = "compiled" if traced and program.task.compile else "traced" if traced else "eager"
-    form, why = program.execution.form, program.execution.why
-    text = {"vmap": "a stack by vmap", "loop": "in a loop, members in turn"}[form]
+    text, why = str(program.execution), program.execution.why
     notes = "".join(f"; {note}" for note in dict.fromkeys(program.notes))
     return f"{text}, at most {width} wide, {how}" + (f" ({why})" if why else "") + notes

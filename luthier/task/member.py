@@ -52,6 +52,11 @@ class Member(nn.Module):
         """True if it computes under autocast."""
         return self._autocast is not None
 
+    @property
+    def plain(self) -> bool:
+        """True if the model is called as :func:`call_model` does."""
+        return self._call is call_model
+
     def forward(self, batch: Any, hyper: Mapping[str, Tensor], wanted: str, differentiable: bool) -> Any:
         """The loss or metric ``wanted`` of a batch, a scalar; the model's output where that is :data:`OUTPUT`."""
         inputs, target = parts(batch)

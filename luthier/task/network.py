@@ -27,14 +27,18 @@ class Execution:
     Attributes:
         form: ``"vmap"``: all members in one call of each operator; ``"loop"``: one member after the other.
         why: The reason that it does not run by vmap.
+        layers: True if the model is made of layers alone, so that no code of the user's own runs by vmap.
     """
 
     form: str
     why: str = ""
+    layers: bool = False
 
     def __str__(self) -> str:
-        text = {"vmap": "mapped by vmap", "loop": "in a loop, members in turn"}
-        return text[self.form] + (f" ({self.why})" if self.why else "")
+        text = {"vmap": "a stack by vmap", "loop": "in a loop, members in turn"}[self.form]
+        if self.form == "vmap" and self.layers:
+            text = "a stack, each layer called once for all members"
+        return text
 
 
 class Network:
@@ -86,7 +90,9 @@ class Network:
         form = self._mapped.form
         self.at_once = form.least if form.kind == "vmap" else 1  # members that run where there is one
         self.in_turn = form.kind == "loop" or bool(choices)
-        self.execution = Execution("loop" if self.in_turn else "vmap", form.why)
+        homes = {type(part).__module__.partition(".")[0] for part in member.model.modules()}
+        layers = homes <= {"torch", "luthier"} and member.plain
+        self.execution = Execution("loop" if self.in_turn else "vmap", form.why, layers)
 
     def losses(
         self, params: Tensors, buffers: Tensors, hyper: Tensors, batch: Any, noise: Noise
