@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, is_dataclass
@@ -22,6 +23,8 @@ from luthier.stack.noise import Noise
 from luthier.stack.random import Keyed
 
 Tensors = dict[str, Tensor]
+# A training changes switches and generators of torch that are the process's: those of several threads take turns.
+TURN = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class Mapped:
                 lambda *parts: torch.cat(parts) if isinstance(parts[0], Tensor) else parts[0], *found
             )
         run = self._in_turn if form.kind == "loop" else functools.partial(self._together, form)
-        with _supports(self._fused or form.kind == "loop"):
+        with TURN, _supports(self._fused or form.kind == "loop"):
             if self._draws[training]:
                 return run(tensors, batch, hyper, noise, wanted, keyed=True)
             looked = form.kind == "loop" and torch._C._len_torch_dispatch_stack() == 0

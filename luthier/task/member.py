@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from luthier.errors import TaskError
 from luthier.nn import Choose, Dropout, Values, Width, reading
+from luthier.stack.mapped import TURN
 
 LOSS = "loss:"  # before the names of a loss module's own parameters and buffers, in a state
 PRECISIONS = {None: None, "bf16": torch.bfloat16}
@@ -133,7 +134,7 @@ def refuse_counting(member: Member, batch: Any, hyper: Mapping[str, Tensor]) -> 
     kept: list[dict[str, float]] = []
     for _ in range(2):
         try:
-            with torch.random.fork_rng(devices=[]):
+            with TURN, torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 member(batch, hyper, "loss", False)
         except Exception:  # it has run before, in its own way

@@ -21,7 +21,7 @@ from luthier.optim.stock import Stock
 from luthier.optim.switch import Switch
 from luthier.space import Choice, Int
 from luthier.stack import Noise
-from luthier.stack.mapped import dense
+from luthier.stack.mapped import TURN, dense
 from luthier.stack.settle import Work
 from luthier.task.choices import arrange, check_choices, owners, settle
 from luthier.task.evaluate import evaluate
@@ -361,7 +361,7 @@ class Program:
         return found
 
     def _model(self, config: Config, key: int) -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
+        with TURN, torch.random.fork_rng(devices=[]):
             torch.manual_seed(key)
             model = self.task.model(self.task.space.given(config))
             if isinstance(model, nn.Module):

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map
 
 from luthier.adapt.plain import Plain
 from luthier.jobs import Job, Lost, Report, Result, Status
+from luthier.stack.mapped import TURN
 from luthier.stack.run import make_runner, stack_width
 from luthier.stack.trace import Eager
 from luthier.task.batches import Batches
@@ -188,7 +189,7 @@ class _Stack:
                 return
         data = _Data(self._work, self._program, self._adapter, rows)
         ahead = max(rows[i].end for i in self.active) - self._position
-        with guard().limit(self._patience()):
+        with TURN, guard().limit(self._patience()):
             runner = make_runner(self._program, self._adapter, self._state, data, self._position, ahead // window)
         while 2 * len(self.active) > len(rows):
             try:
@@ -226,7 +227,7 @@ class _Stack:
         metrics: dict[str, Tensor] = {}
         self._whole = not runner.traced  # a traced step writes over the state
         kept = None if self._whole else tree_map(Tensor.clone, runner.state)
-        with guard().limit(self._patience()):
+        with TURN, guard().limit(self._patience()):
             try:
                 while position < due:
                     metrics = runner(*data.at(position))
