@@ -43,7 +43,7 @@ def attempt(one: Attack) -> tuple[str, str, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.attacks", description=__doc__)
     parser.add_argument("names", nargs="*", help=f"attacks or families ({', '.join(FAMILIES)}); all of them without")
-    parser.add_argument("--jobs", type=int, default=4, help="attacks at once; most of them wait most of the time")
+    parser.add_argument("--jobs", type=int, default=6, help="attacks at once; most of them wait most of the time")
     parser.add_argument("--list", action="store_true", help="only print the names")
     parser.add_argument("--table", action="store_true", help="print the outcomes as the table of README.md")
     given = parser.parse_args()
