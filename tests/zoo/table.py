@@ -29,7 +29,7 @@ import luthier as lt
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE, RESULTS = ROOT / "docs" / "networks.md", ROOT / "benchmarks" / "results" / "zoo.json"
-FORMS = {"vmap": "vmap", "loop": "in turn", "": ""}
+FORMS = {"rules": "rewritten for a stack", "vmap": "vmap", "loop": "in turn", "": ""}  # rules: of older results
 PACKAGES = ("transformers", "vit-pytorch", "x-transformers", "rtdl_revisiting_models", "tabm", "pytorch-tabnet", "timm")
 
 
@@ -151,6 +151,7 @@ stack, and in a study that was ended by SIGKILL in the middle and resumed. A net
 loop to be compared with; one that runs in turn is never traced. "Adapters": pbt, hypergradient, bilevel with the
 implicit and the unrolled response, hypernet, and enas over two optimizers, each with two members stacked as alone, bit
 for bit, or "to rounding": some kernels round second derivatives otherwise for several members than for one.
+Rows of the form "rewritten for a stack" were run before that form went: such networks now run by vmap, or in turn.
 Speed is in member-steps a second of eight members in the form that a long study takes, on one core, and in multiples
 of a plain loop's. Made with torch {torch}, on a CPU.
 
