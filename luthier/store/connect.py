@@ -27,7 +27,7 @@ from luthier.text import without_secrets
 Value = TypeVar("Value")
 
 SLICE = 1.0  # seconds that SQLite waits for a lock at a time
-LOOKS = (0.0005, 0.002)  # seconds between two looks at whether SQLite's lock is free, the shortest and the longest
+LOOKS = (0.001, 0.025)  # seconds between two looks at whether SQLite's lock is free, the first and the longest
 PAUSES = (0.02, 1.0)  # seconds between two tries while the database is away, the first and the longest
 _chance = random.SystemRandom()  # spreads tries of many drivers; no result depends on it
 
@@ -287,15 +287,16 @@ class Database:
                 raise
 
     def _take_lock(self, session: Session) -> None:
-        """Begin a transaction of SQLite's, which has the lock; it is asked for again and again, at short intervals.
+        """Begin a transaction of SQLite's, which has the lock; it is asked for again and again, at random intervals.
 
-        The intervals of SQLite's own waiting grow to a tenth of a second. Among many writers it lets those that have
+        They grow, or many who wait would take the processors from the one that works; but those of SQLite's own waiting
+        grow to a tenth of a second. Among many writers it lets those that have
         just written write again, while others wait for seconds.
         """
         if self._impatient is not self._open[0]:  # from its first transaction on; what is read waits for no lock
             session.execute("PRAGMA busy_timeout=0")
             self._impatient = self._open[0]
-        end = time.monotonic() + self._slice
+        end, pause = time.monotonic() + self._slice, LOOKS[0]
         while True:
             try:
                 session.execute("BEGIN IMMEDIATE")
@@ -303,7 +304,8 @@ class Database:
             except self._driver_error as error:
                 if "locked" not in str(error) or time.monotonic() > end:
                     raise
-            time.sleep(_chance.uniform(*LOOKS))
+            time.sleep(pause * _chance.uniform(0.5, 1.5))
+            pause = min(1.5 * pause, LOOKS[1])
 
     def close(self) -> None:
         """Close the connection; the next use opens a new one."""
