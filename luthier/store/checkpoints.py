@@ -133,6 +133,7 @@ class Checkpoints:
         """Remove checkpoints; one that is gone already is no error."""
         for file in files:
             _check_name(file)
+            self._recent.forget(file)
             try:
                 self._folder.remove(file)
             except FileNotFoundError:

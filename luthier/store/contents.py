@@ -42,6 +42,11 @@ class Recent:
         while self._bytes > BYTES:
             self._bytes -= self._kept.pop(next(iter(self._kept))).size
 
+    def forget(self, name: str) -> None:
+        """Let go of the content of a file that is removed."""
+        if name in self._kept:
+            self._bytes -= self._kept.pop(name).size
+
     def get(self, name: str, stamp: Stamp | None) -> Any:
         """A copy of the content of a file whose stamp is this; None where it is not kept."""
         kept = self._kept.get(name)

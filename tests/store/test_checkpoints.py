@@ -281,3 +281,13 @@ def test_a_folder_is_known_by_its_marker(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"the folder belongs to another study.*checkpoints="):
         Checkpoints(tmp_path, identity={"store": "s", "study": "b"}).save("x", {})
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_content_of_a_removed_file_is_not_kept(tmp_path: Path) -> None:
+    """Or a training that is saved on its way would hold each state that a later one has replaced."""
+    checkpoints = Checkpoints(tmp_path)
+    files = [checkpoints.save("partial", {"w": torch.ones(9) * i}) for i in range(3)]
+    checkpoints.remove(files[:2])
+    assert checkpoints._recent.names() == files[2:]
+    checkpoints.remove(files[2:])
+    assert checkpoints._recent.names() == [] and checkpoints._recent._bytes == 0
