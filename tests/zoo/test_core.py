@@ -19,7 +19,7 @@ CORE = {
     "Fourier neural operator (complex)": "",
     "LSTM, two layers, dropout": "vmap",
     "LSTM language model, tied weights": "",
-    "selective scan in a loop": "",
+    "selective scan in a loop": "vmap",
     "TransformerEncoder, dropout": "",
     "GPT, rotary embeddings, cache": "",
     "experts with nonzero": "loop",
