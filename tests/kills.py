@@ -5,8 +5,9 @@
 For each method and each signal a study is run by one driver after another. Each is ended at a random moment (during its
 start, or once it has written a few rows more), until there were so many; the last one may go to its end, and a study
 that ends before is followed by another. Jobs, curves, results and the best job's state are compared, to the bit, with
-those of a study that ran undisturbed. Half-way states are saved at each measurement. The drivers are forks, so that a
-start costs what luthier's own start does.
+those of a study that ran undisturbed. (A job that was lost with five drivers lets others go first: the studies are long
+enough for the kills to fall on many jobs.) Half-way states are saved at each measurement. The drivers are forks, so
+that a start costs what luthier's own start does.
 
 Then as many drivers as are named share a study, in an SQLite file and in PostgreSQL (LUTHIER_TEST_POSTGRES); they are
 killed, and others take their places, until there were so many kills. Every trial must have been counted exactly once.

@@ -53,8 +53,8 @@ def network(space: lt.Space) -> lt.TorchTask:
 
 
 CASES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
-    "random": (Training(), "random", {"trials": 20, "steps": 6}),
-    "gp": (Training(), "gp", {"trials": 14, "steps": 4}),
+    "random": (Training(), "random", {"trials": 80, "steps": 6}),
+    "gp": (Training(), "gp", {"trials": 40, "steps": 4}),
     "hyperband": (Training(), "hyperband", {"trials": 15, "steps": 27}),
     "pbt": (Training(), lt.propose.PBT(rounds=4), {"trials": 4, "steps": 16}),
     "hypergradient": (network(lt.Space(lr=SPACE["lr"])), "hypergradient", {"trials": 4, "steps": 12}),
@@ -88,9 +88,10 @@ def best_state(study: lt.Study) -> list[tuple[str, bytes]]:
     best = study.history.results[study.history.best or 0]
     if best is None or best.checkpoint is None:
         return []
+    file, row = best.checkpoint
     checkpoints: Any = study._ledger.checkpoints  # type: ignore[attr-defined]
-    leaves, _ = pytree.tree_flatten(checkpoints.load(best.checkpoint[0])[0])
-    return [
-        (str(leaf.dtype), leaf.numpy().tobytes()) if isinstance(leaf, torch.Tensor) else (repr(leaf), b"")
+    leaves, _ = pytree.tree_flatten(checkpoints.load(file)[0])
+    return [  # of a stack's file only its own row
+        (str(leaf.dtype), leaf[row].numpy().tobytes()) if isinstance(leaf, torch.Tensor) else (repr(leaf), b"")
         for leaf in leaves
     ]
