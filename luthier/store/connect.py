@@ -27,7 +27,10 @@ from luthier.text import without_secrets
 Value = TypeVar("Value")
 
 SLICE = 1.0  # seconds that SQLite waits for a lock at a time
-LOOKS = (0.001, 0.025)  # seconds between two looks at whether SQLite's lock is free, the first and the longest
+# SQLite looks for a lock after 1 ms, then less and less often, up to every 100 ms. Among many writers those that have
+# waited long would never find it free: after so many seconds they begin anew. (To look ever so often costs more than it
+# gives: the processors are taken from the one that has the lock.)
+ANEW = 0.4
 PAUSES = (0.02, 1.0)  # seconds between two tries while the database is away, the first and the longest
 _chance = random.SystemRandom()  # spreads tries of many drivers; no result depends on it
 
@@ -149,7 +152,6 @@ class Database:
         self._file: tuple[int, int] | None = None  # of an SQLite database: its device and inode
         self.lock = threading.RLock()
         self._open: list[tuple[int, sa.Connection]] = []  # at most one, with the process that opened it
-        self._impatient: Any = None  # the connection that does not wait for locks by itself
         self.read_only = read_only
         self._reader = Reader(self.name, self.wait) if self.sqlite and read_only else None
         if self.sqlite and not read_only:
@@ -157,7 +159,8 @@ class Database:
         try:
             # SQLite waits for locks in C, where no signal is heard: in slices, while there is an outage to wait out.
             self._slice = min(self.wait, SLICE) if outage >= self.wait else self.wait
-            arguments = {"check_same_thread": False, "timeout": self._slice} if self.sqlite else self._patience()
+            wait = min(self._slice, ANEW)
+            arguments = {"check_same_thread": False, "timeout": wait} if self.sqlite else self._patience()
             self._engine = sa.create_engine(
                 self.url,
                 isolation_level="AUTOCOMMIT",
@@ -287,16 +290,8 @@ class Database:
                 raise
 
     def _take_lock(self, session: Session) -> None:
-        """Begin a transaction of SQLite's, which has the lock; it is asked for again and again, at random intervals.
-
-        They grow, or many who wait would take the processors from the one that works; but those of SQLite's own waiting
-        grow to a tenth of a second. Among many writers it lets those that have
-        just written write again, while others wait for seconds.
-        """
-        if self._impatient is not self._open[0]:  # from its first transaction on; what is read waits for no lock
-            session.execute("PRAGMA busy_timeout=0")
-            self._impatient = self._open[0]
-        end, pause = time.monotonic() + self._slice, LOOKS[0]
+        """Begin a transaction of SQLite's, which has the lock from the start."""
+        end = time.monotonic() + self._slice
         while True:
             try:
                 session.execute("BEGIN IMMEDIATE")
@@ -304,8 +299,6 @@ class Database:
             except self._driver_error as error:
                 if "locked" not in str(error) or time.monotonic() > end:
                     raise
-            time.sleep(pause * _chance.uniform(0.5, 1.5))
-            pause = min(1.5 * pause, LOOKS[1])
 
     def close(self) -> None:
         """Close the connection; the next use opens a new one."""
