@@ -340,7 +340,7 @@ import luthier as lt
 {head}
 def train(config, trial):
     try:
-        print("begun", flush=True)
+        print("begun\\n", end="", flush=True)  # one write: two workers share the pipe
         {body}
     finally:
         print("closed", flush=True)

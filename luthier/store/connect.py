@@ -86,6 +86,7 @@ class Session:
 
     def __init__(self, connection: Any, compiled: Callable[[sa.Executable], _Compiled]) -> None:
         self._connection, self._compiled = connection, compiled
+        self.wrote = False  # whether a row was changed: a transaction without one needs no right to write
 
     def all(self, statement: sa.Executable, values: Mapping[str, Any]) -> list[Any]:
         """The rows of a query, as named tuples."""
@@ -100,7 +101,9 @@ class Session:
     def run(self, statement: sa.Executable, values: Mapping[str, Any]) -> int:
         """The number of rows that a statement changed."""
         text, given, _ = self._compiled(statement)
-        return self._connection.execute(text, {**given, **values}).rowcount
+        changed = self._connection.execute(text, {**given, **values}).rowcount
+        self.wrote = self.wrote or changed > 0
+        return changed
 
     def run_all(self, statement: sa.Executable, values: Sequence[Mapping[str, Any]]) -> None:
         """A statement for each of ``values``."""
@@ -111,6 +114,7 @@ class Session:
             cursor = self._connection.cursor()
             cursor.executemany(text, [{**given, **entry} for entry in values] if given else values)
             cursor.close()
+            self.wrote = True
 
     def backup(self, copy: Any) -> None:
         """Copy the whole of an SQLite database to another connection, as it is at one moment."""
@@ -281,7 +285,7 @@ class Database:
                     session.execute("SELECT pg_advisory_xact_lock(1819637864)")
                 yield session
                 session.execute("COMMIT")
-                self._wrote = True
+                self._wrote = self._wrote or session.wrote
             except BaseException:
                 try:
                     session.execute("ROLLBACK")
