@@ -21,6 +21,7 @@ CLOSE = {torch.float64: 1e-8, torch.float32: 1e-3}  # of the largest value: a st
 ROUGH = 3e-2  # of other types, and where float32 is computed in fewer bits
 FLOPS_A_SECOND, ELEMENTS_A_SECOND = 4e10, 2e9  # one core: products, and elements of all other operators
 LARGE = 5e-5  # seconds of the mean operator above which calling it once for all members saves nothing
+SMALL = 5e-6  # below which members that are thrown away cost less than calling it for one member after the other
 # Elementwise operators of one rounding at most, which is that of scalar code too
 ARITHMETIC = frozenset(
     (
@@ -125,9 +126,9 @@ def _other(form: Form, work: Work) -> Form:
     """The form for batches whose rows do not fill vector registers, such as the last of a split.
 
     Where operators are small, so many spare members that no number of a real one is at the end of a loop; they would
-    cost too much where operators are large, and calling these for one member after the other costs little.
+    cost too much where operators are larger, and calling these for one member after the other costs little.
     """
-    if work.mean > LARGE:
+    if work.mean > SMALL:
         return Form("loop")
     return replace(form, least=2, spare=LANES + 1)
 
