@@ -230,7 +230,7 @@ def test_wall_time_stops_what_is_running() -> None:
 
 def test_wall_time_ends_a_study_without_a_limit_on_trials() -> None:
     study = lt.tune(bowl, space=SPACE, seconds=0.1, progress=False)
-    assert len(study.trials) > 5 and not study.history.pending
+    assert len(study.trials) > 5 and len(study.history.pending) <= 1  # one may be in hand, and is given back
 
 
 def test_trainables_are_continued_and_only_needed_checkpoints_stay(tmp_path: Path) -> None:

@@ -119,6 +119,17 @@ def test_threads_share_a_sampler() -> None:
     assert study.best_value < 3.0
 
 
+@pytest.mark.parametrize(("proposer", "seed", "tried"), [("gp", 0, 14), ("gp", 2, 23), ("gp", 4, 17), ("random", 0, 9)])
+def test_a_thread_that_comes_out_of_turn_is_given_other_values(proposer: str, seed: int, tried: int) -> None:
+    sampler = OptunaSampler(proposer, seed=seed)
+    study = optuna.create_study(sampler=sampler)
+    study.optimize(bowl, n_trials=tried)  # so many that the gp explores corners, the same ones if it did not know
+    trials = [study._storage.get_trial(study._storage.create_new_trial(study._study_id)) for _ in range(2)]
+    space = sampler.infer_relative_search_space(study, trials[0])
+    later = sampler.sample_relative(study, trials[1], space)
+    assert sampler.sample_relative(study, trials[0], space) not in (later, {})
+
+
 def test_a_sampler_can_be_pickled() -> None:
     study = optuna.create_study(sampler=OptunaSampler("gp", seed=2))
     study.optimize(bowl, n_trials=5)

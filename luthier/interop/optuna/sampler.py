@@ -83,15 +83,12 @@ class OptunaSampler(optuna.samplers.BaseSampler):
             return {}
         with self._lock:
             codec = _Codec(search_space)
-            history = self._history(study, trial.number, codec)
-            # A bracket of Hyperband's shows a part of the trials: without this, all brackets would draw the same.
-            hidden = trial.number - len(history)
-            seeds = Seeds(self._seeds.key(hidden, "bracket")) if hidden else self._seeds
+            history, seeds = self._history(study, trial.number, codec)
             jobs = door.propose(self.proposer, history, 1, seeds)
             config = jobs[0].config if jobs else codec.space.sample(seeds.rng(trial.number, "nothing proposed"))
-        params = codec.params(config)
-        note = {"params": params, "tag": dict(jobs[0].tag) if jobs else {}}
-        study._storage.set_trial_system_attr(trial._trial_id, NOTE, note)
+            params = codec.params(config)
+            note = {"params": params, "tag": dict(jobs[0].tag) if jobs else {}}
+            study._storage.set_trial_system_attr(trial._trial_id, NOTE, note)  # seen by whoever has the lock next
         return params
 
     def sample_independent(
@@ -102,12 +99,22 @@ class OptunaSampler(optuna.samplers.BaseSampler):
         sampler = optuna.samplers.RandomSampler(seed=seed)
         return sampler.sample_independent(study, trial, param_name, param_distribution)
 
-    def _history(self, study: optuna.Study, number: int, codec: _Codec) -> History:
-        """All trials before this one, as the proposer reads them."""
-        trials = [one for one in study.get_trials(deepcopy=False) if one.number < number]
+    def _history(self, study: optuna.Study, number: int, codec: _Codec) -> tuple[History, Seeds]:
+        """All trials before this one, as the proposer reads them, and the seeds that it draws from.
+
+        A thread may come for an earlier trial after another has come for a later one: then the later one, whose
+        values are chosen already, is read too, since both would be given the same otherwise.
+        """
+        everything = study.get_trials(deepcopy=False)
+        trials = [one for one in everything if one.number < number]
+        later = [one for one in everything if one.number > number and NOTE in one.system_attrs]
         names = [f"value_{i}" for i in range(len(study.directions))]
         modes = ["max" if way == optuna.study.StudyDirection.MAXIMIZE else "min" for way in study.directions]
         objectives = dict(zip(names, modes, strict=True))
+        if later:
+            known = _Known(study.study_name, codec, objectives, self._seeds)
+            known.add(trials + later)
+            return known.history, Seeds(self._seeds.key(number, "out of turn"))
         known = self._known
         if known is None or not known.extends(study.study_name, codec, objectives, trials):
             known = _Known(study.study_name, codec, objectives, self._seeds)
@@ -115,7 +122,9 @@ class OptunaSampler(optuna.samplers.BaseSampler):
             known = _Known(study.study_name, codec, objectives, self._seeds)
             known.add(trials)
         self._known = known
-        return known.history
+        # A bracket of Hyperband's shows a part of the trials: without this, all brackets would draw the same.
+        hidden = number - len(known.history)
+        return known.history, Seeds(self._seeds.key(hidden, "bracket")) if hidden else self._seeds
 
 
 class _Codec:
