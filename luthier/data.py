@@ -106,7 +106,7 @@ def mnist(
     Args:
         folder: Holds ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-images-idx3-ubyte`` and
             ``t10k-labels-idx1-ubyte``, each with or without ``.gz``.
-        valid, seed, normalise, train, device, flat: As for :func:`fashion_mnist`.
+        valid, seed, normalise, train, device, flat: See :func:`fashion_mnist`.
 
     Returns:
         Inputs float32 (n, 1, height, width), or (n, height * width) if ``flat``; targets int64 in 0..9.
@@ -143,7 +143,7 @@ def digits(
         valid: Examples for the validation split.
         test: Examples for the test split. There is no official one, so it is drawn by ``seed`` too, and first: it
             does not change with ``valid`` and ``train``.
-        seed, normalise, train, device, flat: As for :func:`fashion_mnist`.
+        seed, normalise, train, device, flat: See :func:`fashion_mnist`.
 
     Returns:
         Inputs float32 (n, 1, 8, 8), or (n, 64) if ``flat``; targets int64 in 0..9.

@@ -13,7 +13,7 @@ class LuthierError(Exception):
     Args:
         what: The fact, with the offending value in it: ``"low=3.0 is not below high=1.0"``.
         where: The place: a hyperparameter, a job, a file, an argument.
-        remedy: What the user can do, as a sentence.
+        remedy: The way out for the user, as a sentence.
 
     Passwords in these texts are not kept: an error ends in logs and on screens that others see.
 

@@ -85,7 +85,7 @@ def violation(limits: Mapping[str, Bounds], metrics: Mapping[str, float], whole:
 
     Args:
         limits: The limits.
-        metrics: What was measured.
+        metrics: The measured values.
         whole: True for a result, which violates a limit on a metric that it lacks, infinitely; a report on the way
             is judged by the metrics that it has.
 

@@ -17,7 +17,7 @@ def environment(*packages: str, folder: str | Path | None = None) -> dict[str, s
 
     Args:
         packages: Further distributions whose versions are wanted; those that are not installed are left out.
-        folder: Where the git commit is read, the working directory by default.
+        folder: Folder whose git commit is read, the working directory by default.
 
     Returns:
         JSON values: ``python``, the version of each package, ``system``, ``processor``, ``cores`` that this process

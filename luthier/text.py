@@ -23,7 +23,7 @@ class Tolerant:
     """A stream that drops what it cannot write: a full disk, a closed file or a reader that has gone ends no training.
 
     Args:
-        stream: Where the text goes; None, where a program has no console.
+        stream: Stream that takes the text; None where a program has no console.
     """
 
     def __init__(self, stream: TextIO | None) -> None:

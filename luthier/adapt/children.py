@@ -170,7 +170,7 @@ def _validation(problem: Problem, gradient: bool) -> tuple[Tensor, Tensors]:
 
 
 def _unrolled(problem: Problem) -> tuple[State, Verdict]:
-    """By the child's training itself, gone back through where real numbers were decided."""
+    """Judge by the child's training itself, gone back through where real numbers were decided."""
     loss, _ = _validation(problem, gradient=False)
     if not problem.floats:
         after, losses, _ = _train(problem, [])

@@ -365,7 +365,7 @@ class Hypernet:
         return self._with_phi(state, followed, structure.moved(response, step))
 
     def _evaluated(self, task: Program, state: State) -> State:
-        """With the weights at λ̂ as ``params``."""
+        """The state with the weights at λ̂ as ``params``."""
         if self.centred:
             return state
         domains = self._domains(task, state)

@@ -224,7 +224,7 @@ def sample(
 
 
 def _write(text: str, output: Path | None) -> None:
-    """To a file that is whole or not there, or to standard output."""
+    """Write to a file, whole or not at all, or to standard output."""
     if output is None:
         typer.echo(text, nl=False)
         return

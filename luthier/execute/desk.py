@@ -1,4 +1,4 @@
-"""What an executor with several workers keeps, wherever they run: chunks that wait, what each holds, what came back."""
+"""The books of an executor with several workers, wherever they run: chunks that wait, are held or have come back."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Hand:
         left: Its jobs that have not ended.
         asked: Those of them that were asked to stop.
         latest: The last report of each.
-        begun: When it was given, by the monotonic clock.
-        until: When the worker has to be through with it.
+        begun: Time at which it was given, by the monotonic clock.
+        until: Time by which the worker has to be through with it.
     """
 
     left: dict[int, Job] = field(default_factory=dict)

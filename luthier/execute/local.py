@@ -34,7 +34,7 @@ class Local:
     Args:
         workers: Processes that train at once.
         width: Jobs of a TorchTask that may be trained as one stack, or ``"auto"``, which leaves it to a measurement.
-        device: Where a TorchTask is trained: ``"cpu"``, ``"cuda:1"``; None leaves it to the task.
+        device: Device that a TorchTask is trained on: ``"cpu"``, ``"cuda:1"``; None leaves it to the task.
         devices: Instead of ``device``: several, over which the workers are spread in turn. Functions and Trainables
             find the GPU of their worker by the name ``"cuda"``.
         threads: Threads of torch's that each worker may use.

@@ -74,7 +74,7 @@ class Seat:
 
     @ray.method(num_returns="streaming")
     def train(self, chunk: Train) -> Iterator[list[object]]:
-        """Train a stack; what it says comes in lists, so that many reports cost one transfer."""
+        """Train a stack; yield its messages in lists, so that many reports cost one transfer."""
         said: queue.SimpleQueue[object] = queue.SimpleQueue()
 
         def on_reports(reports: Sequence[Report | Partial]) -> set[int]:

@@ -32,7 +32,7 @@ TWICE = 0.3  # seconds: a signal that comes again sooner is the same one (a term
 
 @dataclass(frozen=True)
 class Load:
-    """To the worker: the work of a study. ``path`` is the driver's sys.path, ``files`` those that the work names."""
+    """Message to the worker: the work of a study. ``path`` is the driver's sys.path, ``files`` are the work's own."""
 
     path: list[str]
     files: list[str]
@@ -42,7 +42,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Train:
-    """To the worker: a chunk of jobs, what they continue and what earlier attempts at them have left."""
+    """Message to the worker: a chunk of jobs, what they continue and what earlier attempts at them have left."""
 
     jobs: list[Job]
     parents: dict[int, Result]
@@ -51,40 +51,40 @@ class Train:
 
 @dataclass(frozen=True)
 class Stop:
-    """To the worker: these jobs are asked to stop."""
+    """Message to the worker: these jobs are asked to stop."""
 
     numbers: set[int]
 
 
 @dataclass(frozen=True)
 class Back:
-    """To the worker: its jobs are to be given back."""
+    """Message to the worker: its jobs are to be given back."""
 
 
 @dataclass(frozen=True)
 class Ready:
-    """From the worker: it has its work, or ``error`` says why not."""
+    """Message from the worker: it has its work, or ``error`` says why not."""
 
     error: str = ""
 
 
 @dataclass(frozen=True)
 class Reports:
-    """From the worker: reports as they are made, and states as they are saved on the way."""
+    """Message from the worker: reports as they are made, and states as they are saved on the way."""
 
     reports: list[Report | Partial]
 
 
 @dataclass(frozen=True)
 class Ended:
-    """From the worker: a job has ended, or cannot go on."""
+    """Message from the worker: a job has ended, or cannot go on."""
 
     outcome: Result | Lost
 
 
 @dataclass(frozen=True)
 class Idle:
-    """From the worker: its chunk is over."""
+    """Message from the worker: its chunk is over."""
 
 
 def load_message(work: Work) -> Load:

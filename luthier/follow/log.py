@@ -87,7 +87,7 @@ class Log(Follower):
         raise NotImplementedError
 
     def flush(self) -> Mapping[str, Any]:
-        """Write what is buffered; what :meth:`open` needs to go on from here, as JSON."""
+        """Write the buffer, and return what :meth:`open` needs to go on from here, as JSON."""
         return {}
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from luthier.task import Trial
 
 
 def reported(trial: Trial, step: int, found: Mapping[str, Any], monitor: str) -> bool:
-    """Report what a framework has measured; whether the study asks to stop.
+    """Report what a framework has measured; return True if the study asks to stop.
 
     Raises:
         TaskError: If ``monitor`` is not among the metrics.

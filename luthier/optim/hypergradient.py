@@ -220,9 +220,9 @@ def SGDHD(
         params: Parameters, or parameter groups.
         lr: The first learning rate.
         hyper_lr: β.
-        momentum, dampening, weight_decay, nesterov: As of ``torch.optim.SGD``; the penalty of the weight decay is part
+        momentum, dampening, weight_decay, nesterov: See ``torch.optim.SGD``; the penalty of the weight decay is part
             of the objective whose gradient the rate follows.
-        rule, per, bounds: As of :class:`HypergradientDescent`.
+        rule, per, bounds: See :class:`HypergradientDescent`.
 
     References:
         Baydin et al. (2018), algorithms 4 and 5.
@@ -252,8 +252,8 @@ def AdamHD(
         params: Parameters, or parameter groups.
         lr: The first learning rate.
         hyper_lr: β.
-        betas, eps, weight_decay: As of ``torch.optim.Adam``.
-        rule, per, bounds: As of :class:`HypergradientDescent`.
+        betas, eps, weight_decay: See ``torch.optim.Adam``.
+        rule, per, bounds: See :class:`HypergradientDescent`.
 
     References:
         Baydin et al. (2018), algorithm 6.

@@ -226,7 +226,7 @@ def _mean(values: Tensor, which: Tensor) -> Tensor:
 
 
 def _others_mean(values: Tensor, count: Tensor) -> Tensor:
-    """For each entry the mean of the others that count, or its own value where there is no other."""
+    """Mean of the others that count, for each entry, or its own value where there is no other."""
     rest = count.sum(-1, keepdim=True) - count
     return torch.where(
         rest > 0, ((values * count).sum(-1, keepdim=True) - values * count) / rest.clamp(min=1.0), values

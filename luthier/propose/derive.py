@@ -1,4 +1,4 @@
-"""From a search over shared weights to a result: search, draw and rank children, train the best from scratch."""
+"""A result from a search over shared weights: search, draw and rank children, train the best from scratch."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def propose(proposer: Any, history: History, count: int, seeds: Seeds, sight: Si
         history: All that is known.
         count: Number of jobs that can be taken.
         seeds: The study's seeds.
-        sight: What the method is shown of the study; by default all of it.
+        sight: The part of the study that the method is shown; by default all of it.
 
     Raises:
         MethodError: If the answer is not a list of jobs, is too long, or contains a job that cannot be run.

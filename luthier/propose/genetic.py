@@ -188,7 +188,7 @@ class Genetic:
     def _breed(
         self, space: Space, names: Sequence[str], a: Config, b: Config, static: Config, rng: np.random.Generator
     ) -> Config:
-        """``static``, and each of ``names`` from ``a`` or ``b``, mutated by chance; what neither has is drawn."""
+        """``static``, and each of ``names`` from ``a`` or ``b``, mutated by chance; the rest is drawn."""
         sides, mutated, nudged = rng.random((3, len(names))) < np.array([[0.5], [self.mutation], [self.nudge]])
         genes = dict(static)
         for name, side, drawn in zip(names, sides, mutated & ~nudged, strict=True):

@@ -44,7 +44,7 @@ class _Members:
 @final
 @dataclass(frozen=True)
 class Population:
-    """Members and their rounds; how a copy is explored is left to the method.
+    """Members and their rounds; the method itself explores the copies.
 
     Args:
         where: The method, for errors.

@@ -123,7 +123,7 @@ class Sight:
         return self.bound.suggest(history) if view is None else self._fitting(view).suggest(view.seen)
 
     def _view(self, history: History) -> _View | None:
-        """What the method is shown; None where that is the study itself."""
+        """The part of the study that the method is shown; None where it is all of it."""
         if not self._place and not (self._learns and history.foreign):
             return None
         key = ("sight", self._place, self._learns)
@@ -175,7 +175,7 @@ class Sight:
 
 
 def _told(job: Any, view: _View, history: History) -> Any:
-    """A proposal with the study's numbers; what is no job is left to the door."""
+    """A proposal with the study's numbers; anything but a job is left to the door."""
     if not isinstance(job, Job) or not isinstance(job.number, int):
         return job
     parent = job.parent if job.parent is None else view.number[job.parent]

@@ -71,7 +71,7 @@ class Surrogate:
         require(self, "Surrogate", members=count, width=count, steps=count, lr=real(above=0), decay=real(0))
 
     def fit(self, history: History, key: int = 0) -> Ensemble:
-        """The ensemble of a study's first objective, minimised; what failed, diverged or was pruned is left out.
+        """The ensemble of a study's first objective, minimised; jobs that failed, diverged or were pruned are left out.
 
         Raises:
             MethodError: If fewer than two results are finite.

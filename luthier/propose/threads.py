@@ -20,7 +20,7 @@ def _controller() -> ThreadpoolController:
 
 
 def one_thread() -> AbstractContextManager:
-    """Within it, NumPy's and SciPy's linear algebra has one thread, and so the same rounding on any number of cores."""
+    """Give NumPy's and SciPy's linear algebra one thread, and so the same rounding on any number of cores."""
     return _controller().limit(limits=1, user_api="blas")
 
 

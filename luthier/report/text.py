@@ -17,7 +17,7 @@ from luthier.text import plain
 
 
 def escape(text: object) -> str:
-    """``text`` for an HTML element or a quoted attribute; what cannot be seen or written becomes an escape."""
+    """``text`` for an HTML element or a quoted attribute; characters that cannot be seen or written become escapes."""
     return html.escape(plain(text), quote=True)
 
 

@@ -49,7 +49,7 @@ class Graph:
 
 @dataclass
 class Adjoint:
-    """On the way back: gradients by the weights and the state there, and by the hyperparameters so far."""
+    """State of the way back: gradients by the weights and the state there, and by the hyperparameters so far."""
 
     params: list[Tensor]
     state: list[Tensor | None]
@@ -101,7 +101,7 @@ class Tape:
         return point, norm(inner, self.losses.members)
 
     def backward(self, v: list[Tensor]) -> tuple[list[Tensor | None], list[Tensor]]:
-        """From ∂L_V/∂w at the end: the response, and the gradient by the weights after the first step."""
+        """Go back from ∂L_V/∂w at the end: the response, and the gradient by the weights after the first step."""
         after = self._randomness()
         adjoint = Adjoint(v, [], [None] * len(self.losses.hyper), v)
         for number in range(len(self.starts) - 1, -1, -1):

@@ -69,7 +69,7 @@ def _line(values: Sequence[float]) -> str:
 
 
 def _since(known: Facts, job: int) -> str:
-    """For how long the job has been there, where the store keeps times."""
+    """Age of the job, where the store keeps times."""
     times, asked = getattr(known.history, "times", None), getattr(known.history, "asked", None)
     if times is None or asked is None or job >= len(asked):
         return ""

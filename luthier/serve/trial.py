@@ -96,7 +96,7 @@ def _curves(history: History, trial: TrialRecord) -> Section | None:
 
 
 def _configuration(history: History, trial: TrialRecord, best: TrialRecord | None) -> Section:
-    """The trial's values beside those of the best; what differs is marked."""
+    """The trial's values beside those of the best; differences are marked."""
     other = None if best is None or best is trial else best
     final = history.final(trial.jobs[-1]) if history.results[trial.jobs[-1]] is not None else {}
     names = [name for name in history.space.names if name in trial.config or (other and name in other.config)]

@@ -25,7 +25,7 @@ class Column:
 
     Args:
         name: The hyperparameter.
-        index: Which element of it (0 unless it is a vector).
+        index: Index of its element (0 unless it is a vector).
         kind: ``"float"``, ``"int"``, ``"ordinal"`` or ``"categorical"``.
         levels: Number of distinct values; None for a float.
     """

@@ -12,7 +12,7 @@ from luthier.space import values as options_of
 
 
 class Unset(Enum):
-    """That no default is given: None may be one."""
+    """Mark of a default that is not given: None may be one."""
 
     UNSET = "unset"
 

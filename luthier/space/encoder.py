@@ -198,7 +198,7 @@ def encoding_of(space: Space) -> Encoding:
 
 
 def _conditional(space: Space) -> list[tuple[np.ndarray, list[tuple[int, np.ndarray]]]]:
-    """For each distinct condition: the columns that have it, and the accepted codes of each column it looks at.
+    """The distinct conditions: for each the columns that have it, and the accepted codes of each column it looks at.
 
     In the order of the space, so that what a condition looks at is settled before it.
     """

@@ -149,7 +149,7 @@ class Space:
 
     @cached_property
     def conditions(self) -> Mapping[str, Conditions]:
-        """For each conditional name: the names it depends on, and the values that each of them must have one of."""
+        """The names that each conditional name depends on, and the values that each of them must have one of."""
         return MappingProxyType({slot.name: slot.conditions for slot in self._slots.values() if slot.conditions})
 
     @cached_property

@@ -25,7 +25,7 @@ CONVOLUTIONS = {name: getattr(F, name) for name in ("conv1d", "conv2d", "conv3d"
 
 @contextmanager
 def rules() -> Iterator[None]:
-    """Within, operators of ``torch.nn.functional`` run by their rules."""
+    """Put the rules in place of the operators of ``torch.nn.functional``."""
     for name, rule in RULES.items():
         setattr(F, name, rule)
     try:

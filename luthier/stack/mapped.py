@@ -126,14 +126,14 @@ class Mapped:
             return run(tensors, batch, hyper, noise, wanted, keyed=True)
 
     def own(self, batch: Any) -> list[bool]:
-        """For each leaf of a batch, True if it holds one tensor for each member."""
+        """Mask of a batch's leaves that hold one tensor for each member."""
         leaves = _flat(batch)[0]
         return [
             isinstance(leaf, Tensor) and leaf.ndim > len(one) for leaf, one in zip(leaves, self._shapes, strict=True)
         ]
 
     def row(self, i: int, tensors: Tensors, batch: Any, hyper: Mapping[str, Tensor], noise: Noise) -> Any:
-        """What the member ``i`` is given, as a stack of one."""
+        """The arguments of member ``i``, as a stack of one."""
         row, (leaves, spec) = slice(i, i + 1), _flat(batch)
         given = [leaf[row] if mine else leaf for leaf, mine in zip(leaves, self.own(batch), strict=True)]
         one, knobs = ({name: tensor[row] for name, tensor in tree.items()} for tree in (tensors, hyper))
@@ -232,12 +232,12 @@ def dense(tensor: Tensor) -> Tensor:
 
 
 def laid_out(tensor: Tensor, layout: torch.layout) -> Tensor:
-    """The other way round."""
+    """The same numbers in the layout that a member has."""
     return tensor if layout == tensor.layout else tensor.to_sparse(layout=layout)
 
 
 def _slots(module: nn.Module) -> list[tuple[str, dict[str, Any], str, Tensor]]:
-    """Where each tensor is kept: its first name, the dict and the key in it, and the tensor. Shared ones have several.
+    """The place of each tensor: its first name, the dict and the key in it, and the tensor. Shared ones have several.
 
     In the reverse order of names, so that of a tensor with several the first is what is read after a run.
     """

@@ -138,7 +138,7 @@ def hoistable(graph: fx.Graph, invariant: list[fx.Node]) -> list[fx.Node]:
 
 
 def reused(graph: fx.Graph, leaves: list[fx.Node], outputs: list[Any], body: list[fx.Node]) -> dict[fx.Node, fx.Node]:
-    """For each node that may write its result over a tensor which it is the last to read: that tensor's node.
+    """The node of the tensor that each node may write its result over, being the last to read it.
 
     Such are elementwise operators, where the tensor is as the result in shape, type and strides, and is either an
     intermediate one or a leaf that a step replaces, whose memory nobody else has. Fresh tensors of some megabytes at
@@ -186,7 +186,7 @@ def _alike(left: fx.Node, right: fx.Node) -> bool:
 
 
 def owners(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
-    """For each node the first of those that may share its memory, which is itself where the tensor is a new one."""
+    """The first of the nodes that may share each node's memory, which is itself where the tensor is a new one."""
     found: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
         shared = [found[argument] for argument in node.all_input_nodes] if _shares(node) else []

@@ -44,7 +44,7 @@ class Data(Protocol):
 
 
 def make_runner(program: Any, adapter: Any, state: Any, data: Data, position: int, ahead: int) -> Runner:
-    """Something that advances ``state``; what a scheduler says for the steps ahead is asked beforehand."""
+    """Make a runner that advances ``state``; a scheduler is asked for the steps ahead beforehand."""
     prepared = program.updater.prepared(state, ahead * getattr(adapter, "window", 1))
     runner = _made(program, adapter, prepared, data, position, ahead)
     return runner if prepared is state else Prepared(runner, program.updater.bare)

@@ -60,8 +60,8 @@ class StudySummary:
         objective: The first objective in the settings, or None.
         best: The job with the best first objective among those that ended "ok", or None.
         best_value: Its value, in the user's own units and direction.
-        created: When the study was created, seconds since 1970.
-        updated: When it was last written to, seconds since 1970.
+        created: Time at which the study was created, seconds since 1970.
+        updated: Time at which it was last written to, seconds since 1970.
         damaged: Reason why the study cannot be read, or "" if it can.
     """
 
@@ -91,7 +91,7 @@ class StudyStore(Protocol):
 
     @property
     def partials(self) -> Mapping[int, str | None]:
-        """For the jobs that this owner holds, the checkpoint from which they can go on, or None."""
+        """The checkpoint from which each job that this owner holds can go on, or None."""
         ...
 
     def append(self, jobs: Sequence[Job], history: History) -> bool:

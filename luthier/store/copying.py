@@ -45,7 +45,7 @@ _rename = sa.update(studies).where(studies.c.id == sql.STUDY).values(name=bind("
 
 
 def copy_study(source: Any, name: str, target: Any, new_name: str | None = None) -> str:
-    """Copy a study with its checkpoints into another store, under new ids; what is running stays with the old one.
+    """Copy a study with its checkpoints into another store, under new ids; running jobs stay with the old one.
 
     Args:
         source: The open store that it is in; reading is enough.

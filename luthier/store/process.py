@@ -18,7 +18,7 @@ class Process:
     Args:
         host: Machine, boot and process-id namespace: ids are only compared where they mean the same.
         pid: Process id.
-        started: When it started, in the kernel's own units; "" where the system does not tell.
+        started: Time at which it started, in the kernel's own units; "" where the system does not tell.
     """
 
     host: str

@@ -94,7 +94,7 @@ class Log:
     """A study's log in the hand of one owner.
 
     Args:
-        database: Where it is.
+        database: The database that holds it.
         name: The study.
         study: Its id.
         label: The owner, for people; None for a reader, who writes nothing.
@@ -334,7 +334,7 @@ class Log:
         self._own += counts.new
 
     def advance(self, history: History, new: Iterable[Read], last: int) -> list[Event | Note]:
-        """Add rows to a history; what was added."""
+        """Add rows to a history, and return what was added."""
         place, events = history.cursor
         if len(history.log) != events:
             raise not_filled_by_sync(place + 1, last, self.where())
@@ -350,7 +350,7 @@ class Log:
         return added
 
     def add_events(self, history: History, read: Read) -> list[Event | Note]:
-        """Add the events of a row to a history, without those that came too late; what was added."""
+        """Add the events of a row to a history, without those that came too late, and return what was added."""
         pending, reopened, jobs = history.pending, history.reopened, len(history)
         added = [
             event

@@ -74,7 +74,7 @@ def died(number: int, times: int = DEATHS) -> Result:
 
 
 def summary(row: Any, settings: Callable[[Any], Mapping[str, Any]], late: Iterable[Any] = ()) -> StudySummary:
-    """Return one line about a study, or what is wrong with it where its row makes no sense.
+    """Return one line about a study, or its damage where its row makes no sense.
 
     Args:
         row: Its row in the table of studies.

@@ -135,7 +135,7 @@ def compare(
         The comparison; ``.table()`` has the numbers, ``.report("compare.html")`` the picture.
 
     Raises:
-        TaskError, SpaceError, MethodError, StudyError, StoreError: As :func:`luthier.tune`; all methods are looked at
+        TaskError, SpaceError, MethodError, StudyError, StoreError: See :func:`luthier.tune`; all methods are looked at
             before the first is run.
 
     Examples:

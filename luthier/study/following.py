@@ -57,7 +57,7 @@ class Followers:
             self._each("events", lambda: (self._history, list(new)))
 
     def finished(self, study: Any) -> None:
-        """At the end: what is left to tell, then the end itself."""
+        """Tell what is left, then the end itself."""
         self.tell()
         self._each("finished", lambda: (study,))
 

@@ -120,7 +120,7 @@ class Ledger:
     """One process's hold on a study: what it has taken, what it still has to write. Its threads may share it.
 
     Args:
-        store: Where the study lives.
+        store: The store that holds the study.
         name: The study.
         settings: Its settings as they are stored.
         history: An empty history; the store fills it.
@@ -191,7 +191,7 @@ class Ledger:
 
     @property
     def partials(self) -> Mapping[int, str | None]:
-        """For the jobs that this process holds, the checkpoint from which they can go on, or None."""
+        """The checkpoint from which each job that this process holds can go on, or None."""
         return self._study.partials
 
     @_alone
@@ -209,7 +209,7 @@ class Ledger:
 
     @_alone
     def take(self, count: int) -> list[Job]:
-        """At most ``count`` jobs to run now: those that a dead process left, or the user tries again, then new ones."""
+        """Jobs to run now, at most ``count``: those that a dead process left, or a user retries, then new ones."""
         self.busy = False
         if self.succeeded:
             return []
@@ -414,7 +414,7 @@ class Ledger:
 
     @_alone
     def tidy_all(self) -> None:
-        """At the end of a study that nobody else works on: the same without grace."""
+        """Tidy without grace, at the end of a study that nobody else works on."""
         if self._is_alone() and self.over() and not self.succeeded:
             self._tidying.run(True, grace=0.0)
         else:

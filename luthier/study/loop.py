@@ -160,7 +160,7 @@ class Loop:
             self.say_once(f"waiting for {_numbers(unended - held)}, which this process does not hold")
 
     def submit(self) -> bool:
-        """Give the executor as many jobs as it takes; whether there were any, or will be as soon as it has room."""
+        """Give the executor as many jobs as it takes; return True if there were any, or will be once it has room."""
         capacity = self.executor.capacity
         if capacity < 1 and not self.running:
             self.say_once("the executor has no room for a job; waiting until it has")

@@ -69,7 +69,7 @@ class Method:
             hyperparameters while the weights move).
         summary: One line for the table of ``luthier methods``.
         paper: The source, author and year.
-        file: Where it is written.
+        file: The file that defines it.
         example: A short script that uses it; empty when there is none.
         several: ``"module:class"`` of what it is where there are several objectives; empty where it is the same.
 

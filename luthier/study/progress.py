@@ -180,7 +180,7 @@ class Plain:
 
     Args:
         name: The study, at the start of each line.
-        stream: Where the lines go.
+        stream: Stream that takes the lines.
         every: Seconds between two lines.
     """
 

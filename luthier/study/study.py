@@ -215,7 +215,7 @@ class Study:
             pairs: Pairs of a job, or its number, and its metrics, as for :meth:`tell`.
 
         Raises:
-            StudyError, TaskError: As :meth:`tell`; then none of them is recorded.
+            StudyError, TaskError: See :meth:`tell`; then none of them is recorded.
         """
         self._check_writable("tell_many")
         results = [told(self._ledger, job, given, steps=self._done(job, None, None)) for job, given in pairs]

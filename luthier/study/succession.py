@@ -74,7 +74,7 @@ def methods_said(history: History, settings: Mapping[str, Any]) -> str:
 
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What differs between two settings of one method, ``"batch 8 → 4"``."""
+    """The differences between two settings of one method, ``"batch 8 → 4"``."""
     found = []
     for part in ("proposer", "adapter"):
         old, new = before.get(part) or {}, now.get(part) or {}

@@ -201,7 +201,7 @@ def _work(
     checkpoints: bool | None,
     trial_seconds: float | None,
 ) -> Work:
-    """What workers are asked for; with a place for states unless a function is not to keep any."""
+    """The work of the study's workers, with a place for states unless a function is not to keep any."""
     save = checkpoints if checkpoints is not None else is_torch(task) or hasattr(ledger.proposer, "parents")
     keep = ledger.checkpoints if save or not isinstance(task, FunctionTask) else None
     limits = ledger.history.limits
@@ -212,7 +212,7 @@ def _work(
 
 
 def _execution(ledger: Ledger, work: Work, executor: Executor, built: Config, budget: Budget) -> str:
-    """How the trainings run, in words, which the study remembers; "" where there is nothing to say."""
+    """Describe how the trainings run, and have the study remember it; "" where there is nothing to say."""
     each = budget.steps
     if each is None and budget.epochs is not None:
         each = round(budget.epochs * epoch_steps(work.task, built))
@@ -261,7 +261,7 @@ def _executor(workers: int | None, executor: Executor | None) -> Executor:
 def _replay(
     schedule: Any, method: Any, trials: int | None, epochs: float | None, steps: int | None, seed: int | None
 ) -> tuple[Replay, int, int | None, int | None]:
-    """The method, trials, steps and seed that train under a schedule; what is given beside it is checked by Replay.
+    """The method, trials, steps and seed that train under a schedule; Replay checks arguments given beside it.
 
     Raises:
         MethodError: If there is a method too, or the schedule cannot be read.

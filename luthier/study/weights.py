@@ -47,7 +47,7 @@ def save_weights(study: Study, path: str | Path, number: int | None = None) -> P
     """Write :func:`state_dict` to a file that ``torch.load(path, weights_only=True)`` reads.
 
     Raises:
-        StudyError, CheckpointError: As :func:`state_dict`, and if the file cannot be written.
+        StudyError, CheckpointError: See :func:`state_dict`, and if the file cannot be written.
     """
     import torch
 

@@ -110,7 +110,7 @@ class Network:
         return self._run(params, buffers, hyper, batch, _quiet(params, buffers), name, training=False)[0]
 
     def own(self, batch: Any) -> list[bool]:
-        """For each leaf of a batch, True if it holds one tensor for each member."""
+        """Mask of a batch's leaves that hold one tensor for each member."""
         return self._mapped.own(batch)
 
     def _run(

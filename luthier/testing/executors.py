@@ -279,7 +279,7 @@ class ExecutorContract:
 
 
 class ProcessContract:
-    """For executors whose jobs run in other processes, beside :class:`ExecutorContract`."""
+    """Contract of executors whose jobs run in other processes, beside :class:`ExecutorContract`."""
 
     make = ExecutorContract.make
     started = ExecutorContract.started

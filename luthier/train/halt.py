@@ -53,7 +53,7 @@ class Guard:
         return self._open > 0
 
     def give_back(self, after: float = 0.0) -> None:
-        """From ``after`` seconds on, whatever trains here is given back. May be called from any thread."""
+        """Have whatever trains here given back after ``after`` seconds. May be called from any thread."""
         self._back_at = time.monotonic() + after
 
     def due(self, grace: float = 0.0) -> Halt | None:

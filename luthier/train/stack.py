@@ -111,7 +111,7 @@ def _run(
 
 
 def _begun(work: Work, program: Program, adapter: Any, job: Job, saved: Saved) -> Member | Result | Lost:
-    """A job at its start; what cannot begin ends alone."""
+    """Begin a job; one that cannot begin ends alone."""
     try:
         with guard().allowed():
             return begin(work, program, adapter, job, saved)
@@ -139,7 +139,7 @@ class _Data:
 
 
 def _train(work: Work, program: Program, adapter: Any, members: list[Member], ask: Ask) -> Iterator[Result | Lost]:
-    """Train members of equal age to their ends; what is wrong with one of them ends it alone."""
+    """Train members of equal age to their ends; a fault of one of them ends it alone."""
     if any(member.reports for member in members):
         ask([report for member in members for report in member.reports])  # those after the last write were lost
     stack = _Stack(work, program, adapter, members, ask)

@@ -182,7 +182,7 @@ class _Known:
         return True
 
     def _config(self, trial: FrozenTrial) -> Config:
-        """The configuration of a trial; what it was not asked for (it failed, it is still to come) is drawn."""
+        """The configuration of a trial; values that it was not asked for (it failed, it is still to come) are drawn."""
         return self._codec.space.complete(self._codec.config(trial), self._seeds.rng(trial.number, "unknown values"))
 
 

@@ -108,7 +108,7 @@ def check_temperature(temperature: float) -> None:
 
 
 def _parents(actions: np.ndarray) -> list[np.ndarray]:
-    """For each level, the state before it of each state after it; ``actions`` are sorted and distinct."""
+    """The state before each level of each state after it; ``actions`` are sorted and distinct."""
     rows, levels = actions.shape
     if not levels:
         return []

@@ -32,7 +32,7 @@ class Policy(Protocol):
         ...
 
     def logits(self, first: int, carries: Sequence[Tensor]) -> list[Tensor]:
-        """For each level, from ``first`` on, the logits at its states: (n, d) to (n, actions)."""
+        """The logits at the states of each level, from ``first`` on: (n, d) to (n, actions)."""
         ...
 
 

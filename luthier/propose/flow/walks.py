@@ -1,4 +1,4 @@
-"""From a policy to numbers: the log flows along ways, the probabilities of leaves, and ways drawn from it."""
+"""Numbers from a policy: the log flows along ways, the probabilities of leaves, and ways drawn from it."""
 
 from __future__ import annotations
 
