@@ -388,7 +388,7 @@ _TYPES: dict[str, type[Domain]] = {"float": Float, "int": Int, "choice": Choice}
 
 
 def to_record(domain: Domain) -> dict[str, Any]:
-    """The domain as JSON, without its conditions and without settings at their defaults: older studies stay the same."""
+    """The domain as JSON, without conditions and without settings at their defaults: older studies stay the same."""
     more = {} if domain.default is UNSET else {"default": options_.to_json(domain.default)}
     if isinstance(domain, Choice):
         return {
