@@ -20,8 +20,7 @@ from luthier.stack.noise import Noise
 CLOSE = {torch.float64: 1e-8, torch.float32: 1e-3}  # of the largest value: a stack against one member after the other
 ROUGH = 3e-2  # of other types, and where float32 is computed in fewer bits
 FLOPS_A_SECOND, ELEMENTS_A_SECOND = 4e10, 2e9  # one core: products, and elements of all other operators
-LARGE = 5e-5  # seconds of the mean operator above which calling it once for all members saves nothing
-SMALL = 5e-6  # below which members that are thrown away cost less than calling it for one member after the other
+LARGE = 5e-5  # seconds that calling the mean operator once for all members saves: of no use where it takes longer
 # Elementwise operators of one rounding at most, which is that of scalar code too
 ARITHMETIC = frozenset(
     (
@@ -111,6 +110,8 @@ def settle(subject: Subject, *, chooses: bool = False, stack: bool = False) -> M
                 continue
             # a second member costs little, and makes all products those of several
             for least, spare in ((2, 0 if stack else work.spare), (2, LANES + 1)):
+                if spare * work.mean > LARGE and not chooses:
+                    break  # those that are thrown away would cost more than calls for one member after the other
                 mapped = subject.make(replace(form, least=least, spare=spare))
                 if same_alone(subject, mapped):
                     return subject.make(replace(mapped.form, other=_other(mapped.form, work)))
@@ -128,7 +129,7 @@ def _other(form: Form, work: Work) -> Form:
     Where operators are small, so many spare members that no number of a real one is at the end of a loop; they would
     cost too much where operators are larger, and calling these for one member after the other costs little.
     """
-    if work.mean > SMALL:
+    if (LANES + 1) * work.mean > LARGE:
         return Form("loop")
     return replace(form, least=2, spare=LANES + 1)
 

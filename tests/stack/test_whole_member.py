@@ -119,3 +119,26 @@ assert "eager" in study.execution, study.execution
 sys.exit("torch._dynamo" in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class Encoder(nn.Module):
+    """Sequences as many users have them: attention with its stock dropout."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.1, batch_first=True)
+        self.encoder, self.head = nn.TransformerEncoder(layer, 1), nn.Linear(32, 10)
+
+    def forward(self, x):
+        return self.head(self.encoder(x).mean(1))
+
+
+@pytest.mark.parametrize(("length", "form"), [(2, "vmap"), (32, "loop")])
+def test_spare_members_are_trained_only_where_operators_are_small(length, form):
+    """One whose operators take long was trained with sixteen members that are thrown away: eight times slower."""
+    split = lt.data.Split(torch.randn(32, length, 32), torch.randint(10, (32,)))
+    task = lt.TorchTask(
+        space=lt.Space(lr=lt.Float(1e-3, 1e-2, log=True)), model=lambda c: Encoder(),
+        data=lt.data.Splits(split, split), loss=F.cross_entropy, batch_size=16,
+    )  # fmt: skip
+    assert task.program({"lr": 1e-3}).execution.form == form
