@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from luthier.jobs import Event, History, Job, Note, Report, Result
 from luthier.store import Exchanged, Propose, codec, rows
@@ -25,6 +25,30 @@ PAUSE = 2.0  # seconds, times the attempts, before a job is claimed again whose 
 LAST = 2**63 - 1  # place after all others
 STRETCH = 4  # so many times longer is a lease with the second attempt at a job that it holds, and with the third
 TURN = 600.0  # seconds that no proposal takes
+
+
+class _Exchange(NamedTuple):
+    """The part of one owner in an exchange: its news and its wishes.
+
+    Args:
+        reports: Packed reports.
+        results: Packed results, by job.
+        room: Jobs that it can take.
+        propose: Makes new jobs.
+        history: Its history, to be brought up to date.
+        known: Jobs that it knows it holds.
+    """
+
+    reports: list[rows.Packed]
+    results: dict[int, rows.Packed]
+    room: int
+    propose: Propose | None
+    history: History | None
+    known: set[int]
+
+    @property
+    def writes(self) -> bool:
+        return bool(self.reports or self.results)
 
 
 def _alone(
@@ -107,59 +131,23 @@ class SQLStudy:
         new_results: dict[int, rows.Packed] = {}
         for result in results:
             new_results.setdefault(result.number, rows.packed(codec.normal(result)))
-        writes = bool(new_reports or new_results)
         aside = self._put_aside(room)
         room = room - len(aside) if propose is not None else 0
-        if not writes and not room:
+        if not new_reports and not new_results and not room:
             return Exchanged([], aside)
-        known = self._known(aside)
-        if (
-            self._wished == os.getpid()
-            and not writes
-            and (found := self._database.again(lambda tries: self._adopted(known)))
-        ):
-            self._wished = 0  # it has come true: there is no lock to wait for
-            return Exchanged([], aside + found)
-        self._wished = 0
+        given = _Exchange(new_reports, new_results, room, propose, history, self._known(aside))
+        wished, self._wished = self._wished == os.getpid(), 0
+        if wished and not given.writes and (found := self._database.again(lambda tries: self._adopted(given.known))):
+            return Exchanged([], aside + found)  # the wish has come true: there is no lock to wait for
         place = 0 if history is None else history.cursor[0]
         if history is not None and self._behind:
             self._read_ahead(history)
         begun = (0, 0) if history is None else (history.cursor[0], len(history.log))
 
-        def body(tx: Transaction) -> Exchanged:
-            accepted: list[int] = []
-            if writes:
-                self._gate(tx)
-                counts = self._log.lock(tx.session) if self._database.sqlite else None
-                accepted = self._end(tx, new_reports, new_results, counts)
-                if counts is None and (room or history is not None):
-                    counts = self._log.lock(tx.session, wait=False)
-                if counts is None:  # another has the study's row: it, or the next, orders these and serves the wish
-                    if room:
-                        tx.session.run(sql.wish, self._log.owner | {"b_wants": room})
-                        self._wished = os.getpid()
-                    return Exchanged(accepted, [], room > 0)
-            else:  # whoever had the row before may have served this owner
-                counts = self._log.locked(tx.session)
-                if found := [] if self._database.sqlite else self._adopt(tx.session, known):
-                    raise Nothing(Exchanged([], found))
-            self._behind = place < counts.base
-            jobs, busy = self._serve(tx, counts, room, propose, history)
-            done = Exchanged(accepted, jobs, busy, history is not None)
-            if not tx.gated and not counts.changed:
-                raise Nothing(done)  # a history that was only read forward stays as it is
-            self._gate(tx)
-            if history is None:
-                self._close(tx, counts)
-            else:  # it has read what this transaction writes: nothing is kept for the next sync
-                self._log.set(tx.session, counts)
-                self._log.clear_own()
-            return done
-
         def recover(session: Session) -> Exchanged:
             mine = session.all(sql.my_results, self._log.owner | self._numbers(new_results)) if new_results else []
             found = {row.number for row in mine}
-            return Exchanged([n for n in new_results if n in found], self._adopt(session, known))
+            return Exchanged([n for n in new_results if n in found], self._adopt(session, given.known))
 
         def undo() -> None:  # what came to nothing may be ordered otherwise
             nonlocal begun
@@ -167,12 +155,43 @@ class SQLStudy:
                 history.clear()
                 begun = (0, 0)
 
-        done = self._once(body, recover, undo)
+        done = self._once(lambda tx: self._exchanged(tx, given, place), recover, undo)
         self._ended(new_results)
         if self._refused is not None:  # the method failed: what was to be recorded is, all the same
             error, self._refused = self._refused, None
             raise error
         return done._replace(jobs=aside + done.jobs)
+
+    def _exchanged(self, tx: Transaction, given: _Exchange, place: int) -> Exchanged:
+        """Record what an owner brings, and serve it; ``place`` are the rows that its history has read before."""
+        accepted: list[int] = []
+        if given.writes:
+            self._gate(tx)
+            counts = self._log.lock(tx.session) if self._database.sqlite else None
+            accepted = self._end(tx, given.reports, given.results, counts)
+            if counts is None and (given.room or given.history is not None):
+                counts = self._log.lock(tx.session, wait=False)
+            if counts is None:  # another has the study's row: it, or the next, orders these and serves the wish
+                if given.room:
+                    tx.session.run(sql.wish, self._log.owner | {"b_wants": given.room})
+                    self._wished = os.getpid()
+                return Exchanged(accepted, [], given.room > 0)
+        else:  # whoever had the row before may have served this owner
+            counts = self._log.locked(tx.session)
+            if found := [] if self._database.sqlite else self._adopt(tx.session, given.known):
+                raise Nothing(Exchanged([], found))
+        self._behind = place < counts.base
+        jobs, busy = self._serve(tx, counts, given.room, given.propose, given.history)
+        done = Exchanged(accepted, jobs, busy, given.history is not None)
+        if not tx.gated and not counts.changed:
+            raise Nothing(done)  # a history that was only read forward stays as it is
+        self._gate(tx)
+        if given.history is None:
+            self._close(tx, counts)
+        else:  # it has read what this transaction writes: nothing is kept for the next sync
+            self._log.set(tx.session, counts)
+            self._log.clear_own()
+        return done
 
     @_alone
     def note(self, notes: Sequence[Note]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from luthier.arguments import answered
 from luthier.errors import MethodError, StudyError
 from luthier.execute import Executor, Local
-from luthier.jobs import FAILED
+from luthier.jobs import FAILED, Budget
 from luthier.limits import check_limits
 from luthier.report.standings import Band, Run, Standing, bands, standings
 from luthier.space import Space
@@ -155,7 +155,7 @@ def compare(
     entries = {label: for_task(method, given) for label, method in _entries(methods).items()}
     chosen = _seeds(seeds)
     for method in entries.values():
-        check_fit(given, method, goals, limits, False, trials, epochs, steps, None)
+        check_fit(given, method, goals, limits, Budget(trials, steps, epochs))
         check_first(given, method.adapter, executor or Local())
     name = name if name is not None else f"{task_name(task)}-compare"
     total = trials * _whole(given, epochs, steps)

@@ -8,7 +8,7 @@ from typing import Any
 
 from luthier.errors import MethodError, StudyError
 from luthier.execute import Local
-from luthier.jobs import History, Result
+from luthier.jobs import Budget, History, Result
 from luthier.limits import Bounds, described
 from luthier.study.methods import Resolved
 from luthier.task import Task, is_torch, level, require_level
@@ -19,27 +19,25 @@ def check_fit(
     method: Resolved,
     goals: Mapping[str, str],
     limits: Mapping[str, Bounds],
-    endless: bool,
-    trials: int | None,
-    epochs: float | None,
-    steps: int | None,
-    checkpoints: bool | None,
+    budget: Budget,
+    checkpoints: bool | None = None,
 ) -> None:
     """Refuse what cannot work before anything is trained."""
+    endless = budget.trials is None and budget.seconds is None and budget.total is None
     if endless and not hasattr(method.proposer, "size") and task.space.listed is None:
         raise MethodError(
             f"{method.proposer!r} has no end: trials=None and seconds=None",
             where="trials",
             remedy="Give trials=, or seconds= of wall time.",
         )
-    if level(task) != "function" and epochs is None and steps is None:
+    if level(task) != "function" and budget.epochs is None and budget.steps is None:
         name = type(getattr(task, "trainable", task)).__name__
         raise MethodError(
             f"{name} trains step by step, and neither epochs nor steps was given",
             where="epochs",
             remedy="Say how long each trial trains: epochs=5, or steps=1000.",
         )
-    if limits and method.alone and trials == 1:
+    if limits and method.alone and budget.trials == 1:
         raise MethodError(
             f"{method.adapter!r} moves the hyperparameters of one training along its loss, which knows no limits",
             where=f"limits ({described(limits)})",
@@ -104,7 +102,7 @@ def warn_infeasible(study: Any) -> None:
         f"study {study.name!r}: none of {len(judged)} results lies within the limits, {described(history.limits)}"
         + (f"; the nearest is job {nearest} with {values}" if values else ""),
         RuntimeWarning,
-        stacklevel=4,  # of tune's caller: it has a wrapper
+        stacklevel=5,  # of the caller of tune, which has a wrapper
     )
 
 

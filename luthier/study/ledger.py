@@ -15,11 +15,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from luthier.errors import StudyError
 from luthier.jobs import ENQUEUED, Budget, History, Job, Note, Report, Result
-from luthier.limits import Bounds
 from luthier.propose import door
 from luthier.propose.sight import Sight
 from luthier.seeds import Seeds
-from luthier.space import Config, Space
+from luthier.space import Config
 from luthier.store import Store, StudyStore, open_store
 from luthier.study import settings as study_settings
 from luthier.study.heartbeat import Heartbeat
@@ -41,9 +40,7 @@ RETRY = 1.0  # seconds between two attempts to claim jobs that somebody else hol
 
 def open_ledger(
     name: str,
-    space: Space,
-    goals: Mapping[str, str],
-    limits: Mapping[str, Bounds],
+    history: History,
     method: Resolved,
     budget: Budget,
     seed: int,
@@ -56,9 +53,7 @@ def open_ledger(
 
     Args:
         name: The study.
-        space: Its search space.
-        goals: Its objectives and their directions.
-        limits: Bounds of its metrics.
+        history: An empty history of its space, objectives and limits; it is filled.
         method: Its method, not bound yet.
         budget: Budget of the study.
         seed: Its seed.
@@ -72,7 +67,7 @@ def open_ledger(
         StudyError: If the stored study has other settings.
     """
     bound = method.proposer.bind(budget)
-    given = study_settings.build(space, goals, limits, seed, method.proposer, method.adapter, budget, task)
+    given = study_settings.build(history, seed, method.proposer, method.adapter, budget, task)
     own = not hasattr(store, "attach")
     opened: Any = open_store(store) if own else store  # type: ignore[arg-type]
     try:
@@ -80,7 +75,7 @@ def open_ledger(
         stored = opened.create(name, given)
         lines = study_settings.differences(stored, given, bound.extendable)
         study_settings.refuse(name, public_url(opened.url), lines)
-        ledger = Ledger(opened, name, stored, History(space, goals, limits), method.proposer, Seeds(seed), budget)
+        ledger = Ledger(opened, name, stored, history, method.proposer, Seeds(seed), budget)
         ledger.kept_as = kept_as
         ledger.go_on(given, on_change)
         return ledger

@@ -11,9 +11,7 @@ from typing import Any, NamedTuple
 
 from luthier.checks import checked, maybe, real, whole
 from luthier.errors import StudyError
-from luthier.jobs import Budget
-from luthier.limits import Bounds
-from luthier.space import Space
+from luthier.jobs import Budget, History
 
 _RISING = ("accuracy", "auc", "reward", "score", "precision", "recall", "f1")  # of these, larger is mostly better
 
@@ -100,21 +98,13 @@ def asked(
     return Asked(**found, total_steps=checked("total_steps", total_steps, count, where=where, error=StudyError))
 
 
-def build(
-    space: Space,
-    goals: Mapping[str, str],
-    limits: Mapping[str, Bounds],
-    seed: int,
-    proposer: Any,
-    adapter: Any,
-    budget: Budget,
-    task: str,
-) -> dict[str, Any]:
-    """The settings of a study as JSON."""
+def build(history: History, seed: int, proposer: Any, adapter: Any, budget: Budget, task: str) -> dict[str, Any]:
+    """The settings of a study as JSON; an empty history names its space, objectives and limits."""
+    limits = {name: list(bounds) for name, bounds in history.limits.items()}
     return {
-        "space": space.to_json(),
-        "objectives": dict(goals),  # the store ranks studies by the first of them
-        **({"limits": {name: list(bounds) for name, bounds in limits.items()}} if limits else {}),
+        "space": history.space.to_json(),
+        "objectives": dict(history.objectives),  # the store ranks studies by the first of them
+        **({"limits": limits} if limits else {}),
         "seed": seed,
         "method": {"proposer": describe(proposer), "adapter": describe(adapter)},
         "budget": {

@@ -98,8 +98,8 @@ class Study:
             )
         asked = settings.asked(trials, epochs, steps, seconds, seed, where=f"Study({name!r})")
         trials, epochs, steps, seconds, seed, _ = asked
-        goals, kept = settings.objectives(metric, mode), check_limits(limits)
-        resolved = resolve(method, objectives=len(goals))
+        history = History(space, settings.objectives(metric, mode), check_limits(limits))
+        resolved = resolve(method, objectives=len(history.objectives))
         if resolved.adapter is not None:
             raise MethodError(
                 f"{resolved.adapter!r} moves hyperparameters during a training, and ask/tell does not train",
@@ -108,7 +108,7 @@ class Study:
             )
         budget = Budget(trials, steps, epochs, seconds)
         name = name if name is not None else method if isinstance(method, str) else type(method).__name__.lower()
-        self._ledger = open_ledger(name, space, goals, kept, resolved, budget, seed, store)
+        self._ledger = open_ledger(name, history, resolved, budget, seed, store)
         self._deadline = None if seconds is None else time.monotonic() + seconds
         self._work: Any = None
         self._reported: dict[int, tuple[int, int]] = {}  # by job: the first step reported, and the steps done

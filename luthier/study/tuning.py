@@ -12,7 +12,7 @@ from luthier.arguments import answered
 from luthier.checks import checked, maybe, one_of, real, whole
 from luthier.errors import MethodError, StudyError
 from luthier.execute import Executor, Local
-from luthier.jobs import Budget
+from luthier.jobs import Budget, History
 from luthier.limits import check_limits
 from luthier.machine import environment
 from luthier.propose import Replay
@@ -148,19 +148,17 @@ def tune(
     resolved = for_task(resolve(method, objectives=len(goals)), given)
     if trials is None and seconds is None and resolved.alone:
         trials = 1  # an adapter alone tunes one training while it runs
-    endless = trials is None and seconds is None and total_steps is None
-    check_fit(given, resolved, goals, kept, endless, trials, epochs, steps, checkpoints)
+    budget = Budget(trials, steps, epochs, seconds, lambda config: epoch_steps(given, config), total_steps)
+    check_fit(given, resolved, goals, kept, budget, checkpoints)
     executor = _executor(workers, executor)
     check_device(given, executor)
     conditions, followers = check_conditions(stop), check_callbacks(callbacks)
-    budget = Budget(trials, steps, epochs, seconds, lambda config: epoch_steps(given, config), total_steps)
     name = name if name is not None else f"{task_name(task)}-{label_of(method, resolved)}"
     elsewhere, on_change = check_known(known, given.space, goals), check_on_change(on_change)
     first = check_start(start, given.space, resolved.proposer, trials, seed)
     built = check_first(given, resolved.adapter, executor, seed, first)
-    ledger = open_ledger(
-        name, given.space, goals, kept, resolved, budget, seed, store, task_name(task), fresh, on_change
-    )
+    history = History(given.space, goals, kept)
+    ledger = open_ledger(name, history, resolved, budget, seed, store, task_name(task), fresh, on_change)
     work = _work(given, ledger, resolved.adapter, goals, checkpoints, trial_seconds)
     study = Study.of(ledger, work)
     if "environment" not in ledger.settings:
@@ -170,27 +168,31 @@ def tune(
     if retry_failed:
         reopen_failed(ledger)
     enqueue_new(ledger, first)
-    execution = "" if built is None else _execution(ledger, work, executor, built, budget)
-    told = Followers([Unjudged(ledger.proposer), *followers], ledger.history)
-    told.started(study)
+    told, alone = Followers([Unjudged(ledger.proposer), *followers], history), not conditions and not followers
+    loop = Loop(ledger, work, executor, budget, max_failures, progress, told, lambda: met(conditions, study), alone)
+    _run(loop, study, built, budget)
+    return study
+
+
+def _run(loop: Loop, study: Study, built: Config | None, budget: Budget) -> None:
+    """Run a study to its end, and say what has to be said before and after."""
+    ledger, execution = loop.ledger, "" if built is None else _execution(loop, built, budget)
+    loop.followers.started(study)
     try:
-        quiet = not conditions and not followers
-        loop = Loop(ledger, work, executor, budget, max_failures, progress, told, lambda: met(conditions, study), quiet)
         if ledger.kept_as:
             loop.shown.say(f"the study that was here is kept as {ledger.kept_as!r}")
         if execution:
             loop.shown.say(execution)
         loop.run()
         if built is not None:
-            _execution(ledger, work, executor, built, budget)  # again, with what fell back in this process
+            _execution(loop, built, budget)  # again, with what fell back in this process
         check_success(study)
         warn_infeasible(study)
     except StudyError as error:
         error.study = study
         raise
     finally:
-        told.finished(study)
-    return study
+        loop.followers.finished(study)
 
 
 def _work(
@@ -211,12 +213,12 @@ def _work(
     return work
 
 
-def _execution(ledger: Ledger, work: Work, executor: Executor, built: Config, budget: Budget) -> str:
+def _execution(loop: Loop, built: Config, budget: Budget) -> str:
     """Describe how the trainings run, and have the study remember it; "" where there is nothing to say."""
-    each = budget.steps
+    ledger, task, each = loop.ledger, loop.work.task, budget.steps
     if each is None and budget.epochs is not None:
-        each = round(budget.epochs * epoch_steps(work.task, built))
-    execution = how_it_runs(work.task, work.adapter, executor, built, budget.trials, each)
+        each = round(budget.epochs * epoch_steps(task, built))
+    execution = how_it_runs(task, loop.work.adapter, loop.executor, built, budget.trials, each)
     if execution and execution != ledger.settings.get("execution"):
         ledger.update_settings(execution=execution)
     return execution
