@@ -239,23 +239,21 @@ def _trial(
     history: History, first: int, chain: list[Job], notes: Mapping[int, Mapping[str, Any]], waiting: Collection[int]
 ) -> TrialRecord:
     number = chain[-1].number
-    said = history.reports.get(number, [])[-1:]
+    last, violated, asked = history.results[number], history.violation[number], float(history.asked[number])
     ended = [result for job in chain if (result := history.results[job.number])]
-    measured: Sequence[Report | Result] = ended if history.results[number] else said or ended
-    asked = float(history.asked[number])
-    status = "waiting" if number in waiting else "running"
-    last, violated = history.results[chain[-1].number], history.violation[chain[-1].number]
+    measured: Sequence[Report | Result] = ended if last else history.reports.get(number, [])[-1:] or ended
+    unended = "waiting" if number in waiting else "running"
     return TrialRecord(
         number=first,
         jobs=tuple(job.number for job in chain),
         config=copied_config(chain[-1].config),
-        status=status if last is None else last.status,
+        status=unended if last is None else last.status,
         metrics=dict(measured[-1].metrics) if measured else {},
         steps=_steps_done(history, chain[-1]),
         seconds=sum(result.seconds for result in ended),
         since=asked if last is None and number not in waiting and asked == asked else None,
         error="" if last is None else last.error,
         parent=chain[0].parent,
-        notes=notes.get(chain[-1].number, {}),
+        notes=notes.get(number, {}),
         feasible=None if math.isnan(violated) else bool(violated == 0),
     )

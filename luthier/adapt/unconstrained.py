@@ -134,15 +134,14 @@ def tunable(
     return {name: domain for name in found if isinstance(domain := domains[name], Float)}
 
 
-def in_training_loss(task: Program, state: State, rows: int = 2) -> set[str]:
+def in_training_loss(task: Program, state: State) -> set[str]:
     """Dynamic hyperparameters that the training loss depends on smoothly, found by differentiating it once.
 
     Args:
         task: The step that is trained.
         state: A stack of one of it.
-        rows: Training examples that are looked at.
     """
-    batch: Batch = task.sources.example(rows=rows)
+    batch: Batch = task.sources.example(rows=2)
     hyper = state["hyper"]
     leaves = {name: x.detach().clone().requires_grad_() for name, x in hyper.items() if x.is_floating_point()}
     noise = Noise(state["key"], state["t"], differentiable=True)

@@ -27,6 +27,10 @@ WRONG_USE = (MethodError, TaskError, SpaceError, ConfigError, DataError)
 StoreOption = Annotated[
     str, typer.Option("--store", "-s", envvar="LUTHIER_STORE", help="SQLite file or postgresql:// URL.")
 ]
+LimitOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Bounds of a metric, LOW:HIGH: latency=:10 is at most 10; again for more.", metavar="NAME=:HIGH"),
+]
 NameArgument = Annotated[str, typer.Argument(help="The study, as [bold]luthier studies[/bold] lists it.")]
 DEFAULT_STORE = "luthier.db"
 

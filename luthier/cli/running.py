@@ -11,6 +11,7 @@ import typer
 
 from luthier.cli.common import (
     DEFAULT_STORE,
+    LimitOption,
     Mode,
     StoreOption,
     bounds,
@@ -90,12 +91,7 @@ def tune(
     mode: Annotated[
         str | None, typer.Option(help="min or max, for all of them or one for each: min,max. \\[default: min]")
     ] = None,
-    limit: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Bounds of a metric, LOW:HIGH: latency=:10 is at most 10; again for more.", metavar="NAME=:HIGH"
-        ),
-    ] = None,
+    limit: LimitOption = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of the method; again for more.", metavar="KEY=VALUE")
     ] = None,
@@ -213,12 +209,7 @@ def compare(
     workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="Processes that train at once.")] = 1,
     metric: Annotated[str | None, typer.Option(help="The objective. \\[default: loss]")] = None,
     mode: Annotated[Mode | None, typer.Option(help="Which direction is better. \\[default: min]")] = None,
-    limit: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Bounds of a metric, LOW:HIGH: latency=:10 is at most 10; again for more.", metavar="NAME=:HIGH"
-        ),
-    ] = None,
+    limit: LimitOption = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The page. \\[default: NAME.html]")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the table only.")] = False,
 ) -> None:

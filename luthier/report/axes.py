@@ -58,7 +58,7 @@ class Axis:
         fractions = _fraction(np.array(places), self.low, self.high, self.log)
         return [(float(f), number(p)) for f, p in zip(fractions, places, strict=True)]
 
-    def plotly(self, margin: float = 0.03) -> dict[str, Any]:
+    def plotly(self) -> dict[str, Any]:
         """The axis as Plotly takes it, over the whole domain."""
         if self.options is not None:
             places = list(range(len(self.options)))
@@ -66,8 +66,8 @@ class Axis:
             span = [-0.5, len(self.options) - 0.5]
             return axis(self.title, type="linear", tickvals=places, ticktext=text, range=span)
         if self.log:
-            return log_axis(self.title, self.low, self.high, margin)
-        pad = margin * (self.high - self.low) or 0.5
+            return log_axis(self.title, self.low, self.high)
+        pad = 0.03 * (self.high - self.low) or 0.5
         return axis(self.title, type="linear", range=[self.low - pad, self.high + pad], nticks=6)
 
     def jittered(self, stride: float = 0.6180339887498949) -> np.ndarray:
@@ -132,19 +132,11 @@ def activity(space: Space, configs: Sequence[Mapping[str, Any]]) -> dict[str, np
     return {name: np.array([name in config for config in configs], dtype=bool) for name in space.names}
 
 
-class _Inactive:
-    pass
-
-
-_INACTIVE = _Inactive()
+_INACTIVE = object()
 
 
 def _real(value: Any) -> float:
     return float(value) if isinstance(value, int | float | np.number) else math.nan
-
-
-def _hashable(value: Any) -> bool:
-    return value is None or isinstance(value, str | int | float)
 
 
 def _fraction(values: np.ndarray, low: float, high: float, log: bool) -> np.ndarray:

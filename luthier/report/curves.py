@@ -204,7 +204,7 @@ def _curves_figure(known: Facts, name: str, curves: list[Curve]) -> Figure:
     return Figure(spec, 420 if main else 320, caption, alt=f"Learning curves of {name}")
 
 
-def joined(name: str, curves: list[Curve], line: dict, hover: str, shape: str = "linear") -> dict:
+def joined(name: str, curves: list[Curve], line: dict, hover: str) -> dict:
     """Many curves as one Plotly trace with gaps: fast to draw, one entry in the legend."""
 
     def column(pick: Callable[[Curve], Iterable[float]]) -> list[float | None]:
@@ -217,7 +217,7 @@ def joined(name: str, curves: list[Curve], line: dict, hover: str, shape: str = 
         "x": column(lambda curve: curve[1].tolist()),
         "y": column(lambda curve: curve[2].tolist()),
         "customdata": column(lambda curve: [curve[0]] * len(curve[1])),
-        "line": line | {"shape": shape},
+        "line": line,
         "connectgaps": False,
         "hovertemplate": hover,
     }

@@ -20,15 +20,6 @@ POINTS = 2000  # markers drawn in one panel; more make the page slow and show no
 LINES = 60  # curves drawn in one panel
 LARGEST = 1e100  # values beyond it never decide the range of an axis: differences and powers of ten must not overflow
 CURVE_POINTS = 200  # points kept of one curve
-COLOURS = {
-    "finished": "@finished",
-    "pruned": "@pruned",
-    "infeasible": "@infeasible",
-    "diverged": "@diverged",
-    "failed": "@failed",
-    "running": "@running",
-    "waiting": "@waiting",
-}
 SYMBOLS = {
     "finished": "circle",
     "infeasible": "diamond-open",

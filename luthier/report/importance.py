@@ -56,13 +56,12 @@ class Importance:
         return self.finished >= RELIABLE and self.explained > 0
 
 
-def importance(history: History, seed: int = 0) -> Importance | None:
+def importance(history: History) -> Importance | None:
     """Permutation importance of every hyperparameter.
 
     Args:
         history: The study. Finished and diverged jobs are used; where jobs have trained for unequal numbers of steps,
             the steps are one more input of the forest, so that age is not taken for merit.
-        seed: Seed for the forests, the folds and the shuffles.
 
     Returns:
         None where fewer than 5 jobs have finished, or where all have the same objective.
@@ -79,7 +78,7 @@ def importance(history: History, seed: int = 0) -> Importance | None:
     configs = [history.jobs[n].config for n in rows]
     inputs, columns = _inputs(history, configs, history.age[rows])
     active = activity(history.space, configs)
-    scores, explained = _scores(inputs, columns, active, target, Seeds(seed))
+    scores, explained = _scores(inputs, columns, active, target, Seeds(0))
     order = np.argsort(-scores.mean(axis=0), kind="stable")
     names = [history.space.names[i] for i in order]
     return Importance(

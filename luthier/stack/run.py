@@ -45,7 +45,7 @@ class Data(Protocol):
 
 def make_runner(program: Any, adapter: Any, state: Any, data: Data, position: int, ahead: int) -> Runner:
     """Make a runner that advances ``state``; a scheduler is asked for the steps ahead beforehand."""
-    prepared = program.updater.prepared(state, ahead * getattr(adapter, "window", 1))
+    prepared = program.updater.prepared(state, ahead * adapter.window)
     runner = _made(program, adapter, prepared, data, position, ahead)
     return runner if prepared is state else Prepared(runner, program.updater.bare)
 
@@ -61,7 +61,7 @@ def _made(program: Any, adapter: Any, state: Any, data: Data, position: int, ahe
 
     if not _can_be_traced(program, adapter):
         return Eager(step, state)
-    window = getattr(adapter, "window", 1)
+    window = adapter.window
     if getattr(program.optimizer, "starts_empty", False) and not set(state["opt"]) - {"group"}:
         return Starting(Eager(step, state), lambda s: _made(program, adapter, s, data, position + window, ahead - 1))
     batches, valid = data.at(position)
@@ -196,7 +196,7 @@ def planned(program: Any, adapter: Any, state: Any, members: int, steps: int | N
     width = stack_width(program, adapter, state, members)
     stacks = -(-members // width)
     traced = _can_be_traced(program, adapter) and (
-        program.task.compile or (steps or 0) // getattr(adapter, "window", 1) * stacks >= TRACED_STEPS
+        program.task.compile or (steps or 0) // adapter.window * stacks >= TRACED_STEPS
     )
     how = "compiled" if traced and program.task.compile else "traced" if traced else "eager"
     text, why = str(program.execution), program.execution.why

@@ -312,13 +312,7 @@ class _MemoryStudy:
         return new
 
     def turn(self, seconds: float) -> bool:
-        with self._lock:
-            study, now = self._open(), time.monotonic()
-            owner, until = study.turn
-            if owner in (None, self) or until < now:
-                study.turn = (self, now + seconds)
-                return True
-            return False
+        return self._leased("turn", seconds)
 
     def end_turn(self) -> None:
         with self._lock:
@@ -336,13 +330,17 @@ class _MemoryStudy:
         return []
 
     def janitor(self, seconds: float) -> bool:
+        return self._leased("janitor", seconds)
+
+    def _leased(self, name: str, seconds: float) -> bool:
+        """Take a lease of the study, unless another owner has it."""
         with self._lock:
             study, now = self._open(), time.monotonic()
-            owner, until = study.janitor
-            if owner in (None, self) or until < now:
-                study.janitor = (self, now + seconds)
-                return True
-            return False
+            owner, until = getattr(study, name)
+            free = owner in (None, self) or until < now
+            if free:
+                setattr(study, name, (self, now + seconds))
+            return free
 
     def _open(self) -> _Study:
         if self._study.deleted:

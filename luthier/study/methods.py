@@ -388,14 +388,14 @@ def _named(name: str, options: Mapping[str, Any] | None, objectives: int) -> Any
     return kind(**(options or {}))
 
 
-def settings_of(name: str, objectives: int = 1) -> dict[str, tuple[str, str]]:
+def settings_of(name: str) -> dict[str, tuple[str, str]]:
     """The settings of a method: for each its default as text, and what its docstring says of it.
 
     Examples:
         >>> settings_of("pbt")["rounds"][0]
         '10'
     """
-    kind = METHODS[name].load(objectives)
+    kind = METHODS[name].load()
     told = _arguments(inspect.getdoc(kind) or "")
     found = {}
     for field in dataclasses.fields(kind):

@@ -210,11 +210,10 @@ class Live:
     Args:
         name: The study, at the start of the line.
         stream: The terminal.
-        every: Seconds between two refreshes.
     """
 
-    def __init__(self, name: str, stream: TextIO, every: float = 0.25) -> None:
-        self._name, self._stream, self._every = name, stream, every
+    def __init__(self, name: str, stream: TextIO) -> None:
+        self._name, self._stream = name, stream
         self._start = time.monotonic()
         self._next = self._start
         self._live: Any = None
@@ -224,7 +223,7 @@ class Live:
 
     def show(self, tick: Tick) -> None:
         now = time.monotonic()
-        self._next = now + self._every
+        self._next = now + 0.25
         text = self._text(tick, now)
         if self._live is None:
             self._live = self._begun(text)

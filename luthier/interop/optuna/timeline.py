@@ -35,14 +35,13 @@ def starts_and_ends(trials: Sequence[FrozenTrial]) -> Iterator[tuple[int, bool]]
         yield index, True
 
 
-def result_of(number: int, trial: FrozenTrial, names: Sequence[str], steps: int = 1) -> Result:
+def result_of(number: int, trial: FrozenTrial, names: Sequence[str]) -> Result:
     """Outcome of a finished trial, as the result of job ``number``.
 
     Args:
         number: The job.
         trial: The trial.
         names: Names of the objectives.
-        steps: Training steps of the job.
     """
     noted = trial.user_attrs.get(NOTE, {})
     values = [math.nan if value is None else float(value) for value in trial.values or ()]
@@ -57,7 +56,7 @@ def result_of(number: int, trial: FrozenTrial, names: Sequence[str], steps: int 
         number,
         noted.get("status", status),
         metrics,
-        noted.get("steps", steps),
+        noted.get("steps", 1),
         noted.get("final", {}),
         noted.get("seconds", trial.duration.total_seconds() if trial.duration is not None else 0.0),
         noted.get("error", ""),
