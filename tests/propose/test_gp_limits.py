@@ -155,3 +155,15 @@ def test_several_at_once_keep_apart_and_inside() -> None:
     )
     assert history.best is not None and history.values[history.best, 0] < 0.252
     assert len({tuple(job.config.values()) for job in history.jobs}) == 40
+
+
+@pytest.mark.parametrize("seed", [2, 5])
+def test_a_second_island_within_the_limits_is_found(seed: int) -> None:
+    """Two islands of 1 % of the space each are inside (Gardner et al. 2014, simulation 2); the better has the best."""
+
+    def task(config: dict[str, Any]) -> dict[str, float]:
+        return {"loss": math.sin(config["x"]) + config["y"], "c": math.sin(config["x"]) * math.sin(config["y"])}
+
+    space = lt.Space(x=lt.Float(0.0, 6.0), y=lt.Float(0.0, 6.0))
+    study = lt.tune(task, "gp", space=space, trials=30, limits={"c": (None, -0.95)}, seed=seed, progress=False)
+    assert study.best is not None and study.best.value < 0.4  # the best is 0.253; of the other island 3.29

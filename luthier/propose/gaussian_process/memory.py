@@ -15,7 +15,7 @@ from luthier.jobs import OK, PRUNED, Event, History, Job, Result
 from luthier.limits import PENALTY
 from luthier.propose.gaussian_process.fit import fit, start
 from luthier.propose.gaussian_process.kernel import Kernel
-from luthier.propose.gaussian_process.limited import Output, Within, bounded, chosen
+from luthier.propose.gaussian_process.limited import ENDED, Output, Within, bounded, chosen
 from luthier.propose.gaussian_process.posterior import Posterior, posterior
 from luthier.propose.gaussian_process.transform import transform
 from luthier.space.encoder import Points, encoding_of
@@ -86,10 +86,15 @@ class Data:
     y: np.ndarray
 
 
-def kernel_of(history: History) -> Kernel:
-    """The kernel of a study's space."""
+def kernel_of(history: History, name: str) -> Kernel:
+    """The kernel of one output, by its name.
+
+    That of a limited metric has no warps: with them a few results are explained too well, and the model becomes sure
+    that nothing else lies within the limits where there is another island of it. Where trainings end without metrics
+    the boundary is a step, which warps describe.
+    """
     encoding = encoding_of(history.space)
-    return Kernel(encoding.groups, encoding.warped)
+    return Kernel(encoding.groups, encoding.warped if name in ("", ENDED) else encoding.warped[:0])
 
 
 def observed(history: History, arrived: int, most: int) -> Data | None:
@@ -157,9 +162,10 @@ def model(history: History, first: int, most: int) -> Model | None:
     theta, fitted = current(history, chain, most)
     if fitted > chain.fitted:
         chain.ahead = (fitted, theta)
-    kernel, encoding = kernel_of(history), encoding_of(history.space)
+    encoding = encoding_of(history.space)
 
     def given(one: Output) -> Posterior:  # an output that is new since the last fit has its first parameters
+        kernel = kernel_of(history, one.name)
         own = theta[one.name] if one.name in theta else start(kernel)
         return posterior(kernel, own, encoding.features(one.points), one.y)
 
@@ -178,8 +184,8 @@ def current(history: History, chain: Chain, most: int) -> tuple[dict[str, np.nda
     found = outputs(history, arrived, most)
     if not found:
         return theta, chain.fitted
-    kernel, encoding = kernel_of(history), encoding_of(history.space)
-    fits = {
-        one.name: fit(kernel, encoding.features(one.points), one.y, theta.get(one.name, start(kernel))) for one in found
-    }
+    encoding, fits = encoding_of(history.space), dict[str, np.ndarray]()
+    for one in found:
+        kernel = kernel_of(history, one.name)
+        fits[one.name] = fit(kernel, encoding.features(one.points), one.y, theta.get(one.name, start(kernel)))
     return fits, arrived
