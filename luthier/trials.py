@@ -226,6 +226,12 @@ def notes_of(history: History) -> dict[int, Mapping[str, Any]]:
     return {body["number"]: body["values"] for body in said}
 
 
+def status_of(history: History, number: int, waiting: Collection[int] = ()) -> str:
+    """Return how a job ended; ``"running"`` while it has not, and ``"waiting"`` where nobody runs it."""
+    result = history.results[number]
+    return ("waiting" if number in waiting else "running") if result is None else result.status
+
+
 def _steps_done(history: History, job: Job) -> int:
     """Steps over the lineage of a job: at its end, or at its last report."""
     if history.results[job.number] is not None:
@@ -242,12 +248,11 @@ def _trial(
     last, violated, asked = history.results[number], history.violation[number], float(history.asked[number])
     ended = [result for job in chain if (result := history.results[job.number])]
     measured: Sequence[Report | Result] = ended if last else history.reports.get(number, [])[-1:] or ended
-    unended = "waiting" if number in waiting else "running"
     return TrialRecord(
         number=first,
         jobs=tuple(job.number for job in chain),
         config=copied_config(chain[-1].config),
-        status=unended if last is None else last.status,
+        status=status_of(history, number, waiting),
         metrics=dict(measured[-1].metrics) if measured else {},
         steps=_steps_done(history, chain[-1]),
         seconds=sum(result.seconds for result in ended),

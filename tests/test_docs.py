@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+import luthier
 from luthier import METHODS
+from luthier.jobs import Reason
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -66,3 +71,30 @@ def test_every_file_that_a_page_names_is_there(page: Path) -> None:
     named = set(re.findall(r"`((?:luthier|examples|benchmarks|papers|tests|docs)/[\w/.]+\.(?:py|md|json))`", text))
     named |= {str((page.parent / link).resolve()) for link in re.findall(r"\]\(([\w./]+)\)", text)}
     assert [name for name in named if not (DOCS.parent / name).exists()] == []
+
+
+def public(dotted: str) -> bool:
+    """True if each name below ``luthier`` is listed by what it stands in."""
+    found = luthier
+    for part in dotted.split(".")[1:]:
+        if found in (luthier.interop, luthier.testing) and importlib.util.find_spec(f"{found.__name__}.{part}"):
+            importlib.import_module(f"{found.__name__}.{part}")  # their modules are named in full
+        elif inspect.ismodule(found) and part not in getattr(found, "__all__", dir(found)):
+            return False
+        found = getattr(found, part)
+    return True
+
+
+@pytest.mark.parametrize("page", [DOCS.parent / "README.md", *DOCS.glob("*.md")], ids=lambda page: page.name)
+def test_a_page_teaches_public_names_alone(page: Path) -> None:
+    assert public("luthier.execute.run") and not public("luthier.train.run") and not public("luthier.space.Space")
+    text = page.read_text()
+    named = set(re.findall(r"\bluthier(?:\.[a-z]\w*)*\.[a-zA-Z]\w*(?!\.?\w)", re.sub(r"[\w/]+\.db\b", "", text)))
+    for module, names in re.findall(r"^from (luthier[\w.]*) import ([\w, ]+)", text, re.M):
+        named |= {f"{module}.{name.strip()}" for name in names.split(",")}
+    assert [name for name in sorted(named) if not public(name)] == []
+
+
+def test_every_reason_why_a_job_is_lost_is_in_the_table() -> None:
+    rows = re.findall(r'^\| `"(\w+)"` \|', (DOCS / "extend.md").read_text(), re.M)
+    assert sorted(rows) == sorted(get_args(Reason))

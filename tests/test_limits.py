@@ -21,7 +21,7 @@ from luthier.jobs import Budget, History, Job, Report, Result
 from luthier.propose.inner import first_results
 from luthier.seeds import Seeds
 from luthier.store import open_store
-from luthier.study.export import to_csv
+from luthier.study.export import rows_to_csv
 from luthier.testing import simulate
 from luthier.testing.simulation import rebuild
 from luthier.trials import front
@@ -142,7 +142,7 @@ def test_everything_that_names_the_best_keeps_the_limits(bounds: Any, tmp_path: 
     assert (row.best, row.best_value) == (best, study.best.value)  # type: ignore[union-attr]  # what `studies` lists
     again = study.retrain(count=2, seeds=1, task=bowl)
     assert {one.number for one in again} <= set(kept) and again[0].studies[0].settings["limits"]
-    rows = list(csv.DictReader(io.StringIO(to_csv(loaded.history))))
+    rows = list(csv.DictReader(io.StringIO(rows_to_csv(loaded.to_records()))))
     assert [n for n in range(60) if rows[n]["feasible"] == "True"] == kept
 
 

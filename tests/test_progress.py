@@ -222,6 +222,7 @@ def test_a_running_trial_is_told_by_its_last_report_and_one_that_nobody_runs_wai
         study.tell(second, 1.0)
     assert [one.status for one in seen.trials] == ["waiting", "ok"] and seen.trials[0].since is None
     page = seen.write_report(tmp_path / "page.html").read_text()
+    assert [row["status"] for row in seen.to_records()] == list(seen.to_pandas()["status"]) == ["waiting", "ok"]
     body = page[: page.index('<script type="application/json"')].partition("</head>")[2]
     assert ">waiting<" in body and ">running<" not in body
     with lt.Study("m", SPACE, trials=2) as memory:
@@ -246,3 +247,7 @@ def test_after_a_crash_nothing_says_running(tmp_path: Path) -> None:
         [sys.executable, "-m", "luthier", "show", "s", "--store", store], capture_output=True, text=True
     )
     assert "waiting" in shown.stdout and "running" not in shown.stdout
+    for form in ("csv", "json"):
+        command = [sys.executable, "-m", "luthier", "export", "s", "--store", store, "--format", form]
+        rows = subprocess.run(command, capture_output=True, text=True).stdout
+        assert rows.count("waiting") == 1 and "running" not in rows

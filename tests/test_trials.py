@@ -15,7 +15,7 @@ import pytest
 from luthier.jobs import Budget, History, Job, Result
 from luthier.seeds import Seeds
 from luthier.space import Choice, Float, Int, Space
-from luthier.study.export import to_csv, to_json
+from luthier.study.export import rows_to_csv, rows_to_json
 from luthier.study.study import Study
 from luthier.trials import front
 
@@ -106,9 +106,9 @@ def test_rows_for_csv_json_and_pandas() -> None:
     rows = study.to_records()
     assert [row["status"] for row in rows] == ["ok", "diverged", "running"]
     assert rows[0]["final.x"] == 0.25 and "final.kind" not in rows[0]
-    read = list(csv.DictReader(io.StringIO(to_csv(study.history))))
+    read = list(csv.DictReader(io.StringIO(rows_to_csv(study.to_records()))))
     assert float(read[0]["config.x"]) == a.config["x"] and json.loads(read[0]["config.v"]) == a.config["v"]
     assert read[1]["metrics.accuracy"] == ""
-    assert json.loads(to_json(study.history))[1]["metrics.loss"] == "nan"
+    assert json.loads(rows_to_json(study.to_records()))[1]["metrics.loss"] == "nan"
     frame = study.to_pandas()
     assert frame["metrics.loss"][0] == 1.0 and list(frame["number"]) == [0, 1, 2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -241,6 +242,23 @@ def test_a_job_that_ends_its_worker_three_times_has_failed_and_no_other(tmp_path
     # from the second time on after the others, one of which may still be on its way into its worker
     assert begun.count(1) == 3 and begun[-3:].count(1) == 2
     assert len(begun) == 10
+
+
+@pytest.mark.parametrize("said", ["", "its process died", "SIGKILL.", " "])
+def test_what_ended_a_worker_is_told_in_whole_sentences(said: str) -> None:
+    """An executor of one's own may say nothing."""
+    for why, deaths, begins in (("process", 3, 3), ("process", 1, 1), ("storage", 3, 1), ("file", 3, 1)):
+        jobs = again.Again("s", deaths=deaths, outage=0.0)
+        try:
+            result = jobs.lost(Job(0, {}), Lost(0, why, said), begins)  # type: ignore[arg-type]
+            time.sleep(0.01)
+            result = result or jobs.lost(Job(0, {}), Lost(0, why, said), begins)  # type: ignore[arg-type]
+            told = result.error if result else ""
+        except StudyError as error:
+            told = str(error).splitlines()[0]
+        clean = said.strip().removesuffix(".")
+        assert told and not re.search(r": *[.,]|: *$|\.\.|, the last time\.| \.", told), told
+        assert clean in told and ("the last time" in told) == bool(clean and begins > 1), told
 
 
 def test_one_that_ends_its_worker_once_is_none_the_worse(tmp_path: Path) -> None:

@@ -16,10 +16,11 @@ if TYPE_CHECKING:  # these import torch, which the contract itself does without
     from luthier.adapt.enas import Enas
     from luthier.adapt.hypergradient import Hypergradient
     from luthier.adapt.hypernet import Hypernet
+    from luthier.policy.reinforce import Reinforce
     from luthier.space import Config
     from luthier.task.program import Batch, Program, State
 
-__all__ = ["Adapter", "BestResponse", "Bilevel", "Enas", "Hypergradient", "Hypernet", "structures"]
+__all__ = ["Adapter", "BestResponse", "Bilevel", "Enas", "Hypergradient", "Hypernet", "Reinforce", "structures"]
 
 _PLACES = {  # the file of each method
     "BestResponse": "best_response",
@@ -27,6 +28,7 @@ _PLACES = {  # the file of each method
     "Enas": "enas",
     "Hypergradient": "hypergradient",
     "Hypernet": "hypernet",
+    "Reinforce": "enas",
     "structures": "",
 }
 

@@ -163,7 +163,7 @@ def export(
 
     luthier export digits-pbt --store digits.db --format schedule --output schedule.json
     """
-    from luthier.study.export import to_csv, to_json
+    from luthier.study.export import rows_to_csv, rows_to_json
     from luthier.study.study import Study
 
     with told(), existing(store) as opened:
@@ -173,7 +173,7 @@ def export(
                 raise failure(study)
             text = json.dumps(study.front[0].schedule.to_json(), indent=1) + "\n"
         else:
-            text = to_csv(study.history) if format_ is Format.csv else to_json(study.history)
+            text = (rows_to_csv if format_ is Format.csv else rows_to_json)(study.to_records())
         _write(text, output)
 
 

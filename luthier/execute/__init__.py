@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from luthier.execute.local import Local
 from luthier.lazy import lazy
+from luthier.train import Work, chunks, run
+from luthier.train.halt import guard
 
 if TYPE_CHECKING:
     from luthier.execute.group import Group
     from luthier.execute.ray import Ray
     from luthier.jobs import Job, Lost, Result
-    from luthier.train import Ask, Work
+    from luthier.train import Ask
 
-__all__ = ["Executor", "Group", "Local", "Ray"]
+__all__ = ["Executor", "Group", "Local", "Ray", "Work", "chunks", "guard", "run"]
 
 # an optional package that takes half a second to import, among others
 __getattr__ = lazy(__name__, {"Ray": "ray", "Group": "group"})

@@ -89,6 +89,10 @@ class Reinforce:
     Raises:
         MethodError: If a setting is out of range.
 
+    Examples:
+        >>> Reinforce(entropy_weight=0.05).entropy_weight
+        0.05
+
     References:
         Williams 1992; Zoph and Le 2017, sections 3.2 and 4.1; Pham et al. 2018, section 2.2.
     """

@@ -52,9 +52,10 @@ class Again:
         """
         number = job.number
         if lost.why == "process" and begins >= self._deaths:
-            times = f"ended its worker {begins} times, the last time" if begins > 1 else "ended its worker"
+            times = f"ended its worker {begins} times" if begins > 1 else "ended its worker"
+            last = _told(lost, ", the last time: " if begins > 1 else ": ")
             why = "Out of memory, a crash in compiled code and os._exit end a process so."
-            return Result(number, "failed", error=f"{times}: {lost.error}. {why}")
+            return Result(number, "failed", error=f"{times}{last}. {why}")
         if lost.why == "machine":
             self._waiting[number] = 0.0, job
         elif lost.why in ("storage", "file"):
@@ -62,7 +63,7 @@ class Again:
             self._trouble_since = now if self._trouble_since is None else self._trouble_since
             if now - self._trouble_since > (self._outage if lost.why == "storage" else min(MISSING, self._outage)):
                 raise StudyError(
-                    f"the state of a training cannot be kept or read: {lost.error}",
+                    f"the state of a training cannot be kept or read{_told(lost, ': ')}",
                     where=f"study {self._study!r}, job {number}",
                     remedy="No trial has failed by it. Mend the disk and run again: what is recorded stays.",
                 )
@@ -84,3 +85,9 @@ class Again:
         """Jobs under which processes have died, each to run alone in its worker, when there are no others."""
         numbers = sorted(self._suspects)[: max(0, room)]
         return [self._suspects.pop(number) for number in numbers]
+
+
+def _told(lost: Lost, before: str) -> str:
+    """What the executor says of it, after ``before``; nothing where it says nothing."""
+    said = lost.error.strip().removesuffix(".")
+    return before + said if said else ""

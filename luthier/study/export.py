@@ -7,6 +7,7 @@ import io
 import json
 import math
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +18,18 @@ from luthier.jobs import History
 from luthier.study.kept import kept_files, trial_files
 from luthier.study.succession import methods_said
 from luthier.text import cell, public_url
-from luthier.trials import notes_of, on_test, trials_of
+from luthier.trials import notes_of, on_test, status_of, trials_of
 
 if TYPE_CHECKING:
     from luthier.report import StudyInfo
     from luthier.study.ledger import Ledger
 
 
-def records(history: History) -> list[dict[str, Any]]:
+def records(history: History, waiting: Collection[int] = ()) -> list[dict[str, Any]]:
     """One dict a job, in order of number.
 
-    Keys: ``number``, ``trial`` (first job of its chain), ``parent``, ``status`` (``"running"`` while pending),
-    ``steps`` (its own), ``age`` (steps over the lineage), ``seconds``, ``error``, ``feasible`` where there are limits
+    Keys: ``number``, ``trial`` (first job of its chain), ``parent``, ``status`` (``"running"`` while pending,
+    ``"waiting"`` where nobody runs it: ``waiting`` has these jobs), ``steps`` (its own), ``age`` (steps over the lineage), ``seconds``, ``error``, ``feasible`` where there are limits
     (None of what is not judged); then ``config.<name>`` for each
     hyperparameter, ``final.<name>`` for each that an adapter moved, ``metrics.<name>``, and
     ``notes.<name>`` for what ``trial.note`` has kept.
@@ -50,7 +51,7 @@ def records(history: History) -> list[dict[str, Any]]:
             "number": job.number,
             "trial": trial_of[job.number],
             "parent": job.parent,
-            "status": "running" if result is None else result.status,
+            "status": status_of(history, job.number, waiting),
             "steps": int(history.steps[job.number]),
             "age": int(history.age[job.number]),
             "seconds": None if result is None else result.seconds,
@@ -75,21 +76,11 @@ def columns(rows: list[dict[str, Any]]) -> list[str]:
     return sorted(names, key=lambda name: order.get(name.partition(".")[0], 0) if "." in name else 0)
 
 
-def to_csv(history: History) -> str:
-    """One line a job under a header; empty where a job has no such value, lists as JSON.
+def rows_to_csv(rows: list[dict[str, Any]]) -> str:
+    """One line a row under a header of all keys; empty where a row has no such value, lists as JSON.
 
     A text that a spreadsheet would run as a formula has an apostrophe before it, which spreadsheets do not show.
     """
-    return rows_to_csv(records(history))
-
-
-def to_json(history: History) -> str:
-    """A list of objects, one a job; numbers that JSON does not have are the strings "nan", "inf" and "-inf"."""
-    return rows_to_json(records(history))
-
-
-def rows_to_csv(rows: list[dict[str, Any]]) -> str:
-    """Rows under a header of all their keys."""
     names = columns(rows) or ["number"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -100,7 +91,7 @@ def rows_to_csv(rows: list[dict[str, Any]]) -> str:
 
 
 def rows_to_json(rows: list[dict[str, Any]]) -> str:
-    """Rows as a list of objects."""
+    """A list of objects, one a row; numbers that JSON does not have are the strings "nan", "inf" and "-inf"."""
     return json.dumps(_plain(rows), indent=1) + "\n"
 
 
@@ -114,8 +105,8 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def to_pandas(history: History) -> Any:
-    """A ``pandas.DataFrame`` with one row a job.
+def to_pandas(rows: list[dict[str, Any]]) -> Any:
+    """A ``pandas.DataFrame`` of rows.
 
     Raises:
         StudyError: If pandas is not installed.
@@ -128,7 +119,6 @@ def to_pandas(history: History) -> Any:
             where="to_pandas",
             remedy="Install it (pip install pandas), or use to_records(), which needs nothing.",
         ) from error
-    rows = records(history)
     return pandas.DataFrame(rows, columns=columns(rows) or ["number"])  # pyright: ignore[reportArgumentType]
 
 

@@ -497,11 +497,12 @@ class Study:
 
     def to_records(self) -> list[dict[str, Any]]:
         """One dict a job: see :func:`luthier.study.export.records`."""
-        return export.records(self.history)
+        waiting = self._ledger.waiting()
+        return export.records(self._ledger.history, waiting)
 
     def to_pandas(self) -> Any:
         """A ``pandas.DataFrame``, one row a job."""
-        return export.to_pandas(self.history)
+        return export.to_pandas(self.to_records())
 
     def close(self) -> None:
         """Give back the jobs that were asked for and not told. Reading goes on to work."""

@@ -45,6 +45,10 @@ class Work:
         study: The study's name.
         files: The folder in which each trial has one for its own files; None where this machine has none.
         limits: Bounds of metrics.
+
+    Examples:
+        >>> Work(lambda config: config["x"] ** 2, Seeds(0)).key(Job(0, {"x": 1.0})) == Seeds(0).key(0, "train")
+        True
     """
 
     task: Task
@@ -80,6 +84,20 @@ def chunks(
     Functions and Trainables are trained one at a time. Of a TorchTask, jobs share a chunk when they can share a
     stack; order is kept inside a group, and groups come in the order of their first job. A job whose model cannot be
     made is left to fail alone.
+
+    Args:
+        work: The study's work, as :meth:`luthier.execute.Executor.start` was given it.
+        jobs: The jobs.
+        parents: The results of the jobs that these continue from, by number.
+        width: Jobs of a chunk at most.
+
+    Returns:
+        The chunks, each a list of jobs.
+
+    Examples:
+        >>> work = Work(lambda config: config["x"] ** 2, Seeds(0))
+        >>> [[job.number for job in chunk] for chunk in chunks(work, [Job(0, {"x": 1.0}), Job(1, {"x": 2.0})], {})]
+        [[0], [1]]
     """
     if not is_torch(work.task):
         return [[job] for job in jobs]
@@ -118,6 +136,11 @@ def run(
         under limits, a stack that runs out of memory is trained job by job. A job that
         was halted, or whose state the disk does not take or give, is lost: no result of the training.
         KeyboardInterrupt passes through.
+
+    Examples:
+        >>> work = Work(lambda config: config["x"] ** 2, Seeds(0))
+        >>> [(result.status, result.metrics) for result in run(work, [Job(0, {"x": 3.0})], {}, lambda reports: set())]
+        [('ok', {'loss': 9.0})]
     """
 
     def ask(events: Sequence[Report | Partial]) -> set[int]:

@@ -163,7 +163,14 @@ _LOCAL = threading.local()
 
 
 def guard() -> Guard:
-    """The guard of the thread that calls."""
+    """The guard of the thread that calls.
+
+    Examples:
+        >>> with guard().active() as own:
+        ...     own.give_back(after=60.0)
+        >>> own.due() is None
+        True
+    """
     if not hasattr(_LOCAL, "guard"):
         _LOCAL.guard = Guard()
     return _LOCAL.guard
