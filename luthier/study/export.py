@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 def records(history: History, waiting: Collection[int] = ()) -> list[dict[str, Any]]:
     """One dict a job, in order of number.
 
-    Keys: ``number``, ``trial`` (first job of its chain), ``parent``, ``status`` (``"running"`` while pending,
-    ``"waiting"`` where nobody runs it: ``waiting`` has these jobs), ``steps`` (its own), ``age`` (steps over the lineage), ``seconds``, ``error``, ``feasible`` where there are limits
-    (None of what is not judged); then ``config.<name>`` for each
-    hyperparameter, ``final.<name>`` for each that an adapter moved, ``metrics.<name>``, and
-    ``notes.<name>`` for what ``trial.note`` has kept.
+    Keys: ``number``, ``trial`` (first job of its chain), ``parent``, ``status`` (how it ended; ``"running"``, or
+    ``"waiting"`` of the jobs in ``waiting``, which nobody runs), ``steps`` (its own), ``age`` (steps over the lineage),
+    ``seconds``, ``error``, ``feasible`` where there are limits (None of what is not judged); then ``config.<name>`` for
+    each hyperparameter, ``final.<name>`` for each that an adapter moved, ``metrics.<name>``, and ``notes.<name>`` for
+    what ``trial.note`` has kept.
 
     Examples:
         >>> from luthier.jobs import Job, Result
