@@ -30,7 +30,7 @@ MOST_STACKED = 256
 
 @dataclass(frozen=True)
 class Work:
-    """Task and settings that a study gives its workers, the same for all its jobs.
+    """Task and settings that a study gives its workers, the same for all its jobs. The study makes it.
 
     Args:
         task: Task to train.
@@ -47,7 +47,10 @@ class Work:
         limits: Bounds of metrics.
 
     Examples:
-        >>> Work(lambda config: config["x"] ** 2, Seeds(0)).key(Job(0, {"x": 1.0})) == Seeds(0).key(0, "train")
+        >>> from luthier.space import Float, Space
+        >>> from luthier.task import as_task
+        >>> task = as_task(lambda config: config["x"] ** 2, Space(x=Float(0.0, 5.0)))
+        >>> Work(task, Seeds(0)).key(Job(0, {"x": 1.0})) == Seeds(0).key(0, "train")
         True
     """
 
@@ -95,7 +98,9 @@ def chunks(
         The chunks, each a list of jobs.
 
     Examples:
-        >>> work = Work(lambda config: config["x"] ** 2, Seeds(0))
+        >>> from luthier.space import Float, Space
+        >>> from luthier.task import as_task
+        >>> work = Work(as_task(lambda config: config["x"] ** 2, Space(x=Float(0.0, 5.0))), Seeds(0))
         >>> [[job.number for job in chunk] for chunk in chunks(work, [Job(0, {"x": 1.0}), Job(1, {"x": 2.0})], {})]
         [[0], [1]]
     """
@@ -138,7 +143,9 @@ def run(
         KeyboardInterrupt passes through.
 
     Examples:
-        >>> work = Work(lambda config: config["x"] ** 2, Seeds(0))
+        >>> from luthier.space import Float, Space
+        >>> from luthier.task import as_task
+        >>> work = Work(as_task(lambda config: config["x"] ** 2, Space(x=Float(0.0, 5.0))), Seeds(0))
         >>> [(result.status, result.metrics) for result in run(work, [Job(0, {"x": 3.0})], {}, lambda reports: set())]
         [('ok', {'loss': 9.0})]
     """
