@@ -88,6 +88,6 @@ class Again:
 
 
 def _told(lost: Lost, before: str) -> str:
-    """What the executor says of it, after ``before``; nothing where it says nothing."""
+    """Return what the executor says of it, after ``before``, or nothing where it says nothing."""
     said = lost.error.strip().removesuffix(".")
     return before + said if said else ""
