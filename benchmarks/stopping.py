@@ -1,11 +1,12 @@
-"""The stopping form of asha and hyperband on real learning curves: its decisions, its regret beside the promoting form's.
+"""The stopping form of asha and hyperband on real learning curves: its decisions, and its regret beside the other form.
 
     LUTHIER_BENCH=... python benchmarks/stopping.py        # writes benchmarks/results/stopping.json, prints the tables
 
-On each task of ``benchmarks/curves.py``, with the seeds for reporting, 60 trials are tuned twice: a function by
-the method's name, a Trainable by ``.stopping()`` (of a pool both by ``OfPool``), and both have to be asked for the same
-configurations and stopped at the same steps. Then each form spends 20 whole trainings, and the regrets of both are compared: mean over tasks and seeds,
-standard deviation over the seeds of the mean over tasks. The curves are those of ``curves.py``, where they are described.
+On each task of ``benchmarks/curves.py``, with the seeds for reporting, 60 trials are tuned twice: a function by the
+method's name, a Trainable by ``.stopping()`` (of a pool both by ``OfPool``), and both have to be asked for the same
+configurations and stopped at the same steps. Then each form spends 20 whole trainings, and the regrets of both are
+compared: mean over tasks and seeds, standard deviation over the seeds of the mean over tasks. The curves are described
+in ``curves.py``.
 """
 
 from __future__ import annotations
