@@ -339,3 +339,26 @@ def test_a_stack_under_a_limit_of_wall_time_is_no_wider_than_the_time_allows() -
     study = lt.tune(digits_task(), space=None, steps=60, seconds=5, progress=False)
     finished = [result for result in study.history.results if result and result.status == "ok"]
     assert study.best is not None and len(finished) >= 8, "256 at once would all have been pruned or have been late"
+
+
+class TwoMethods:
+    """A proposer with the methods of the protocol and nothing else."""
+
+    def bind(self, budget: lt.Budget) -> TwoMethods:
+        self.budget = budget
+        return self
+
+    def propose(self, history: lt.History, count: int, seeds: lt.Seeds) -> list[lt.Job]:
+        numbers = range(len(history), min(len(history) + count, self.budget.trials or 0))
+        return [lt.Job(n, history.space.sample(seeds.rng(n, "propose")), 1) for n in numbers]
+
+
+def test_a_proposer_needs_two_methods_and_nothing_else(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"space": lt.Space(x=lt.Float(0, 1)), "store": tmp_path / "s.db", "progress": False}
+    whole = lt.tune(lambda c: c["x"], TwoMethods(), trials=4, name="s", **given)
+    again = lt.tune(lambda c: c["x"], TwoMethods(), trials=4, name="s", **given)
+    assert [job.config for job in again.history.jobs] == [job.config for job in whole.history.jobs]
+    with pytest.raises(lt.LuthierError, match="stored 4, given 5"):
+        lt.tune(lambda c: c["x"], TwoMethods(), trials=5, name="s", **given)
+    median = lt.tune(lambda c: c["x"], lt.propose.Median(inner=TwoMethods()), trials=3, name="m", **given)
+    assert len(median.trials) == 3

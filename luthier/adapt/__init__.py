@@ -48,7 +48,7 @@ class Adapter(Protocol):
     never mix: stacking states, training and taking a row is the same as training it alone. ``params`` is always the
     network that one would evaluate.
 
-    Optional attributes, looked up by name:
+    Optional attributes (their defaults are in :mod:`luthier.optional`):
 
     - ``traceable = False``: the step branches on values, and is never traced.
     - ``shares_weights = True``: it trains all options of the model's choices in one network, a program of

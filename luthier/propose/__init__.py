@@ -63,13 +63,15 @@ def __dir__() -> list[str]:
 class Proposer(Protocol):
     """The interface of every proposer: a frozen dataclass of settings with two methods.
 
-    Optional methods, looked up by name:
+    Optional methods, None or absent where there is none (their defaults are in :mod:`luthier.optional`):
 
     - ``stop(history, number) -> bool``: end the running job ``number`` early, judging by its reports so far.
     - ``parents(history) -> set[int]``: the jobs that a later job may still continue from; the checkpoints of all
       others may be removed.
     - ``stopping() -> Proposer``: for a method that continues training runs, the form that only stops them early. It
       stands in for the method where the task is a function, which cannot be continued.
+    - ``size(space) -> int``: of a method that visits so many fixed points, each once.
+    - ``suggest(history) -> Config``: the evaluated configuration that its model believes best.
 
     Optional attributes:
 
@@ -79,12 +81,11 @@ class Proposer(Protocol):
       it sees its own alone. False where it learns from no results at all; without it ``tune(known=…)`` warns.
     - ``stops_early``: true where most trials end before their steps are spent, so that a budget of trials says little
       of the training that it costs.
-
-    Attributes:
-        extendable: A finished study may go on under a larger budget, and ends as if it had had that budget at first.
+    - ``repeats``: ``"late"`` where a configuration of a finite space may be begun again once all were tried,
+      ``"always"`` where it may be at any time.
+    - ``extendable``: true where a finished study may go on under a larger budget, and ends as if it had had that budget
+      at first.
     """
-
-    extendable: ClassVar[bool]
 
     def bind(self, budget: Budget) -> Self:
         """The proposer under a budget; called once, before the first proposal.

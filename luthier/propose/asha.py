@@ -7,6 +7,7 @@ from heapq import heappop, heappush, nsmallest
 from typing import Any, ClassVar
 
 from luthier.jobs import OK, Budget, Event, History, Job, Report
+from luthier.optional import optional
 from luthier.propose.inner import bind_inner, first_results, inner_tag, new_configurations
 from luthier.propose.lineages import check_rungs, end_of, progress, steps_to, usable
 from luthier.propose.stopping import Stopping
@@ -133,7 +134,7 @@ class ASHA:
     @property
     def learns_known(self) -> bool | None:
         """True if the inner proposer learns from results that were known before."""
-        return getattr(self.chooser, "learns_known", None)
+        return optional(self.chooser, "learns_known")
 
     def stopping(self) -> Stopping:
         """The same rungs for what cannot be continued: a function is stopped at its reports."""

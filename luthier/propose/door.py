@@ -15,6 +15,7 @@ import numpy as np
 
 from luthier.errors import ConfigError, MethodError
 from luthier.jobs import Event, History, Job
+from luthier.optional import optional
 from luthier.propose.sight import Sight
 from luthier.seeds import Seeds
 from luthier.space import Config, Space
@@ -46,7 +47,7 @@ def propose(proposer: Any, history: History, count: int, seeds: Seeds, sight: Si
     """
     jobs, first = _listed(proposer, (sight or proposer).propose(history, count, seeds), count), len(history)
     checked = [_checked(proposer, history, first, place, job) for place, job in enumerate(jobs)]
-    repeats = getattr(proposer, "repeats", "never")
+    repeats = optional(proposer, "repeats")
     space = history.space
     if repeats == "always" or (space.finite is None and space.constraint is None):
         return checked
@@ -160,7 +161,7 @@ def _checked(proposer: Any, history: History, first: int, place: int, job: Any) 
     if not isinstance(job.config, Mapping):
         remedy = "A configuration is a dict: {name: value}."
         raise MethodError(f"config must be a dict, got {job.config!r}", where=where, remedy=remedy)
-    if getattr(proposer, "repeats", "never") == "always":
+    if optional(proposer, "repeats") == "always":
         return job  # given from outside: an adapter may have moved its values beyond their bounds
     try:
         config = history.space.check_values(job.config)

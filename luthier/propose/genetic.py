@@ -124,12 +124,10 @@ class Genetic:
         return True if self.inherit == "none" and self.generations is None else None
 
     @property
-    def parents(self) -> Callable[[History], set[int]]:
-        """``parents(history)``: the jobs whose weights may still be inherited. Without inheritance there is no such
-        attribute, since the search can then tune what cannot be continued."""
-        if self.inherit == "none":
-            raise AttributeError("parents")
-        return self._inheritable
+    def parents(self) -> Callable[[History], set[int]] | None:
+        """``parents(history)``: the jobs whose weights may still be inherited. None without inheritance, since the
+        search can then tune what cannot be continued."""
+        return None if self.inherit == "none" else self._inheritable
 
     def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
         """The next individuals of the first generation that is not full; none while the one before it is running.

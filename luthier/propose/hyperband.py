@@ -12,6 +12,7 @@ from math import ceil
 from typing import Any, ClassVar
 
 from luthier.jobs import OK, Budget, Event, History, Job, Report
+from luthier.optional import optional
 from luthier.propose.inner import bind_inner, first_results, inner_tag, new_configurations
 from luthier.propose.lineages import check_rungs, end_of, progress, steps_to, usable
 from luthier.propose.stopping import Stopping
@@ -108,7 +109,7 @@ class Hyperband:
     @property
     def learns_known(self) -> bool | None:
         """True if the inner proposer learns from results that were known before."""
-        return getattr(self.chooser, "learns_known", None)
+        return optional(self.chooser, "learns_known")
 
     def stopping(self) -> Stopping:
         """The same brackets for what cannot be continued, without waiting: a function is stopped at its reports."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from luthier.errors import MethodError
 from luthier.jobs import Budget, Event, History, Job, Report
+from luthier.optional import optional
 from luthier.propose import door
 from luthier.seeds import Seeds
 
@@ -41,7 +42,7 @@ def bind_inner(inner: Any, budget: Budget, where: str, continues: bool = False) 
     if isinstance(inner, type) or not callable(getattr(inner, "propose", None)):
         remedy = f"Use one of {', '.join(PLACES)}, or an object such as Random()."
         raise MethodError(f"inner={inner!r} is no proposer", where=where, remedy=remedy)
-    if not continues and hasattr(inner, "parents"):
+    if not continues and optional(inner, "parents"):
         raise MethodError(
             f"inner={inner!r} continues trainings itself",
             where=where,
@@ -83,7 +84,7 @@ def new_configurations(inner: Any, seen: History, count: int, seeds: Seeds) -> l
 
 def learns_from_others(inner: Any) -> bool | None:
     """True if an inner proposer takes jobs that it did not choose, which the outer one compares its own with too."""
-    return True if getattr(inner, "learns_known", None) is not None and not hasattr(inner, "size") else None
+    return True if optional(inner, "learns_known") is not None and optional(inner, "size") is None else None
 
 
 def inner_tag(job: Job) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from math import inf, isfinite
 from typing import Any, ClassVar
 
 from luthier.jobs import DIVERGED, FAILED, OK, Budget, Event, History, Job, Report
+from luthier.optional import optional
 from luthier.propose.inner import bind_inner, learns_from_others
 from luthier.propose.lineages import check_number
 from luthier.seeds import Seeds
@@ -137,12 +138,12 @@ class Median:
     @property
     def extendable(self) -> bool:
         """True if the inner proposer is extendable."""
-        return bool(self.chooser is not None and self.chooser.extendable)
+        return optional(self.chooser, "extendable")
 
     @property
-    def parents(self) -> Callable[[History], set[int]]:
-        """``parents(history)`` of the inner proposer; absent if that one never continues a training run."""
-        return (self.inner if self.chooser is None else self.chooser).parents
+    def parents(self) -> Callable[[History], set[int]] | None:
+        """``parents(history)`` of the inner proposer; None if that one never continues a training run."""
+        return optional(self.inner if self.chooser is None else self.chooser, "parents")
 
     def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
         """Return the inner proposer's proposals."""

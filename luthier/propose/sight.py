@@ -13,6 +13,7 @@ from math import isfinite, nan
 from typing import Any
 
 from luthier.jobs import Budget, Foreign, History, Job, Note, Report, Result
+from luthier.optional import optional
 from luthier.seeds import Seeds
 from luthier.space import Config
 from luthier.trials import lineage, trials_of
@@ -90,7 +91,7 @@ class Sight:
         self.given, self._budget, self._place = proposer, budget, place
         jobs = [] if history is None else [event for event in history.log[:place] if isinstance(event, Job)]
         self.first, self.begun = len(jobs), sum(job.parent is None for job in jobs)
-        self._learns = bool(getattr(proposer.bind(budget), "learns_known", False))
+        self._learns = bool(optional(proposer.bind(budget), "learns_known"))
         self._shown, self.bound = 0, self._bind(0)
 
     def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils import _pytree as pytree
 
+from luthier.optional import optional
 from luthier.stack.trace import Eager, Traced, trace
 
 TRACED_STEPS = 1000  # of stacks of one shape, from which on a trace repays its making
@@ -80,7 +81,7 @@ def _made(program: Any, adapter: Any, state: Any, data: Data, position: int, ahe
 
 
 def _can_be_traced(program: Any, adapter: Any) -> bool:
-    traceable = getattr(adapter, "traceable", True) and getattr(program.optimizer, "traceable", True)
+    traceable = optional(adapter, "traceable") and getattr(program.optimizer, "traceable", True)
     return traceable and (not program.in_turn or program.task.compile)
 
 
@@ -169,7 +170,7 @@ def stack_width(program: Any, adapter: Any, state: Any, members: int) -> int:
         state: A stack of one.
         members: Number of members to train.
     """
-    if members == 1 or not getattr(adapter, "traceable", True):  # such members run in turn, in a stack too
+    if members == 1 or not optional(adapter, "traceable"):  # such members run in turn, in a stack too
         return 1
     if program.in_turn:
         return min(members, 1 if program.in_memory else TOGETHER)

@@ -14,6 +14,7 @@ from luthier.errors import MethodError, StudyError
 from luthier.execute import Executor, Local
 from luthier.jobs import FAILED, Budget
 from luthier.limits import check_limits
+from luthier.optional import optional
 from luthier.report.standings import Band, Run, Standing, bands, standings
 from luthier.space import Space
 from luthier.store import Store, open_store
@@ -163,7 +164,7 @@ def compare(
     studies: dict[tuple[str, int], Study] = {}
     for seed in chosen:  # seed by seed: an interrupted comparison has compared all methods on those that are done
         for label, method in entries.items():
-            early = getattr(method.proposer, "stops_early", False)
+            early = optional(method.proposer, "stops_early")
             studies[label, seed] = _tuned(
                 task,
                 method,

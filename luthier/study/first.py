@@ -8,6 +8,7 @@ from typing import Any
 
 from luthier.errors import LuthierError, MethodError, TaskError
 from luthier.execute import Local
+from luthier.optional import optional
 from luthier.seeds import Seeds
 from luthier.space import Config
 from luthier.task import FunctionTask, Task, TrainableTask
@@ -74,8 +75,8 @@ def how_it_runs(task: Task, adapter: Any, executor: Any, config: Config, members
         return ""
     from luthier.train.check import planned_run  # imports torch
 
-    task = task.on(getattr(executor, "device", None))
-    width = getattr(executor, "width", None)
+    task = task.on(optional(executor, "device"))
+    width = optional(executor, "width")
     members = members or 1
     return planned_run(task, adapter, config, min(members, width) if isinstance(width, int) else members, steps)
 
@@ -87,7 +88,7 @@ def _build(task: Any, adapter: Any, config: Config) -> Sequence[str]:
         return ()
     from luthier.train.check import try_step  # imports torch
 
-    if getattr(adapter, "shares_weights", False):
+    if optional(adapter, "shares_weights"):
         program = task.sharing().program(config)
         adapter.init(program, config, 0)
         return program.unread

@@ -10,6 +10,7 @@ from luthier.errors import MethodError, StudyError
 from luthier.execute import Local
 from luthier.jobs import Budget, History, Result
 from luthier.limits import Bounds, described
+from luthier.optional import optional
 from luthier.study.methods import Resolved
 from luthier.task import Task, is_torch, level, require_level
 
@@ -24,7 +25,7 @@ def check_fit(
 ) -> None:
     """Refuse what cannot work before anything is trained."""
     endless = budget.trials is None and budget.seconds is None and budget.total is None
-    if endless and not hasattr(method.proposer, "size") and task.space.listed is None:
+    if endless and not optional(method.proposer, "size") and task.space.listed is None:
         raise MethodError(
             f"{method.proposer!r} has no end: trials=None and seconds=None",
             where="trials",
@@ -45,7 +46,7 @@ def check_fit(
         )
     if method.adapter is not None:
         require_level(task, "torch", f"{method.adapter!r} moves hyperparameters during a training")
-    if hasattr(method.proposer, "parents"):
+    if optional(method.proposer, "parents"):
         require_level(task, "trainable", f"{method.proposer!r} continues trainings")
         if checkpoints is False:
             raise MethodError(

@@ -8,6 +8,7 @@ from typing import Any
 
 from luthier.errors import MethodError
 from luthier.jobs import Event, History, Note, Result
+from luthier.optional import optional
 from luthier.task.call import describe, short
 
 METHODS = ("started", "events", "finished")
@@ -83,7 +84,7 @@ class Unjudged:
     """
 
     def __init__(self, proposer: Any) -> None:
-        self._stops = getattr(proposer, "stop", None) is not None
+        self._stops = optional(proposer, "stop") is not None
         self._said = False
 
     def events(self, history: History, new: Sequence[Event]) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from luthier.errors import LuthierError, StudyError
 from luthier.jobs import FAILED, History
+from luthier.optional import optional
 from luthier.space import Config, Space
 from luthier.study.ledger import Ledger
 from luthier.study.starting import text
@@ -76,7 +77,7 @@ def tell_known(ledger: Ledger, given: Results, outside: Sequence[str]) -> None:
         fresh = [one for one in given if (text(one[0]), text(one[1])) not in have]
         if fresh:
             ledger.know(fresh)
-    if given and getattr(ledger.proposer, "learns_known", None) is None:
+    if given and optional(ledger.proposer, "learns_known") is None:
         warnings.warn(
             f"study {ledger.name!r}: {type(ledger.proposer).__name__} keeps the {len(given)} known results and learns "
             "nothing from them: methods with a model do, such as gp, tpe, freeze_thaw, gflownet and cmaes",

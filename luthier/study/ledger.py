@@ -15,6 +15,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from luthier.errors import StudyError
 from luthier.jobs import ENQUEUED, Budget, History, Job, Note, Report, Result
+from luthier.optional import optional
 from luthier.propose import door
 from luthier.propose.sight import Sight
 from luthier.seeds import Seeds
@@ -73,7 +74,7 @@ def open_ledger(
     try:
         kept_as = _lay_aside(opened, name) if fresh else ""
         stored = opened.create(name, given)
-        lines = study_settings.differences(stored, given, bound.extendable)
+        lines = study_settings.differences(stored, given, optional(bound, "extendable"))
         study_settings.refuse(name, public_url(opened.url), lines)
         ledger = Ledger(opened, name, stored, history, method.proposer, Seeds(seed), budget)
         ledger.kept_as = kept_as
@@ -161,8 +162,8 @@ class Ledger:
         if proposer is not None:
             self.sight = Sight(proposer, self.budget, history, last.place) if last else Sight(proposer, self.budget)
         self._taken_on = len(history.methods)
-        can = self.sight is not None and hasattr(self.proposer, "parents")
-        self._tidying = Tidying(self._study, history, self.sight.parents if self.sight and can else None)
+        continues = self.sight if optional(self.proposer, "parents") else None
+        self._tidying = Tidying(self._study, history, continues and continues.parents)
 
     @property
     def proposer(self) -> Any:
@@ -229,7 +230,7 @@ class Ledger:
         for report in reports:
             if report.number in self.mine:
                 self._reports.append(report)
-        if self.sight is None or not hasattr(self.proposer, "stop"):
+        if self.sight is None or not optional(self.proposer, "stop"):
             if time.monotonic() >= self._next_flush:
                 self.flush()
             return set(self._told)

@@ -16,6 +16,7 @@ import numpy as np
 from luthier.errors import CheckpointError, StudyError
 from luthier.execute import Executor
 from luthier.jobs import DIVERGED, FAILED, PRUNED, Budget, History, Job, Lost, Partial, Report, Result
+from luthier.optional import optional
 from luthier.store.summary import SUSPECT
 from luthier.study.again import DEATHS, Again
 from luthier.study.fit import check_limited
@@ -71,7 +72,7 @@ class Loop:
         self.shown = choose(progress, ledger.name)
         self.loud = progress is not False
         self.interrupts = Interrupts()
-        self.again = Again(ledger.name, getattr(executor, "deaths", None) or DEATHS, ledger.store.outage)
+        self.again = Again(ledger.name, optional(executor, "deaths") or DEATHS, ledger.store.outage)
         self.followers = followers or Followers([], ledger.history)
         self.ended = ended  # whether one of the user's conditions to stop is met
         self.eager = eager  # nobody may want to say something between a result and the next proposal
@@ -193,7 +194,7 @@ class Loop:
         driver is ended for many reasons, and a study that goes on has to give what it would have given.
         """
         begins = self.ledger.attempts.get(job.number, 1)
-        if begins <= (SUSPECT if getattr(self.executor, "here", False) else 1):
+        if begins <= (SUSPECT if optional(self.executor, "here") else 1):
             return False
         self.again.suspect(job)
         return True
@@ -343,7 +344,7 @@ class Loop:
         keep_first = contextlib.nullcontext() if done else contextlib.suppress(Exception)
         with keep_first:  # an error on the way out must not hide the one that led here
             try:
-                if self.running and hasattr(self.executor, "give_back"):
+                if self.running and optional(self.executor, "give_back"):
                     self.record([one for one in self.executor.give_back(GIVE_BACK) if isinstance(one, Result)])
                 self.executor.close(wait=done)
             finally:
@@ -426,10 +427,10 @@ def expected(ledger: Ledger, trials: int | None) -> int | None:
     """Return the number of jobs that the study will have, where that is known."""
     sight, proposer, listed = ledger.sight, ledger.proposer, ledger.history.space.listed
     earlier, begun = (0, 0) if sight is None else (sight.first, sight.begun)
-    own = proposer.jobs if hasattr(proposer, "jobs") else None
-    if own is None and not hasattr(proposer, "parents"):
+    own = optional(proposer, "jobs")
+    if own is None and not optional(proposer, "parents"):
         own = trials - begun if trials is not None else None if listed is None else len(listed)
-        if hasattr(proposer, "size"):
+        if optional(proposer, "size"):
             size = proposer.size(ledger.history.space)
             own = size if own is None else min(own, size)
     return None if own is None else earlier + own

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from luthier.errors import MethodError
+from luthier.optional import optional
 from luthier.propose.inner import PLACES
 from luthier.task import Task, level
 
@@ -319,7 +320,7 @@ def resolve(method: Any = "random", options: Mapping[str, Any] | None = None, ob
 
 def for_task(method: Resolved, task: Task) -> Resolved:
     """The form of a method that a task allows: where trainings cannot be continued, one that only stops them early."""
-    if level(task) == "function" and hasattr(method.proposer, "stopping"):
+    if level(task) == "function" and optional(method.proposer, "stopping"):
         return method._replace(proposer=method.proposer.stopping())
     return method
 
@@ -329,7 +330,7 @@ def _starter(adapter: Any) -> Any:
 
     It may name ``"derive"``, a method of the table, or its own as ``"module:class"``.
     """
-    named = getattr(adapter, "proposer", "random")
+    named = optional(adapter, "proposer")
     path = "luthier.propose.derive:Derive" if named == "derive" else METHODS[named].path if named in METHODS else named
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)()

@@ -8,6 +8,7 @@ from typing import Any
 
 from luthier.errors import ConfigError, MethodError, StudyError
 from luthier.jobs import ENQUEUED, History
+from luthier.optional import optional
 from luthier.seeds import Seeds
 from luthier.space import Config, Space
 from luthier.study.ledger import Ledger
@@ -74,7 +75,7 @@ def refuse_fixed(proposer: Any, config: Any, where: str) -> None:
     Raises:
         MethodError: If it does.
     """
-    if hasattr(proposer, "size"):
+    if optional(proposer, "size"):
         raise MethodError(
             f"{proposer!r} visits fixed points, and {config!r} would replace one of them",
             where=where,

@@ -14,6 +14,7 @@ from luthier.checks import checked, whole
 from luthier.errors import CheckpointError, MethodError, StudyError
 from luthier.jobs import Budget, History, Job, Report, Result, Status
 from luthier.limits import check_limits
+from luthier.optional import optional
 from luthier.seeds import Seeds
 from luthier.space import Config, Space
 from luthier.space.values import copied_config
@@ -374,7 +375,7 @@ class Study:
             MethodError: If the method has no model, or no result yet.
         """
         proposer = self._ledger.proposer
-        if not hasattr(proposer, "suggest"):
+        if not optional(proposer, "suggest"):
             what = f"{type(proposer).__name__} has no model of the results"
             raise MethodError(
                 what, where=f"study {self.name!r}", remedy="Use study.best, or a method with a model: gp."

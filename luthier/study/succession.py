@@ -8,6 +8,7 @@ from typing import Any
 
 from luthier.errors import StudyError
 from luthier.jobs import History, Succession
+from luthier.optional import optional
 from luthier.study.settings import label
 
 
@@ -55,7 +56,7 @@ def say_succession(name: str, change: Succession, proposer: Any) -> None:
     how = f"from {label(change.before)}"
     if label(change.before) == label(change.now):
         how = f"under other settings ({differing(change.before, change.now)})"
-    learns = getattr(proposer, "learns_known", None) is not None
+    learns = optional(proposer, "learns_known") is not None
     what = f"{'with the results of' if learns else 'and learns nothing from'} its {change.first} jobs"
     warnings.warn(
         f"study {name!r}: {label(change.now)} goes on {how}, {what}: another name= begins anew, on_change='error' "

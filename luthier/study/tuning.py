@@ -15,6 +15,7 @@ from luthier.execute import Executor, Local
 from luthier.jobs import Budget, History
 from luthier.limits import check_limits
 from luthier.machine import environment
+from luthier.optional import optional
 from luthier.propose import Replay
 from luthier.schedule import as_schedule
 from luthier.space import Config, Space
@@ -204,7 +205,7 @@ def _work(
     trial_seconds: float | None,
 ) -> Work:
     """The work of the study's workers, with a place for states unless a function is not to keep any."""
-    save = checkpoints if checkpoints is not None else is_torch(task) or hasattr(ledger.proposer, "parents")
+    save = checkpoints if checkpoints is not None else is_torch(task) or bool(optional(ledger.proposer, "parents"))
     keep = ledger.checkpoints if save or not isinstance(task, FunctionTask) else None
     limits = ledger.history.limits
     work = Work(task, ledger.seeds, adapter, keep, goals, save, trial_seconds=trial_seconds, limits=limits)

@@ -20,6 +20,7 @@ from luthier.errors import LuthierError
 from luthier.jobs import Job, Partial, Report, Result
 from luthier.losses import cross_entropy
 from luthier.metrics import accuracy
+from luthier.optional import optional
 from luthier.seeds import Seeds
 from luthier.space import Config, Float, Space
 from luthier.stack.run import make_runner
@@ -179,7 +180,7 @@ class AdapterContract:
             return adapter.step(program, state, batches, valid)
 
         before = pytree.tree_map(torch.clone, state)
-        if not getattr(adapter, "traceable", True):  # its step branches on values: it must never be traced
+        if not optional(adapter, "traceable"):  # its step branches on values: it must never be traced
             runner = make_runner(program, adapter, state, _First(data), 0, 10_000)
             assert isinstance(runner, Eager)
             for batches, valid in data:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 from unittest import SkipTest
 
 from luthier.jobs import OK, PRUNED, Budget, History, Job, Result
+from luthier.optional import optional
 from luthier.propose import Proposer, Random
 from luthier.seeds import Seeds
 from luthier.space import Config, Space
@@ -243,7 +244,7 @@ class _Watched:
         return jobs
 
     def stop(self, history: History, number: int) -> bool:
-        ask = getattr(self.inner, "stop", None)
+        ask = optional(self.inner, "stop")
         return ask is not None and ask(history, number)
 
 

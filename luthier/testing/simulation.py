@@ -9,6 +9,7 @@ from typing import Any
 
 from luthier.jobs import Budget, Event, History, Job, Report, Result, Status
 from luthier.limits import Bounds
+from luthier.optional import optional
 from luthier.propose import Proposer, door
 from luthier.seeds import Seeds
 from luthier.space import Config, Space
@@ -92,7 +93,7 @@ def simulate(
             return history
         now, worker, jobs = heapq.heappop(running)
         for job in jobs:
-            trainer.run(job, getattr(bound, "stop", None))
+            trainer.run(job, optional(bound, "stop"))
         idle = sorted([*idle, worker])
 
 

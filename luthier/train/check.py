@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from luthier.adapt.plain import Plain
+from luthier.optional import optional
 from luthier.space import Config
 from luthier.stack.run import planned
 
@@ -39,8 +40,8 @@ def try_step(task: Any, config: Config) -> Sequence[str]:
 def planned_run(task: Any, adapter: Any, config: Config, members: int, steps: int | None) -> str:
     """Describe in one line how so many trainings run; see :func:`luthier.stack.run.planned`."""
     adapter = adapter or Plain()
-    if hasattr(adapter, "phase"):
+    if optional(adapter, "phase"):
         adapter = adapter.phase({})
-    task = task.sharing() if getattr(adapter, "shares_weights", False) else task
+    task = task.sharing() if optional(adapter, "shares_weights") else task
     program = task.program(config)
     return planned(program, adapter, program.init(config, 0), members, steps)

@@ -8,6 +8,7 @@ from torch import nn
 
 from luthier.errors import CheckpointError, MethodError
 from luthier.jobs import Job, Result
+from luthier.optional import optional
 from luthier.train.best import at_best, without_best
 from luthier.train.members import on_device, rows_of
 from luthier.train.stack import trainer
@@ -49,7 +50,7 @@ def load_response(work: Work, job: Job, result: Result) -> Any:
     Raises:
         MethodError: If it learns nothing of the kind.
     """
-    if not callable(getattr(work.adapter, "response", None)):
+    if not callable(optional(work.adapter, "response")):
         raise MethodError(
             f"{work.adapter or 'plain training'} does not learn how the weights respond",
             where=f"job {job.number}",

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map
 
 from luthier.adapt.plain import Plain
 from luthier.jobs import Job, Lost, Report, Result, Status
+from luthier.optional import optional
 from luthier.stack.mapped import TURN
 from luthier.stack.run import make_runner, stack_width
 from luthier.stack.trace import Eager
@@ -49,9 +50,9 @@ def trainer(work: Work, job: Job) -> tuple[TorchTask, Any]:
     assert isinstance(work.task, TorchTask)
     task = work.task.on(work.device)
     adapter: Any = work.adapter or Plain()
-    if hasattr(adapter, "phase"):
+    if optional(adapter, "phase"):
         adapter = adapter.phase(job.tag)
-    return (task.sharing() if getattr(adapter, "shares_weights", False) else task), adapter
+    return (task.sharing() if optional(adapter, "shares_weights") else task), adapter
 
 
 def run_stack(

@@ -166,7 +166,7 @@ def test_inherited_weights_go_on_for_the_whole_budget_under_their_own_static_val
 
 
 def test_only_inheritance_needs_tasks_that_can_be_continued() -> None:
-    assert not hasattr(Genetic(), "parents") and hasattr(Genetic(inherit="best"), "parents")
+    assert Genetic().parents is None and Genetic(inherit="best").parents
     study = lt.tune(value, Genetic(population=5), space=SPACE, trials=10, progress=False)
     assert len(study.trials) == 10
     with pytest.raises(MethodError, match="continues trainings"):

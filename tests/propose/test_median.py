@@ -201,11 +201,11 @@ def test_functions_are_pruned_through_their_reports() -> None:
 
 
 def test_other_proposers_choose_and_their_own_weights_are_kept() -> None:
-    assert Median().bind(Budget(trials=3)).extendable and not hasattr(Median(inner="genetic"), "parents")
+    assert Median().bind(Budget(trials=3)).extendable and Median(inner="genetic").parents is None
     inner = PBT(rounds=3)
-    assert hasattr(Median(inner=inner), "parents")
+    assert Median(inner=inner).parents is not None
     bound = Median(inner=inner).bind(Budget(trials=4, steps=9))
-    assert hasattr(bound, "parents") and not bound.extendable
+    assert bound.parents is not None and not bound.extendable
     method = Median(inner=Genetic(population=8))
     history = simulate(method, decay, RATE, Budget(trials=40, steps=9), stateful=True, report_every=1)
     assert [job.tag["generation"] for job in history.jobs] == [n // 8 for n in range(40)]

@@ -11,6 +11,7 @@ from luthier.interop.optuna.library import optuna
 from luthier.interop.optuna.parameters import Distribution
 from luthier.interop.optuna.timeline import result_of, starts_and_ends
 from luthier.jobs import Budget, History, Job
+from luthier.optional import optional
 from luthier.propose import door
 from luthier.seeds import Seeds
 from luthier.space import Choice, Config, Domain, Float, Int, Space
@@ -47,7 +48,7 @@ class OptunaSampler(optuna.samplers.BaseSampler):
 
     def __init__(self, proposer: Any, *, seed: int = 0, trials: int | None = None) -> None:
         resolved = resolve(proposer)
-        if resolved.adapter is not None or hasattr(resolved.proposer, "parents"):
+        if resolved.adapter is not None or optional(resolved.proposer, "parents"):
             raise MethodError(
                 f"{proposer!r} changes trainings while they run, or continues them",
                 where="OptunaSampler",
