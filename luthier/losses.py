@@ -6,6 +6,7 @@ vmap; one that vmap cannot run (it calls ``item()`` or NumPy) runs for one membe
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import math
@@ -190,12 +191,24 @@ def binary_cross_entropy(output: Tensor, target: Tensor) -> Tensor:
 
 
 # torch's losses with a stacked form: its settings that the form takes; with any other the loss runs by vmap.
+def _of_one_shape(form: Stacked) -> Stacked:
+    """The form for torch's function, which would spread (batch,) and (batch, 1) to (batch, batch)."""
+
+    @functools.wraps(form)
+    def checked(outputs: Tensor, targets: Tensor, **settings: Any) -> Tensor:
+        if targets.shape[1:] != outputs.shape[1:]:
+            raise _shapes_error(outputs, targets, "torch would broadcast one over the other: give both one shape.")
+        return form(outputs, targets, **settings)
+
+    return checked
+
+
 TORCH: dict[Any, tuple[Stacked, tuple[str, ...]]] = {
     F.cross_entropy: (_torch_cross_entropy, ("label_smoothing",)),
-    F.mse_loss: (_mean_squared_error, ()),
-    F.l1_loss: (_mean_absolute_error, ()),
-    F.huber_loss: (_huber, ("delta",)),
-    F.smooth_l1_loss: (_smooth_l1, ("beta",)),
+    F.mse_loss: (_of_one_shape(_mean_squared_error), ()),
+    F.l1_loss: (_of_one_shape(_mean_absolute_error), ()),
+    F.huber_loss: (_of_one_shape(_huber), ("delta",)),
+    F.smooth_l1_loss: (_of_one_shape(_smooth_l1), ("beta",)),
     F.binary_cross_entropy: (_binary_cross_entropy, ()),
     F.binary_cross_entropy_with_logits: (_binary_cross_entropy_with_logits, ()),
 }
@@ -281,8 +294,9 @@ class StackedLoss:
         reads_hyper: True if the function takes hyperparameters.
     """
 
-    def __init__(self, loss: Callable[..., Any]) -> None:
-        self._loss = loss
+    def __init__(self, loss: Callable[..., Any], what: str = "loss") -> None:
+        self._loss, self._what = loss, what
+        self._measured: Any = copy.deepcopy(loss).eval() if isinstance(loss, nn.Module) else loss
         self._form = _written(loss)
         self.by_rows = self._form is not None or isinstance(loss, Mean)
         self.name = getattr(loss, "__name__", type(loss).__name__)
@@ -353,10 +367,9 @@ class StackedLoss:
             row = pytree.tree_map_only(Tensor, lambda tensor: tensor[i].contiguous(), outputs)
             knobs = {name: value[i] for name, value in extra.items()}
             if not own:
-                return self._one(row, targets, knobs)
+                return self._one(row, targets, knobs, self._measured)
             given = (row, targets, knobs) if self.reads_hyper else (row, targets)
-            loss: Any = self._loss
-            return functional_call(loss, {name: tensor[i].clone() for name, tensor in own.items()}, given)
+            return functional_call(self._measured, {name: tensor[i].clone() for name, tensor in own.items()}, given)
 
         return torch.stack([one(i) for i in range(members)])
 
@@ -367,8 +380,9 @@ class StackedLoss:
             return rows
         return float(_counted(targets.unsqueeze(0)))
 
-    def _one(self, output: Any, target: Any, hyper: dict[str, Tensor]) -> Tensor:
-        value: Any = self._loss(output, target, hyper) if self.reads_hyper else self._loss(output, target)
+    def _one(self, output: Any, target: Any, hyper: dict[str, Tensor], function: Any = None) -> Tensor:
+        function = self._loss if function is None else function
+        value: Any = function(output, target, hyper) if self.reads_hyper else function(output, target)
         if not isinstance(value, Tensor) and (isinstance(value, int | float) or hasattr(value, "item")):
             if not (isinstance(output, Tensor) and output.requires_grad):  # a metric computed outside torch
                 value = torch.as_tensor(float(value), dtype=torch.float64)
@@ -377,7 +391,7 @@ class StackedLoss:
             shape = f" for an output of shape {tuple(output.shape)}" if isinstance(output, Tensor) else ""
             raise TaskError(
                 f"it returned {found}{shape}",
-                where=f"loss {self.name}(output, target)",
+                where=f"{self._what} {self.name}(output, target)",
                 remedy="Return a scalar tensor: end with .mean(), and do not use .item().",
             )
         return value
@@ -389,12 +403,13 @@ class StackedLoss:
         )
 
 
-def stacked_loss(loss: Callable[..., Any]) -> StackedLoss:
+def stacked_loss(loss: Callable[..., Any], what: str = "loss") -> StackedLoss:
     """Turn a loss or metric of one member into one for a stack.
 
     Args:
         loss: ``loss(output, target)`` or ``loss(output, target, hyper)``: one of this module, one of torch's, or any
             function or module that returns a scalar.
+        what: What errors call it.
 
     Raises:
         TaskError: If it cannot be called with an output and a target.
@@ -403,7 +418,7 @@ def stacked_loss(loss: Callable[..., Any]) -> StackedLoss:
         >>> stacked_loss(mean_squared_error)(torch.ones(3, 4, 1), torch.zeros(4))
         tensor([1., 1., 1.])
     """
-    return StackedLoss(loss)
+    return StackedLoss(loss, what)
 
 
 def _takes_hyper(loss: Any, name: str) -> bool:

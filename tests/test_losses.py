@@ -310,6 +310,8 @@ def test_what_cannot_be_called_with_output_and_target_is_refused(loss: Any) -> N
         (losses.cross_entropy, (2, 6), (6,)),
         (losses.mean_squared_error, (2, 6, 3), (6,)),
         (F.mse_loss, (2, 6, 3), (6, 2)),
+        (F.mse_loss, (2, 6, 1), (6,)),  # which torch would spread to (6, 6)
+        (nn.SmoothL1Loss(), (2, 6), (6, 1)),
         (losses.binary_cross_entropy, (2, 6, 2), (6,)),
         (metrics.accuracy, (2, 6, 3), (6, 2)),
         (losses.cross_entropy, (2, 6, 3), (5,)),

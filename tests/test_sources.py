@@ -183,8 +183,23 @@ def test_data_may_depend_on_the_configuration() -> None:
     study = lt.tune(given, trials=12, epochs=2, seed=0, progress=False)
     assert {trial.steps for trial in study.trials} == {2 * 96 // 16, 2 * 96 // 32}
     assert len(built) <= 4 + 1
-    static = {name for name, _ in given.static({"lr": 0.1, "batch_size": 16, "doubled": True})}
-    assert static == {"doubled", "batch_size"}
+    for doubled in (True, False):  # the first time that data are asked for, too
+        static = {name for name, _ in given.static({"lr": 0.1, "batch_size": 16, "doubled": doubled})}
+        assert static == {"doubled", "batch_size"}
+    fresh = task(data, space=space)
+    assert {name for name, _ in fresh.static({"lr": 0.1, "batch_size": 16, "doubled": True})} == static
+
+
+def test_a_last_row_is_never_measured_alone() -> None:
+    """Batch norm that normalises by its batch takes no single row: 1,001 rows are measured in even parts."""
+
+    def normed(config: dict[str, Any]) -> nn.Module:
+        return nn.Sequential(nn.Linear(64, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 10))
+
+    rows = [i % 96 for i in range(1001)]
+    data = lt.Splits(DIGITS.train, lt.Split(DIGITS.train.inputs[rows], DIGITS.train.targets[rows]))
+    study = lt.tune(task(data, model=normed), trials=2, steps=2, seed=0, progress=False)
+    assert [trial.status for trial in study.trials] == ["ok", "ok"]
 
 
 def test_nests_arrays_and_pairs_are_tensors_in_memory() -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from networks import digits_task
 from torch import nn
+from torch.nn import functional as F
 
 import luthier as lt
-from luthier.errors import TaskError
+from luthier.errors import LuthierError, TaskError
 
 SPACE = lt.Space(lr=lt.Float(0.01, 0.5, log=True))
 
@@ -128,12 +131,71 @@ def test_a_task_that_cannot_be_meant_is_refused(given: dict[str, Any], value: st
     [
         ({"space": lt.Space(momentum=lt.Float(0, 0.9))}, "there is no learning rate"),
         ({"model": lambda config: "a network"}, "model(config) returned str"),
+        (
+            {"model": lambda config: nn.Sequential(nn.Flatten(), nn.Linear(64, 10).double())},
+            "model, 1.weight: its weights are float64",
+        ),
     ],
 )
 def test_what_only_the_first_configuration_shows_is_a_named_error(given: dict[str, Any], text: str) -> None:
     task = lt.TorchTask(**settings(**given))
     with pytest.raises(TaskError, match=text.replace("(", r"\(").replace(")", r"\)")):
         task.program({name: 0.1 for name in task.space})
+
+
+def test_a_model_is_made_under_its_own_seed_whoever_draws_its_weights() -> None:
+    """Weights by NumPy and by ``random`` come again, differ between members, and leave the caller's draws alone."""
+
+    def model(config: dict[str, Any]) -> nn.Module:
+        linear = nn.Linear(64, 10)
+        linear.weight.data = torch.from_numpy(np.random.randn(10, 64).astype("float32") * random.random())
+        return nn.Sequential(nn.Flatten(), linear)
+
+    random.seed(3), np.random.seed(3)
+    states = random.getstate(), np.random.get_state()[1].tolist()
+    found = [
+        [trial.metrics["loss"] for trial in lt.tune(lt.TorchTask(**settings(model=model)), **how).trials]
+        for how in [{"trials": 3, "steps": 2, "progress": False, "executor": lt.execute.Local(width=w)} for w in (1, 8)]
+    ]
+    assert found[0] == found[1] and len(set(found[0])) == 3
+    assert states == (random.getstate(), np.random.get_state()[1].tolist())
+
+
+def test_a_loss_module_is_measured_in_evaluation_mode() -> None:
+    """It moves its buffer in training alone, as the network's own; beside a plain loop over whole minibatches."""
+
+    class Centred(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("centre", torch.zeros(10))
+
+        def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            if self.training:
+                self.centre = 0.9 * self.centre + 0.1 * output.detach().mean(0)
+            return F.cross_entropy(output - self.centre, target)
+
+    data = lt.data.digits()
+    train = data.train.subset(96)
+
+    def model(config: dict[str, Any]) -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+    given = settings(model=model, loss=Centred(), data=lt.Splits(train, data.valid), batch_size=96)
+    (trial,) = lt.tune(lt.TorchTask(**given), trials=1, steps=6, progress=False).trials
+    net, loss = model({}), Centred()
+    optimizer = torch.optim.SGD(net.parameters(), lr=trial.config["lr"])
+    for _ in range(6):
+        optimizer.zero_grad()
+        loss(net(train.inputs), train.targets).backward()
+        optimizer.step()
+    assert trial.metrics["loss"] == pytest.approx(loss.eval()(net(data.valid.inputs), data.valid.targets).item(), 1e-5)
+
+
+def test_a_metric_that_is_no_number_is_named() -> None:
+    task = lt.TorchTask(**settings(metrics={"by class": lambda output, target: output.mean(0)}))
+    with pytest.raises(LuthierError, match=r"metric 'by class', <lambda>.*it returned a tensor of shape"):
+        lt.tune(task, trials=2, steps=1, progress=False)
 
 
 def test_another_device_gets_a_task_of_its_own() -> None:

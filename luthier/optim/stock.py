@@ -418,7 +418,8 @@ class Stock:
 
     def _learn(self, start: Tensors, gradients: list[Tensors], settings: dict[Key, Any]) -> None:
         """The kinds of slots, and the settings that the optimizer changes, from two steps of one member."""
-        before = dict(_numbers(self._groups))
+        before, kept = dict(_numbers(self._groups)), _attributes(self._optimizer)
+        drawn = torch.get_rng_state()
         leaves = {name: p[0].clone() for name, p in start.items()}
         groups = self._grouped(leaves)
         try:
@@ -429,11 +430,13 @@ class Stock:
                     optimizer.step()
                 slots, after = optimizer.state, optimizer.param_groups
         except Exception as error:
+            self._check_kept(kept, [key for key in self._optimizer.state if not isinstance(key, Tensor)], drawn)
             raise TaskError(
                 f"{type(self._optimizer).__name__} cannot make a step: {type(error).__name__}: {error}",
                 where=WHERE,
                 remedy="luthier sets p.grad and calls optimizer.step(), as a plain loop does.",
             ) from error
+        self._check_kept(kept, [key for key in slots if not isinstance(key, Tensor)], drawn)
         self.starts_empty = any(isinstance(v, Tensor) for leaf in leaves.values() for v in slots.get(leaf, {}).values())
         for leaf in leaves.values():
             for slot, value in slots.get(leaf, {}).items():
@@ -454,6 +457,31 @@ class Stock:
             for group, setting in (key for key in numbers if key not in self._bound and key not in self._own):
                 kind = type(_raw(parts[group][1], setting))
                 self._evolving[group, setting] = kind if kind is int else float
+
+    def _check_kept(self, kept: dict[str, Any], strange: list[Any], drawn: Tensor) -> None:
+        """Refuse a step that is no function of weights, gradients, settings and the parameters' own state.
+
+        One instance steps all members, and a resumed training begins with another one.
+        """
+        drew = not torch.equal(drawn, torch.get_rng_state())
+        torch.set_rng_state(drawn)
+        there = _attributes(self._optimizer)
+        moved = [name for name in there if name not in kept or not _equal(kept[name], there[name])]
+        what = f"in its attribute {moved[0]!r}" if moved else f"in its state, under {strange[0]!r}" if strange else ""
+        title = type(self._optimizer).__name__
+        if what:
+            raise TaskError(
+                f"{title} keeps something of its own from step to step, {what}",
+                where=WHERE,
+                remedy="Keep it in the state of a parameter, or as a number in the parameter group: what is anywhere "
+                "else members would share, and no resumed training would have.",
+            )
+        if drew:
+            raise TaskError(
+                f"{title} draws random numbers in its step, which would not come again in a stack or after a resume",
+                where=WHERE,
+                remedy="Draw in the loss or in forward, whose draws luthier keys by member and step.",
+            )
 
 
 def refuse_closures(optimizer: torch.optim.Optimizer) -> None:
@@ -476,6 +504,23 @@ def _stacked(rows: list[dict[str, Any]]) -> dict[str, Any]:
         like = {name: next(tree[name] for tree in trees if name in tree) for name in names}
         found[slot] = {n: torch.stack([t.get(n, torch.zeros_like(like[n])) for t in trees]) for n in names}
     return found
+
+
+def _attributes(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Copies of the numbers and tensors that an optimizer keeps outside its groups and its state, by name."""
+    own = {n: v for n, v in vars(optimizer).items() if n not in ("param_groups", "state", "defaults")}
+    return {
+        name: [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        for name, value in own.items()
+        if (leaves := [x for x in pytree.tree_leaves(value) if isinstance(x, Tensor | bool | int | float)])
+    }
+
+
+def _equal(one: list[Any], other: list[Any]) -> bool:
+    return len(one) == len(other) and all(
+        torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a is b or a == b
+        for a, b in zip(one, other, strict=True)
+    )
 
 
 def _numbers(groups: Sequence[tuple[Any, dict[str, Any]]]) -> Iterator[tuple[Key, float]]:

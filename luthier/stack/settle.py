@@ -230,8 +230,11 @@ def failing_part(module: nn.Module, run: Callable[[], Any]) -> str:
     inside: list[str] = []
 
     def entered(name: str) -> Callable[..., None]:
-        def hook(part: nn.Module, inputs: tuple[Any, ...]) -> None:
-            shapes = ", ".join(str(tuple(x.shape)) for x in inputs if isinstance(x, Tensor))
+        def hook(part: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            shapes = ", ".join(
+                [str(tuple(x.shape)) for x in inputs if isinstance(x, Tensor)]
+                + [f"{key}={tuple(x.shape)}" for key, x in named.items() if isinstance(x, Tensor)]
+            )
             inside.append(f", in {name.removeprefix('model.')} ({type(part).__name__}), which gets {shapes}")
 
         return hook
@@ -239,7 +242,7 @@ def failing_part(module: nn.Module, run: Callable[[], Any]) -> str:
     hooks: list[Any] = []
     for name, part in module.named_modules():
         if name and not isinstance(part, torch.jit.ScriptModule):
-            hooks.append(part.register_forward_pre_hook(entered(name)))
+            hooks.append(part.register_forward_pre_hook(entered(name), with_kwargs=True))
             hooks.append(part.register_forward_hook(lambda *_: inside.pop() and None))
     try:
         run()

@@ -87,6 +87,19 @@ class Guard:
             yield batch
 
 
+@contextmanager
+def drawing(seed: int) -> Iterator[None]:
+    """All global generators set by ``seed`` within, also those of a device, and as they were after it."""
+    kept = _states()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        seed_all(seed)
+        try:
+            yield
+        finally:
+            _restore(kept)
+
+
 def places_of(epoch: int, position: int, rows: Any) -> Any:
     """Return (epoch, position, row) for each of a batch's rows, or for ``rows`` itself where it is no list or tuple."""
     if isinstance(rows, list | tuple):

@@ -26,6 +26,21 @@ def converted(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.
     return model._apply(convert)
 
 
+def refuse_doubles(model: nn.Module) -> None:
+    """Refuse weights of twice the precision that the task has: they would be rounded, unsaid.
+
+    Raises:
+        TaskError: If there is one.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.dtype in (torch.float64, torch.complex128):
+            raise TaskError(
+                f"its weights are {str(parameter.dtype).removeprefix('torch.')}, and the task computes in float32",
+                where=f"model, {name}",
+                remedy="Give TorchTask(dtype=torch.float64), or make the model in float32: model.float().",
+            )
+
+
 def prepared(member: Member, device: torch.device, dtype: torch.dtype) -> Member:
     """The member with its loss module converted as well, and without gradients that name rows.
 

@@ -25,7 +25,8 @@ from luthier.stack.mapped import TURN, dense
 from luthier.stack.settle import Work
 from luthier.task.choices import arrange, check_choices, owners, settle
 from luthier.task.evaluate import evaluate
-from luthier.task.made import as_eager, converted, materialise, prepared, unstack_into
+from luthier.task.keyed import drawing
+from luthier.task.made import as_eager, converted, materialise, prepared, refuse_doubles, unstack_into
 from luthier.task.member import LOSS, Member, call_model, own_name, parts, refuse_counting, refuse_gradient_hooks
 from luthier.task.network import Network
 from luthier.task.reading import InMemory
@@ -72,7 +73,9 @@ class Program:
         self.epoch_steps = task.epoch_steps(config)
         self.traces: dict[Any, Any] = {}  # filled by luthier.stack.trace, by shape
         self.notes: list[str] = []  # of what fell back while it ran
-        self.measures = {"loss": stacked_loss(task.loss)} | {n: stacked_loss(m) for n, m in task.metrics.items()}
+        self.measures = {"loss": stacked_loss(task.loss)} | {
+            name: stacked_loss(metric, f"metric {name!r},") for name, metric in task.metrics.items()
+        }
         self._batch = self.sources.example(rows=self.batch_size)
         if isinstance(task.loss, nn.Module):
             refuse_gradient_hooks(task.loss, "loss")
@@ -361,13 +364,14 @@ class Program:
         return found
 
     def _model(self, config: Config, key: int) -> nn.Module:
-        with TURN, torch.random.fork_rng(devices=[]):
-            torch.manual_seed(key)
+        with TURN, drawing(key):
             model = self.task.model(self.task.space.given(config))
             if isinstance(model, nn.Module):
                 refuse_gradient_hooks(model)
                 model = as_eager(model)
                 materialise(model, lambda: (self.task.forward or call_model)(model, parts(self._batch)[0]))
+        if isinstance(model, nn.Module) and self.task.dtype == torch.float32:
+            refuse_doubles(model)
         if not isinstance(model, nn.Module):
             raise TaskError(
                 f"model(config) returned {type(model).__name__}",

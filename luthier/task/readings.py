@@ -19,7 +19,8 @@ class Recorder(Mapping[str, Any]):
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        self._config = dict(config)
+        # dict(…) of a recorder would read every name of it
+        self._config: dict[str, Any] = dict(config._config if isinstance(config, Recorder) else config)
         self.groups: frozenset[str] = getattr(config, "groups", frozenset())
         self.seen: dict[str, None] = {}
 

@@ -22,6 +22,7 @@ from luthier.space import Config, Space
 from luthier.split import as_splits
 from luthier.stack.mapped import TURN
 from luthier.task.choices import settle
+from luthier.task.keyed import drawing
 from luthier.task.optimizer import note_reads, refuse_instance
 from luthier.task.reading import InMemory
 from luthier.task.readings import Path, Readings
@@ -210,7 +211,7 @@ class TorchTask:
         return self._reads.of(self._read, self.space.given(config))[0]
 
     def _read(self, recorder: Any) -> None:  # not a Config by its type, to the user's functions all the same
-        with TURN, torch.random.fork_rng(devices=[]):
+        with TURN, drawing(0):
             model = self.model(recorder)
         if isinstance(model, nn.Module) and not self.shared:
             settle(model, recorder)  # reads the names of the choices that are in the network

@@ -204,10 +204,34 @@ class Closure(optim.Optimizer):
     def step(self, closure: Any) -> None: ...
 
 
+class Remembering(optim.Optimizer):
+    """Keeps something where no member has a place of its own, or draws."""
+
+    def __init__(self, params: Any, kind: str):
+        super().__init__(params, {"lr": 0.1})
+        self.kind, self.count, self.sums = kind, 0, [torch.zeros(2)]
+        if kind == "state":
+            self.state["all"]["steps"] = 0
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        if self.kind == "state":
+            self.state["all"]["steps"] += 1
+        self.count += self.kind == "number"
+        self.sums[0].add_(float(self.kind == "tensor"))
+        for p in self.param_groups[0]["params"]:
+            if p.grad is not None:
+                p.sub_(p.grad + torch.randn_like(p) if self.kind == "drawing" else p.grad, alpha=0.1)
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an instance": ({"optimizer": optim.SGD(Net().parameters(), lr=0.1)}, "a SGD over the parameters of one network"),
     "LBFGS": ({"optimizer": optim.LBFGS}, "LBFGS evaluates the loss several times"),
     "a closure of one's own": ({"optimizer": lambda params, config: Closure(params)}, "Closure evaluates the loss"),
+    "a counter of its own": ({"optimizer": lambda p, c: Remembering(p, "number")}, "in its attribute 'count'"),
+    "a sum of its own": ({"optimizer": lambda p, c: Remembering(p, "tensor")}, "in its attribute 'sums'"),
+    "a state of no parameter": ({"optimizer": lambda p, c: Remembering(p, "state")}, "in its state, under 'all'"),
+    "a step that draws": ({"optimizer": lambda p, c: Remembering(p, "drawing")}, "draws random numbers in its step"),
     "no optimizer": ({"optimizer": lambda params, config: 3}, "it gave int"),
     "a class that fails": ({"optimizer": P(optim.SGD, momentum=-1)}, "Invalid momentum"),
     "matrices alone": ({"optimizer": optim.Muon}, "Muon"),
