@@ -264,6 +264,7 @@ def test_draws_are_in_pairs_and_within_the_bounds():
     domains = adapter._domains(program, state)
     points = adapter._drawn(domains, state, adapter._place(domains, state))
     low, high = draws.bounds(domains, points)
+    assert points.shape == (1, 6, 4), "as many as were asked for"
     assert (points >= low).all() and (points <= high).all() and (points == low).any()
     everywhere = draws.everywhere(domains, torch.rand(1000, 4, generator=torch.Generator().manual_seed(0)))
     assert torch.allclose(everywhere.mean(0), ((low + high) / 2).float(), atol=0.3)

@@ -187,6 +187,8 @@ def test_a_scheduler_may_read_the_configuration_and_be_beside_our_schedules() ->
         return lr_scheduler.ExponentialLR(optimizer, 1 - config["weight_decay"])
 
     one = task(P(optim.Adam, weight_decay=0.0), torch.float64, scheduler=scheduler, schedule=lt.optim.StepDecay(0.5, 2))
+    program = one.program(CONFIGS[0])
+    assert {"lr", "weight_decay"} <= program.updater.reads and not program.unread, "the scheduler reads it"
     for config in CONFIGS:
         gamma = 1 - config["weight_decay"]
 

@@ -165,6 +165,11 @@ def test_one_fit_a_batch() -> None:
     assert isinstance(chain, Chain) and chain.fitted == 24 and chain.arrived == 32
 
 
+def test_two_finite_results_are_enough_for_a_model() -> None:
+    history = told(BRANIN.space, BRANIN.objective, 2)
+    assert observed(history, 1, 100) is None and observed(history, 2, 100) is not None
+
+
 def test_of_many_results_the_best_and_the_latest_are_kept() -> None:
     history = told(BRANIN.space, BRANIN.objective, 60)
     data = observed(history, 60, 20)

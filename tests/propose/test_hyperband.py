@@ -54,6 +54,24 @@ def test_the_brackets_of_the_paper() -> None:
     assert [ages[0, i] for i in range(5)] == [{1}, {3}, {9}, {27}, {81}] and ages[3, 0] == {27} and ages[4, 0] == {81}
 
 
+class Endless:
+    """An inner proposer that knows of no budget."""
+
+    def bind(self, budget: Budget) -> Endless:
+        return self
+
+    def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
+        numbers = range(len(history), len(history) + count)
+        return [Job(number, history.space.sample(seeds.rng(number, "propose")), 1) for number in numbers]
+
+
+def test_as_many_configurations_are_started_as_trials_are_given() -> None:
+    for inner in ("random", Endless()):
+        for method in (Hyperband(inner), Hyperband(inner, brackets=1), ASHA(inner)):
+            for trials in (1, 5, 20, 40):
+                assert (run(method, trials).parent < 0).sum() == trials
+
+
 def test_the_best_of_a_rung_are_continued_from_their_own_weights() -> None:
     history = run(Hyperband(), trials=27 + 12)
     for (bracket, rung), numbers in rungs(history).items():
