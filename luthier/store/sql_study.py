@@ -496,7 +496,7 @@ class SQLStudy:
         """The jobs of rows of the queue, which this owner now holds."""
         if not found:
             return []
-        events = session.all(sql.job_events, self._study | self._numbers(row.event for row in found))
+        events = session.all(sql.job_events, self._study | self._numbers(row.number for row in found))
         return self._held(found, {row.seq: row for row in events})
 
     def _adopt(self, session: Session, known: set[int]) -> list[Job]:

@@ -160,20 +160,24 @@ end_jobs = (
     .returning(queue.c.number, queue.c.attempts, queue.c.partial)
 )
 queued_jobs = sa.select(queue.c.number).where(queue.c.study == STUDY, among(queue.c.number))
+
+
+def _logged(column: sa.ColumnElement[Any]) -> sa.Label[Any]:
+    """A column of the row of the log that a queued job is.
+
+    Looked up for each job. Joined, PostgreSQL reads the whole log for each of them while it has no statistics of a new
+    study yet: it takes one row for all that the study has, and the study's part of the index for as good as the place.
+    """
+    found = sa.select(column).where(events.c.study == queue.c.study, events.c.seq == queue.c.event)
+    return found.scalar_subquery().label(column.name)
+
+
+_queued = (
+    *(queue.c.number, queue.c.event, queue.c.attempts, queue.c.partial, queue.c.event.label("seq")),
+    *map(_logged, (events.c.at, events.c.kind, events.c.body, events.c.vectors)),
+)
 held_jobs = (  # each with the row of the log that it is, and how often others have put jobs aside for its owner
-    sa.select(
-        queue.c.number,
-        queue.c.event,
-        queue.c.attempts,
-        queue.c.partial,
-        owners.c.given,
-        events.c.seq,
-        events.c.at,
-        events.c.kind,
-        events.c.body,
-        events.c.vectors,
-    )
-    .join(events, sa.and_(events.c.study == queue.c.study, events.c.seq == queue.c.event))
+    sa.select(*_queued, owners.c.given)
     .join(owners, owners.c.id == queue.c.owner)
     .where(queue.c.study == STUDY, queue.c.owner == OWNER)
 )
@@ -193,9 +197,7 @@ claim_jobs = (
     .values(owner=OWNER, attempts=queue.c.attempts + 1, claimed=clock())
     .returning(queue.c.number, queue.c.event, queue.c.attempts, queue.c.partial)
 )
-job_events = sa.select(
-    events.c.seq, events.c.at, events.c.kind, events.c.number, events.c.body, events.c.vectors
-).where(events.c.study == STUDY, among(events.c.seq))
+job_events = sa.select(*_queued).where(queue.c.study == STUDY, among(queue.c.number))
 release_all = (
     sa.update(queue)
     .where(queue.c.study == STUDY, queue.c.owner == OWNER)

@@ -15,6 +15,7 @@ import pytest
 from luthier.errors import StoreError
 from luthier.jobs import History, Job, Report
 from luthier.store import connect, open_store
+from luthier.store import statements as sql
 from luthier.store.sql_log import Log
 from luthier.testing.store_events import fresh, jobs, new_study, ok, synced
 
@@ -105,3 +106,29 @@ def test_the_search_for_garbage_goes_on_after_reading(tmp_path: Path) -> None:
             assert not gc.isenabled(), "it was off before"
         finally:
             gc.enable()
+
+
+def touched(plan: dict[str, Any]) -> int:
+    """Rows that a plan of PostgreSQL's returned or threw away."""
+    removed = sum(plan.get(f"Rows Removed by {why}", 0) for why in ("Filter", "Join Filter", "Index Recheck"))
+    below = sum(map(touched, plan.get("Plans", ())))
+    return int((plan["Actual Rows"] + removed) * plan["Actual Loops"]) + below
+
+
+def test_postgresql_finds_jobs_by_their_place_in_a_study_that_it_has_no_statistics_of(postgres_url: str) -> None:
+    with open_store(postgres_url) as store:
+        old = new_study(store, "old")
+        old.exchange(room=2_000, propose=made)
+        with old._database.write() as session:
+            session.execute("ANALYZE")
+        study = new_study(store, "new")
+        held = study.exchange(room=1_500, propose=made).jobs
+        study.release([job.number for job in held[64:]])
+        owned = {**study._log.owner, "b_numbers": sql.numbers(range(64), False)}
+        for statement in (sql.held_jobs, sql.job_events):
+            with study._database.read() as session:
+                text, given, _ = session._compiled(statement)
+                explained = session._connection.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {text}", {**given, **owned})
+                ((plan,),) = explained.fetchall()
+                assert len(session.all(statement, owned)) == 64
+            assert touched(plan[0]["Plan"]) < 3_000, plan
