@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from luthier import response
 from luthier.adapt import unconstrained
@@ -140,6 +141,11 @@ class Bilevel:
     ) -> tuple[State, Mapping[str, Tensor]]:
         """``inner_steps`` steps of the weights and one of the hyperparameters; the metrics are (members,) each."""
         assert valid is not None, "needs_valid"
+        members, least = len(state["t"]), task.network.at_once
+        if members < least:  # torch sums over a lone member's numbers, as for a hyperparameter, in an order of its own
+            state = pytree.tree_map(lambda t: torch.cat([t] * least), state)
+            *batches, valid = (_repeated(task, batch, least) for batch in (*batches, valid))
+            return pytree.tree_map(lambda t: t[:members], self.step(task, state, batches, valid))
         names = list(state["own"]["bilevel"]["hypergradient"])
         if self.response == "unrolled":
             state, losses, found = self._unrolled(task, state, batches, valid, names)
@@ -257,6 +263,15 @@ class Bilevel:
     @property
     def _optimizer(self) -> SGD | Adam:
         return OUTER[self.outer](self.outer_lr) if isinstance(self.outer, str) else self.outer
+
+
+def _repeated(task: Program, batch: Batch, times: int) -> Batch:
+    """A minibatch of one member, or a list of them, for so many copies of it."""
+    if isinstance(batch, list):
+        return [_repeated(task, part, times) for part in batch]
+    leaves, spec = pytree.tree_flatten(batch)
+    pairs = zip(leaves, task.network.own(batch), strict=True)
+    return pytree.tree_unflatten([torch.cat([leaf] * times) if own else leaf for leaf, own in pairs], spec)
 
 
 def _named(method: Any, settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
