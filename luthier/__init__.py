@@ -150,7 +150,16 @@ _PLACES = {
     "tune": "study.tuning",
 }
 
-__getattr__ = lazy(__name__, _PLACES | dict.fromkeys(_MODULES, ""))
+_found = lazy(__name__, _PLACES | dict.fromkeys(_MODULES, ""))
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name not in _PLACES and name not in _MODULES:
+            from luthier.attributes import answer
+
+            answer("", name)  # raises where it is another tool's name
+        return _found(name)
 
 
 def __dir__() -> list[str]:

@@ -49,6 +49,8 @@ REMARKS = {
     "task": "It comes first: a function, a Trainable or a TorchTask.",
     "stop": "It takes lt.stop.Target(…), lt.stop.NoImprovement(trials=…) or a function of the study.",
     "progress": "False is silent.",
+    "metric": "It takes a name or several, with mode= 'min' or 'max' for each.",
+    "max_failures": "An exception of a training is a result, and the study goes on; so many in a row end it.",
 }
 
 

@@ -46,6 +46,10 @@ class ConfigError(LuthierError, ValueError):
     """A configuration that does not belong to its space."""
 
 
+class MissingAttributeError(LuthierError, AttributeError):
+    """An attribute that there is not, by the name that another tool has for it."""
+
+
 class TaskError(LuthierError, ValueError):
     """A task that cannot be trained as described."""
 

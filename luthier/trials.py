@@ -6,10 +6,11 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from luthier.attributes import elsewhere
 from luthier.jobs import Event, History, Job, Report, Result
 from luthier.pareto import non_dominated
 from luthier.schedule import Schedule
@@ -48,6 +49,9 @@ class Best:
     result: Result
     schedule: Schedule
     test: Mapping[str, float] = field(default_factory=dict)
+
+    if not TYPE_CHECKING:
+        __getattr__ = elsewhere("Best")
 
     def __repr__(self) -> str:
         return f"Best({self.number}, value={self.value!r}, config={self.config!r})"
@@ -91,6 +95,9 @@ class TrialRecord:
     notes: Mapping[str, Any] = field(default_factory=dict)
     feasible: bool | None = None
     since: float | None = None
+
+    if not TYPE_CHECKING:
+        __getattr__ = elsewhere("TrialRecord")
 
 
 def record(history: History, number: int, test: Any = None, seed: int | None = None) -> Best:

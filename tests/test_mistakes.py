@@ -7,7 +7,10 @@ and thirty mistakes drawn by a seed in the examples.
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
+import pickle
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,6 +22,7 @@ from test_bad_input import MISTAKES
 from torch import nn
 
 import luthier as lt
+from luthier.attributes import ELSEWHERE
 from luthier.errors import LuthierError
 from luthier.study.loop import Loop
 
@@ -124,6 +128,75 @@ OTHERS: list[tuple[str, Callable[[], Any]]] = [
     ("more configurations than trials", lambda: tune(start=[{}] * 5)),
     ("a name of Optuna's for a study", lambda: lt.Study("s", SPACE, direction="maximize")),  # type: ignore[call-arg]
 ]
+
+
+def suggesting(trial: Any) -> float:
+    return (trial.suggest_float("x", -10, 10) - 2) ** 2
+
+
+def reporting(*given: Any, **named: Any) -> Any:
+    return lt.Trial(0, {"x": 0.5}, 1, 10, lambda step, metrics: False).report(*given, **named)
+
+
+OTHERS += [
+    ("values that are suggested", lambda: tune(suggesting)),
+    ("values that are suggested to a trial", lambda: tune(lambda config, trial: trial.suggest_int("n", 1, 3))),
+    ("values that are suggested, and no space", lambda: lt.tune(suggesting, trials=3)),
+    ("a report with the value first", lambda: reporting(0.5, 3)),
+    ("a report with a value without its name", lambda: reporting(3, 0.5)),
+    ("a report of a dict", lambda: reporting(3, {"loss": 0.5})),
+    ("a report of a study by place", lambda: study().report(study_job(), 3, 0.5)),  # type: ignore[call-overload]
+]
+# What other tools call it, and a word of the answer.
+ATTRIBUTES = {
+    "Study": {"best_params": "best.config", "optimize": "lt.tune", "trials_dataframe": "to_pandas", "stop": "lt.stop"},
+    "Trial": {"should_prune": "should_stop", "suggest_float": "lt.Space", "set_user_attr": "trial.note"},
+    "TrialRecord": {"params": "config", "state": "status", "value": "metrics"},
+    "Best": {"params": "config"},
+    "": {"create_study": "lt.tune", "TrialPruned": "lt.Pruned", "loguniform": "log=True", "samplers": "methods"},
+}
+
+
+def test_what_other_tools_call_an_attribute_is_answered() -> None:
+    found = lt.Study("s", SPACE, trials=1)
+    found.tell(found.ask()[0], 0.5)
+    trial = lt.Trial(0, {"x": 0.5}, 1, 10, lambda step, metrics: False)
+    objects = {"Study": found, "Trial": trial, "TrialRecord": found.trials[0], "Best": found.best, "": lt}
+    for kind, names in ATTRIBUTES.items():
+        assert set(names) <= set(ELSEWHERE[kind])
+        for name, answer in {**ELSEWHERE[kind], **names}.items():
+            assert not hasattr(objects[kind], name), f"{kind}.{name} is there"
+            with pytest.raises(LuthierError) as caught:
+                getattr(objects[kind], name)
+            assert answer in caught.value.remedy and isinstance(caught.value, AttributeError)
+        with pytest.raises(AttributeError, match="nowhere") as plain:
+            getattr(objects[kind], "nowhere")  # noqa: B009
+        assert not isinstance(plain.value, LuthierError)
+    for record in (found.trials[0], found.best):
+        assert copy.deepcopy(record) == record == pickle.loads(pickle.dumps(record))
+
+
+def test_an_attribute_error_inside_a_property_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lt.Study, "best", property(lambda self: self.trials.first))
+    with pytest.raises(AttributeError, match="'list' object has no attribute 'first'"):
+        study().best  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["TPESampler", "bayes", "ASHAScheduler", "MedianPruner", "PopulationBasedTraining"])
+def test_the_name_of_another_tools_method_is_answered(name: str) -> None:
+    meant = {"TPESampler": "tpe", "bayes": "gp", "ASHAScheduler": "asha", "MedianPruner": "median"}.get(name, "pbt")
+    with pytest.raises(LuthierError, match=f"Did you mean '{meant}'"):
+        tune(method=name)
+
+
+def test_what_stands_for_a_domain_is_answered_by_one_that_works() -> None:
+    for given in ((0.1, 0.01), [0.01, 0.1], (1, 4), ["a", "b"], 64, "adam", [1, 1]):
+        with pytest.raises(LuthierError) as caught:
+            lt.Space(lr=given)  # type: ignore[arg-type]
+        written = re.findall(r"lr=(\w+\(.*?\))(?:,|$)", caught.value.remedy.rstrip("."))
+        for one in written:
+            lt.Space(lr=eval(one, {kind: getattr(lt, kind) for kind in ("Float", "Int", "Choice")}))
+        assert written
 
 
 class Pair(nn.Module):

@@ -169,7 +169,7 @@ IMPOSSIBLE: list[tuple[Callable[[], Any], str]] = [
     (lambda: Space(lr=(0.0, 1.0)), r"lr: \(0.0, 1.0\) is not a domain. Write lr=Float\(0.0, 1.0\)"),  # pyright: ignore
     (lambda: Space(n=[1, 8]), r"n: \[1, 8\] is not a domain. Write n=Int\(1, 8\)"),  # pyright: ignore
     (lambda: Space(c=["a", "b", "c"]), r"Write c=Choice\(\['a', 'b', 'c'\]\)"),  # pyright: ignore[reportArgumentType]
-    (lambda: Space(x=0.1), "x: 0.1 is not a domain. Use Float"),  # pyright: ignore[reportArgumentType]
+    (lambda: Space(x=0.1), "x: 0.1 is not a domain. Leave a constant out"),  # pyright: ignore[reportArgumentType]
     (lambda: Space(x=Float), "x: <class 'luthier.space.domains.Float'> is not a domain"),  # pyright: ignore
     (lambda: Space({"learning rate": Float(0, 1)}), "'learning rate' cannot be the name"),
     (lambda: Space({"": Float(0, 1)}), "'' cannot be the name"),

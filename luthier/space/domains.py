@@ -418,9 +418,13 @@ def expect_domain(name: str, value: object) -> Domain:
     if isinstance(value, Domain):
         return value
     remedy = "Use Float(low, high), Int(low, high) or Choice([options])."
-    if isinstance(value, tuple | list) and len(value) == 2 and all(type(bound) in (int, float) for bound in value):
+    options = [one for i, one in enumerate(value) if one not in value[:i]] if isinstance(value, tuple | list) else []
+    ascending = isinstance(value, tuple | list) and len(value) == 2 and all(type(one) in (int, float) for one in value)
+    if ascending and value[0] < value[1]:
         kind = "Int" if all(isinstance(bound, int) for bound in value) else "Float"
-        remedy = f"Write {name}={kind}({value[0]!r}, {value[1]!r})."
+        remedy = f"Write {name}={kind}({value[0]!r}, {value[1]!r}), or {name}=Choice({options!r})."
     elif isinstance(value, tuple | list):
-        remedy = f"Write {name}=Choice({list(value)!r})."
+        remedy = f"Write {name}=Choice({options!r})."
+    elif isinstance(value, int | float | str | None):
+        remedy = f"Leave a constant out of the space, or write {name}=Choice([{value!r}])."
     raise SpaceError(f"{value!r} is not a domain", where=name, remedy=remedy)

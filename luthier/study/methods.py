@@ -368,9 +368,26 @@ def _with_inner(proposer: Any) -> Any:
     return dataclasses.replace(proposer, inner=METHODS[inner].load()())
 
 
+# Ours: what other tools call it, in lower case.
+ELSEWHERE = {
+    "tpe": "tpesampler optuna optunasearch hyperopt hyperoptsearch bohb tunebohb",
+    "gp": "gpsampler bayes bayesian bayesopt bayesoptsearch botorch botorchsampler bo ax axsearch skopt smac hebo",
+    "random": "randomsampler randomsearch random_search basicvariantgenerator rs",
+    "grid": "gridsampler grid_search gridsearch bruteforcesampler",
+    "cmaes": "cmaessampler cma cma-es nevergrad nevergradsearch",
+    "nsga2": "nsgaiisampler nsgaiiisampler nsga nsgaii",
+    "genetic": "evolution evolutionary ga de",
+    "asha": "ashascheduler asynchyperband asynchyperbandscheduler successivehalvingpruner sha halving",
+    "hyperband": "hyperbandscheduler hyperbandpruner",
+    "median": "medianpruner medianstoppingrule medianstopping percentilepruner",
+    "pbt": "populationbasedtraining",
+}
+
+
 def _named(name: str, options: Mapping[str, Any] | None, objectives: int) -> Any:
     if name not in METHODS:
-        close = difflib.get_close_matches(name, METHODS, n=1)
+        words = next((ours for ours, theirs in ELSEWHERE.items() if name.lower().strip("_-") in theirs.split()), None)
+        close = [words] if words else difflib.get_close_matches(name, METHODS, n=1, cutoff=0.7)
         hint = f"Did you mean {close[0]!r}? " if close else ""
         raise MethodError(
             f"there is no method {name!r}",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, final, overload
 
 from luthier.arguments import answered
+from luthier.attributes import elsewhere
 from luthier.checks import checked, whole
 from luthier.errors import CheckpointError, MethodError, StudyError
 from luthier.jobs import Budget, History, Job, Report, Result, Status
@@ -27,7 +28,7 @@ from luthier.study.retrain import Retrained, retrain
 from luthier.study.starting import enqueue_new, refuse_fixed
 from luthier.study.telling import held, told
 from luthier.task import Trainable, TrainableTask, as_task, is_torch, load_task
-from luthier.task.call import as_metrics, as_step
+from luthier.task.call import as_metrics, as_step, check_named
 from luthier.text import public_url
 from luthier.trials import Best, TrialRecord, best_jobs, front, record, trials_of
 
@@ -250,7 +251,9 @@ class Study:
     @overload
     def report(self, path: str | Path, /) -> Path: ...
 
-    def report(self, job: Job | int | str | Path, step: int | None = None, /, **metrics: Any) -> bool | Path:
+    def report(
+        self, job: Job | int | str | Path, step: int | None = None, /, *values: Any, **metrics: Any
+    ) -> bool | Path:
         """Record values of a running job; return True if the job should stop.
 
         Steps are counted as :class:`luthier.Trial` counts them: a job whose first report is at step 0 has done one
@@ -273,6 +276,7 @@ class Study:
             self._check_writable("report")
             number = held(ledger, job, "report")  # raises
         where = f"report(job {number})"
+        check_named(values, where)
         if type(step) is not int or step < 0:
             step = as_step(step, where)
         for value in metrics.values():
@@ -495,6 +499,9 @@ class Study:
         from luthier.train.restore import load_response  # imports torch
 
         return load_response(self._work_on(None, job.number, "response"), job, result)
+
+    if not TYPE_CHECKING:
+        __getattr__ = elsewhere("Study")
 
     def to_records(self) -> list[dict[str, Any]]:
         """One dict a job: see :func:`luthier.study.export.records`."""

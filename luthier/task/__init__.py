@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dis
 import inspect
 import numbers
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, final, runtime_checkable
@@ -180,6 +182,7 @@ def as_task(given: Any, space: Space | None = None) -> Task:
             f"the class {given.__name__} was given", where="task", remedy=f"Give an object: {given.__name__}(…)."
         )
     is_task = isinstance(given, FunctionTask | TrainableTask) or is_torch(given)
+    _check_suggestions(given)
     own = getattr(given, "space", None)
     if own is not None and space is not None and own != space:
         raise TaskError(
@@ -306,6 +309,23 @@ def _checked_space(space: Any, owner: Any) -> Space:
             remedy="Give space=lt.Space(lr=lt.Float(1e-4, 1.0, log=True), …).",
         )
     return space
+
+
+def _check_suggestions(function: Any) -> None:
+    """Raise a TaskError where a function asks an argument for values, ``trial.suggest_float(…)``."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return
+    for before, after in pairwise(dis.get_instructions(code)):
+        asked = str(after.argval)
+        if before.opname.startswith("LOAD_FAST") and before.argval in code.co_varnames[: code.co_argcount]:
+            if after.opname in ("LOAD_METHOD", "LOAD_ATTR") and asked.startswith("suggest_"):
+                raise TaskError(
+                    f"it calls {before.argval}.{asked}, and is given a configuration whose values are chosen already",
+                    where=f"task {_name(function)}",
+                    remedy='Declare the space, space=lt.Space(x=lt.Float(-10, 10)), and read config["x"]: '
+                    "docs/from_optuna.md has each of Optuna's words.",
+                )
 
 
 def _takes_trial(function: Callable[..., Any], space: Space) -> bool:

@@ -8,8 +8,9 @@ import sysconfig
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, Never, final
 
+from luthier.attributes import elsewhere
 from luthier.errors import LuthierError, TaskError
 from luthier.space import Config
 
@@ -68,6 +69,9 @@ class Trial:
         self._asked_to_stop = False
         self._ends_by_itself = False
 
+    if not TYPE_CHECKING:
+        __getattr__ = elsewhere("Trial")
+
     def __repr__(self) -> str:
         return f"Trial({self.number}, {self.config!r}, steps={self.steps})"
 
@@ -105,17 +109,19 @@ class Trial:
         for name, value in values.items():
             self.notes[name] = as_note(value, f"trial.note({name}=…)")
 
-    def report(self, step: int, /, **metrics: Any) -> None:
+    def report(self, step: int, /, *values: Never, **metrics: Any) -> None:
         """Tell the study how far the training is: its curve is kept, and the study may stop a poor one.
 
         Args:
             step: Progress in the function's own unit, rising from 0 or 1.
+            values: None: metrics are given by name.
             metrics: Measured values by any name, real numbers, in the user's own units and direction.
 
         Raises:
             Pruned: If the study has asked this trial to stop, unless the function has read :attr:`should_stop`.
-            TaskError: If a value is not a real number.
+            TaskError: If a value is not a real number, or has no name.
         """
+        check_named(values, "trial.report")
         whole = as_step(step, "trial.report")
         if self.last is None and whole == 0:
             self._first = 0
@@ -136,6 +142,14 @@ class Trial:
         self._asked_to_stop = self._asked_to_stop or self._asked()
         self.stopped = self.stopped or self._asked_to_stop
         return self._asked_to_stop
+
+
+def check_named(values: tuple[Any, ...], where: str) -> None:
+    """Raise a TaskError where metrics were given without their names."""
+    if values:
+        given = ", or report(3, **metrics)" if isinstance(values[0], Mapping) else ""
+        remedy = f"Give the epoch or the step first, then the metrics by name: report(3, loss=0.5){given}."
+        raise TaskError(f"metrics must be given by name, got {values[0]!r}", where=where, remedy=remedy)
 
 
 def as_step(step: Any, where: str) -> int:
