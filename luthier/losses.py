@@ -409,7 +409,7 @@ def stacked_loss(loss: Callable[..., Any], what: str = "loss") -> StackedLoss:
     Args:
         loss: ``loss(output, target)`` or ``loss(output, target, hyper)``: one of this module, one of torch's, or any
             function or module that returns a scalar.
-        what: What errors call it.
+        what: Its name in errors.
 
     Raises:
         TaskError: If it cannot be called with an output and a target.

@@ -239,7 +239,7 @@ def status_of(history: History, number: int, waiting: Collection[int] = ()) -> s
     return ("waiting" if number in waiting else "running") if result is None else result.status
 
 
-def _steps_done(history: History, job: Job) -> int:
+def steps_done(history: History, job: Job) -> int:
     """Steps over the lineage of a job: at its end, or at its last report."""
     if history.results[job.number] is not None:
         return int(history.age[job.number])
@@ -261,7 +261,7 @@ def _trial(
         config=copied_config(chain[-1].config),
         status=status_of(history, number, waiting),
         metrics=dict(measured[-1].metrics) if measured else {},
-        steps=_steps_done(history, chain[-1]),
+        steps=steps_done(history, chain[-1]),
         seconds=sum(result.seconds for result in ended),
         since=asked if last is None and number not in waiting and asked == asked else None,
         error="" if last is None else last.error,

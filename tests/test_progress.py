@@ -222,6 +222,7 @@ def test_a_running_trial_is_told_by_its_last_report_and_one_that_nobody_runs_wai
         study.tell(second, 1.0)
     assert [one.status for one in seen.trials] == ["waiting", "ok"] and seen.trials[0].since is None
     page = seen.write_report(tmp_path / "page.html").read_text()
+    assert [row["steps"] for row in seen.to_records()] == [4, 10] and seen.to_records()[0]["age"] == 4
     assert [row["status"] for row in seen.to_records()] == list(seen.to_pandas()["status"]) == ["waiting", "ok"]
     body = page[: page.index('<script type="application/json"')].partition("</head>")[2]
     assert ">waiting<" in body and ">running<" not in body

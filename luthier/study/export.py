@@ -18,7 +18,7 @@ from luthier.jobs import History
 from luthier.study.kept import kept_files, trial_files
 from luthier.study.succession import methods_said
 from luthier.text import cell, public_url
-from luthier.trials import notes_of, on_test, status_of, trials_of
+from luthier.trials import notes_of, on_test, status_of, steps_done, trials_of
 
 if TYPE_CHECKING:
     from luthier.report import StudyInfo
@@ -29,10 +29,10 @@ def records(history: History, waiting: Collection[int] = ()) -> list[dict[str, A
     """One dict a job, in order of number.
 
     Keys: ``number``, ``trial`` (first job of its chain), ``parent``, ``status`` (how it ended; ``"running"``, or
-    ``"waiting"`` of the jobs in ``waiting``, which nobody runs), ``steps`` (its own), ``age`` (steps over the lineage),
-    ``seconds``, ``error``, ``feasible`` where there are limits (None of what is not judged); then ``config.<name>`` for
-    each hyperparameter, ``final.<name>`` for each that an adapter moved, ``metrics.<name>``, and ``notes.<name>`` for
-    what ``trial.note`` has kept.
+    ``"waiting"`` of the jobs in ``waiting``, which nobody runs), ``steps`` (its own, done by now), ``age`` (those of
+    the lineage), ``seconds``, ``error``, ``feasible`` where there are limits (None of what is not judged); then
+    ``config.<name>`` for each hyperparameter, ``final.<name>`` for each that an adapter moved, ``metrics.<name>``, and
+    ``notes.<name>`` for what ``trial.note`` has kept.
 
     Examples:
         >>> from luthier.jobs import Job, Result
@@ -46,14 +46,14 @@ def records(history: History, waiting: Collection[int] = ()) -> list[dict[str, A
     trial_of = {number: trial.number for trial in trials_of(history) for number in trial.jobs}
     rows = []
     for job in history.jobs:
-        result = history.results[job.number]
+        result, age = history.results[job.number], steps_done(history, job)
         row: dict[str, Any] = {
             "number": job.number,
             "trial": trial_of[job.number],
             "parent": job.parent,
             "status": status_of(history, job.number, waiting),
-            "steps": int(history.steps[job.number]),
-            "age": int(history.age[job.number]),
+            "steps": age - (0 if job.parent is None else int(history.age[job.parent])),
+            "age": age,
             "seconds": None if result is None else result.seconds,
             "error": "" if result is None else result.error,
         }
