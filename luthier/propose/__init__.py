@@ -17,6 +17,7 @@ from luthier.seeds import Seeds
 if TYPE_CHECKING:
     from luthier.propose.asha import ASHA
     from luthier.propose.derive import Derive
+    from luthier.propose.diverse import Diverse
     from luthier.propose.freeze_thaw import FreezeThaw
     from luthier.propose.genetic import Genetic
     from luthier.propose.gflownet import GFlowNet
@@ -36,6 +37,7 @@ __all__ = [
     "PB2",
     "PBT",
     "Derive",
+    "Diverse",
     "FreezeThaw",
     "GFlowNet",
     "GaussianProcess",

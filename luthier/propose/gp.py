@@ -91,7 +91,7 @@ class GaussianProcess(Modelled):
         Raises:
             MethodError: If the study has several objectives or too wide a space.
         """
-        _check(history)
+        check(history)
         numbers = upcoming(history, count, self.batch, self.budget)
         if not numbers:
             return []
@@ -113,7 +113,7 @@ class GaussianProcess(Modelled):
         Raises:
             MethodError: If no job has ended with a finite result yet.
         """
-        _check(history)
+        check(history)
         if history.best is None:
             remedy = "Wait for the first result that is finite."
             raise MethodError("there is no result to judge by", where="method gp, suggest", remedy=remedy)
@@ -139,17 +139,18 @@ def _improve(
     return maximise(acquisition, encoding, leading, seen, running.codes, rng)
 
 
-def _check(history: History) -> None:
+def check(history: History, where: str = "method gp") -> None:
+    """Refuse several objectives and too wide a space."""
     if len(history.objectives) > 1:
         raise MethodError(
             f"there are {len(history.objectives)} objectives, {', '.join(history.objectives)}",
-            where="method gp",
+            where=where,
             remedy="This object models one; method='gp', by its name, models several (pip install 'luthier[botorch]').",
         )
     width = len(history.space.columns)
     if not 1 <= width <= WIDEST:
         raise MethodError(
             f"the space has {width} columns",
-            where="method gp",
+            where=where,
             remedy=f"It models 1 to {WIDEST}; wide vectors are tuned during the training, by hypergradients.",
         )

@@ -25,6 +25,7 @@ MethodName = Literal[
     "random",
     "grid",
     "gp",
+    "diverse",
     "gflownet",
     "tpe",
     "cmaes",
@@ -129,6 +130,15 @@ METHODS: dict[str, Method] = {
             "luthier/propose/gp.py",
             "examples/gp.py",
             "luthier.interop.botorch:HypervolumeImprovement",
+        ),
+        Method(
+            "diverse",
+            "luthier.propose.diverse:Diverse",
+            "between",
+            "several good configurations that differ: a Gaussian process, and the improvement expected of the set",
+            "after Maus et al. 2023",
+            "luthier/propose/diverse.py",
+            "examples/diverse.py",
         ),
         Method(
             "gflownet",

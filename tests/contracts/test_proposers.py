@@ -15,7 +15,7 @@ from luthier.interop.botorch import HypervolumeImprovement
 from luthier.interop.cmaes import CMAES
 from luthier.interop.optuna import NSGA2, TPE
 from luthier.jobs import OK, Budget, History, Job
-from luthier.propose import GaussianProcess, GFlowNet, Grid, Proposer, Random
+from luthier.propose import Diverse, GaussianProcess, GFlowNet, Grid, Proposer, Random
 from luthier.propose.asha import ASHA
 from luthier.propose.freeze_thaw import FreezeThaw
 from luthier.propose.genetic import Genetic
@@ -63,6 +63,16 @@ class TestGaussianProcess(ProposerContract):
 
     def make(self) -> Proposer:
         return GaussianProcess()
+
+
+class TestDiverse(ProposerContract):
+    budget = Budget(trials=13, steps=9)
+    learns = True
+    learning_budget = Budget(trials=26)
+    learning_runs = 5
+
+    def make(self) -> Proposer:
+        return Diverse(count=2)
 
 
 class TestGFlowNet(ProposerContract):

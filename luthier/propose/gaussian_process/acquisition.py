@@ -14,9 +14,13 @@ from luthier.space.encoder import Encoding, Points
 HALF_LOG_2PI = 0.5 * np.log(2.0 * np.pi)
 WORLDS = 8  # fantasies of the results of running jobs
 
+Marks = Callable[[np.ndarray], Callable[[Points], np.ndarray]]
+"""From the levels of all results in each world, (n, worlds), infinite where one does not count, to what a
+configuration has to improve on where it is, (m, worlds) of m points, infinite where there is nothing yet."""
+
 
 def improvement_beside(
-    process: Posterior, encoding: Encoding, running: Points, rng: np.random.Generator
+    process: Posterior, encoding: Encoding, running: Points, rng: np.random.Generator, marks: Marks | None = None
 ) -> Callable[[Points], np.ndarray]:
     """The logarithm of the improvement that is expected, (m,) of m points, if running jobs ended as they may.
 
@@ -25,14 +29,16 @@ def improvement_beside(
         encoding: Encoding of the space.
         running: (jobs) configurations whose results are imagined.
         rng: Source of the imagined results.
+        marks: What is to be improved on, by place; None is the best everywhere.
     """
     if len(running.codes):
         process = process.imagine(encoding.features(running), rng.normal(size=(len(running.codes), WORLDS)))
     best = process.incumbents()
+    mark = (lambda points: best) if marks is None else marks(process.levels())
 
     def acquisition(points: Points) -> np.ndarray:
         mean, deviation = process.predict(encoding.features(points))
-        return log_expected_improvement(mean, deviation, best)
+        return log_expected_improvement(mean, deviation, mark(points))
 
     return acquisition
 
@@ -44,6 +50,7 @@ def improvement_within(
     encoding: Encoding,
     running: Points,
     rng: np.random.Generator,
+    marks: Marks | None = None,
 ) -> Callable[[Points], np.ndarray]:
     """The logarithm of the improvement that is expected times the probability that all limits are kept, (m,).
 
@@ -58,11 +65,12 @@ def improvement_within(
         encoding: Encoding of the space.
         running: (jobs) configurations whose results are imagined.
         rng: Source of the imagined results.
+        marks: What is to be improved on, by place; None is the best everywhere.
 
     References:
         Gardner et al., "Bayesian optimization with inequality constraints", ICML 2014, eq. 3.
     """
-    best = process.incumbents(inside)
+    best, counted = process.incumbents(inside), inside[:, None]
     if count := len(running.codes):
         features = encoding.features(running)
         process = process.imagine(features, rng.normal(size=(count, WORLDS)))
@@ -72,13 +80,16 @@ def improvement_within(
         holds = np.logical_and.reduce([one.holds() for one in limits])
         means = process.means()[process.told :]
         best = np.minimum(best, np.where(holds, means, np.inf).min(axis=0))
-    known = np.isfinite(best)
+        counted = np.concatenate([np.repeat(counted, WORLDS, axis=1), holds])
+    mark = (lambda points: best) if marks is None else marks(np.where(counted, process.levels(), np.inf))
 
     def acquisition(points: Points) -> np.ndarray:
         features = encoding.features(points)
         found = sum(one.log_probability(features) for one in limits)
         mean, deviation = process.predict(features)
-        gain = log_h((np.where(known, best, 0.0)[None, :] - mean) / deviation[:, None]) + np.log(deviation)[:, None]
+        level = mark(points)
+        known = np.isfinite(level)
+        gain = log_h((np.where(known, level, 0.0) - mean) / deviation[:, None]) + np.log(deviation)[:, None]
         return _over_worlds(found + np.where(known, gain, 0.0))
 
     return acquisition
@@ -90,7 +101,7 @@ def log_expected_improvement(mean: np.ndarray, deviation: np.ndarray, best: np.n
     Args:
         mean: (m, worlds).
         deviation: (m,), above zero.
-        best: (worlds,) what is to be improved on.
+        best: (worlds,) what is to be improved on, or (m, worlds) by place.
 
     Returns:
         (m,).
@@ -98,7 +109,7 @@ def log_expected_improvement(mean: np.ndarray, deviation: np.ndarray, best: np.n
     References:
         Ament et al., "Unexpected improvements to expected improvement for Bayesian optimization", NeurIPS 2023, eq. 9.
     """
-    found = log_h((best[None, :] - mean) / deviation[:, None]) + np.log(deviation)[:, None]
+    found = log_h((best - mean) / deviation[:, None]) + np.log(deviation)[:, None]
     return _over_worlds(found)
 
 
