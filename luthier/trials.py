@@ -15,7 +15,6 @@ from luthier.jobs import Event, History, Job, Report, Result
 from luthier.pareto import non_dominated
 from luthier.schedule import Schedule
 from luthier.space import Config
-from luthier.space.values import copied_config
 
 
 @dataclass(frozen=True, repr=False)
@@ -114,9 +113,9 @@ def record(history: History, number: int, test: Any = None, seed: int | None = N
     return Best(
         number=number,
         value=result.metrics.get(next(iter(history.objectives)), math.nan),
-        config=copied_config(history.jobs[number].config),
+        config=history.space.given(history.jobs[number].config),
         metrics=dict(result.metrics),
-        final=history.final(number),
+        final=history.space.given(history.final(number)),
         result=result,
         schedule=schedule(history, number, seed),
         test=on_test(test, number),
@@ -258,7 +257,7 @@ def _trial(
     return TrialRecord(
         number=first,
         jobs=tuple(job.number for job in chain),
-        config=copied_config(chain[-1].config),
+        config=history.space.given(chain[-1].config),
         status=status_of(history, number, waiting),
         metrics=dict(measured[-1].metrics) if measured else {},
         steps=steps_done(history, chain[-1]),

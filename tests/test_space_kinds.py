@@ -158,6 +158,42 @@ def test_groups_are_flat_in_a_space_and_nested_for_the_user(tmp_path: Any) -> No
     assert "optimizer.lr" in study.write_report(tmp_path / "page.html").read_text()
 
 
+def test_what_a_study_gives_back_and_takes_has_the_groups_of_the_users_code(tmp_path: Any) -> None:
+    """Configurations of best, trials, ask and a loaded study go back into the function; groups are taken as dicts."""
+    space = Space(layers=Int(1, 3), optimizer={"lr": Float(1e-4, 1.0), "more": {"deep": Int(0, 5)}})
+
+    def objective(config: Config) -> float:
+        assert "optimizer" in config and "momentum" not in config["optimizer"]
+        return config["optimizer"]["lr"] * config["layers"] + config["optimizer"]["more"]["deep"]
+
+    first = {"layers": 2, "optimizer": {"lr": 0.25, "more": {"deep": 1}}}
+    kept: dict[str, Any] = {"store": tmp_path / "study.db", "name": "groups", "progress": False}
+    study = lt.tune(objective, space=space, trials=4, start=[first, {"optimizer": {"lr": 0.5}}], **kept)
+    assert objective(study.trials[0].config) == 1.5 == study.trials[0].metrics["loss"]
+    assert study.trials[1].config["optimizer"]["lr"] == 0.5
+    for one in (study, lt.Study.load("groups", kept["store"])):
+        assert objective(one.best.config) == objective(one.best.final) == one.best.value
+    with lt.Study("by hand", space, method="gp", trials=3) as hand:
+        hand.enqueue(first)
+        (job,) = hand.ask()
+        hand.tell(job, objective(job.config))
+        assert hand.best.config == space.check(first) == study.trials[0].config
+
+    class Training:
+        def init(self, config: Config, key: int) -> float:
+            return config["optimizer"]["lr"]
+
+        def advance(self, state: float, config: Config, steps: int) -> tuple[float, dict[str, float]]:
+            return state * config["optimizer"]["more"]["deep"], {}
+
+        def evaluate(self, state: float) -> dict[str, float]:
+            return {"loss": state}
+
+    assert lt.tune(Training(), space=space, trials=2, steps=2, progress=False).best is not None
+    with pytest.raises(lt.LuthierError, match=r"optimizer\.rate"):
+        space.check({"layers": 2, "optimizer": {"rate": 0.25, "more": {"deep": 1}}})
+
+
 def test_a_torch_task_reads_groups_and_knows_what_it_has_read() -> None:
     base = digits_task()
     space = Space(

@@ -70,6 +70,9 @@ class Grouped(dict[str, Any]):
         below = {other[len(inside) :]: value for other, value in self.items() if other.startswith(inside)}
         return Grouped(below, frozenset(g[len(inside) :] for g in self.groups if g.startswith(inside)))
 
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or name in self.groups
+
     def get(self, name: str, default: Any = None) -> Any:
         """The value of a name or the dict of a group; ``default`` where there is neither."""
         try:

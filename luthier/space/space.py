@@ -192,6 +192,18 @@ class Space:
         copy = {name: copied(value) for name, value in config.items()}
         return Grouped(copy, self._groups) if self._groups else copy
 
+    def flat(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The configuration by whole names, where the user has written its groups as dicts."""
+        if not any(name in self._groups and isinstance(value, Mapping) for name, value in config.items()):
+            return config
+        found: Config = {}
+        for name, value in config.items():
+            if name in self._groups and isinstance(value, Mapping):
+                found |= self.flat({f"{name}.{inner}": part for inner, part in value.items()})
+            else:
+                found[name] = value
+        return found
+
     def key(self, config: Mapping[str, Any]) -> tuple[Any, ...]:
         """Something hashable that equal configurations have in common, and no others."""
         return tuple((name, key(config[name])) for name in self._slots if name in config)
@@ -311,6 +323,7 @@ class Space:
         if not isinstance(config, Mapping):
             remedy = 'Give a dict: {"name": value}.'
             raise ConfigError(f"{config!r} is a {type(config).__name__}", where="configuration", remedy=remedy)
+        config = self.flat(config)
         self._check_names(config)
         checked: Config = {}
         for name, slot in self._slots.items():

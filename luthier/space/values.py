@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from decimal import Decimal
 from typing import Any, final, overload
@@ -72,11 +72,6 @@ def key(option: Any) -> Any:
 def copied(option: Any) -> Any:
     """The option, where it can be changed a copy of it."""
     return deepcopy(option) if isinstance(option, list | tuple) else option
-
-
-def copied_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration that can be changed without changing this one."""
-    return {name: copied(value) for name, value in config.items()}
 
 
 def to_json(option: Any) -> Any:

@@ -84,7 +84,7 @@ def how_it_runs(task: Task, adapter: Any, executor: Any, config: Config, members
 def _build(task: Any, adapter: Any, config: Config) -> Sequence[str]:
     """A first training under one configuration; the names that nothing reads."""
     if isinstance(task, TrainableTask):
-        task.trainable.init(dict(config), 0)
+        task.trainable.init(task.space.given(config), 0)
         return ()
     from luthier.train.check import try_step  # imports torch
 

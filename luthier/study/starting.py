@@ -55,7 +55,7 @@ def completed(given: Any, space: Space, seeds: Seeds, place: int) -> Config:
     if not isinstance(given, Mapping):
         what = f"start[{place}] must be a configuration, got {given!r}"
         raise ConfigError(what, where="start", remedy='Give a dict: {"lr": 0.1}.')
-    rng = seeds.rng(place, "start")
+    given, rng = space.flat(given), seeds.rng(place, "start")
     whole: Config = {}
     for _ in range(DRAWS):
         whole = space.complete(given, rng)  # drops what the values drawn make inactive

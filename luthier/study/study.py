@@ -18,7 +18,6 @@ from luthier.limits import check_limits
 from luthier.optional import optional
 from luthier.seeds import Seeds
 from luthier.space import Config, Space
-from luthier.space.values import copied_config
 from luthier.store import Store, open_store
 from luthier.study import export, settings
 from luthier.study.diverse import By, diverse
@@ -178,7 +177,8 @@ class Study:
         while True:
             jobs = self._ledger.take(count)
             if jobs or not self._ledger.busy:
-                return [replace(job, config=copied_config(job.config)) for job in jobs]  # the user may change them
+                given = self._ledger.history.space.given  # copies, which the user may change
+                return [replace(job, config=given(job.config)) for job in jobs]
             time.sleep(0.02)  # another process is proposing
 
     def tell(
