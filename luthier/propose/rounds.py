@@ -17,7 +17,7 @@ from luthier.propose.flow import Leaves, Sampler, Settings, Tree
 from luthier.propose.gaussian_process.acquisition import log_expected_improvement
 from luthier.propose.gaussian_process.search import maximise
 from luthier.propose.generator import build, sharpness
-from luthier.propose.process import Process, Reward, Where
+from luthier.propose.process_surrogate import Process, Reward, Where
 from luthier.propose.surrogate import Ensemble
 from luthier.space import Space
 from luthier.space.distance import distances

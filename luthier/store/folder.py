@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from luthier.errors import CheckpointError
 from luthier.files import absolute
-from luthier.store.process import Process, this_process
+from luthier.store.liveness import Process, this_process
 
 _DAY = 86400.0
 

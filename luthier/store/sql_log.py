@@ -20,7 +20,7 @@ from luthier.jobs import Event, History, Note, Report, Result
 from luthier.store import codec, rows
 from luthier.store import statements as sql
 from luthier.store.connect import Database, Session
-from luthier.store.process import this_process
+from luthier.store.liveness import this_process
 from luthier.store.rows import Packed
 from luthier.store.summary import Best, not_filled_by_sync
 

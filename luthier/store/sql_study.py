@@ -13,7 +13,7 @@ from luthier.store import Exchanged, Propose, codec, rows
 from luthier.store import statements as sql
 from luthier.store.checkpoints import Checkpoints, writer_of
 from luthier.store.connect import Database, Session
-from luthier.store.process import Process
+from luthier.store.liveness import Process
 from luthier.store.sql_log import Counts, Log, Nothing, Transaction
 from luthier.store.summary import DEATHS, LOSSES, SUSPECT, Best, check_jobs, died
 

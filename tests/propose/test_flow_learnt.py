@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from propose.flow_spaces import TREES, modes
+from propose.flow_spaces import TREES, conditionals, distance, modes, terminating
 from torch import nn
 
 from luthier.errors import MethodError
-from luthier.propose.flow import Settings, Tree, distance, exact, learn, terminating
+from luthier.propose.flow import Settings, Tree, exact, learn
 from luthier.propose.flow.objectives import OBJECTIVES, Flows
 from luthier.propose.flow.paths import paths
 from luthier.propose.flow.policies import Experts, Shared
@@ -106,7 +106,7 @@ def test_objectives_are_their_definitions_way_by_way():
 def test_objectives_vanish_at_the_exact_flow(objective):
     reward = modes(SMALL, seed=0)
     truth = exact(SMALL, reward)
-    steps, parents = truth.conditionals(), truth.parents
+    steps, parents = conditionals(truth), truth.parents
     after = [np.arange(SMALL.size)]  # each leaf's state after each level
     for parent in reversed(parents[1:]):
         after.insert(0, parent[after[0]])

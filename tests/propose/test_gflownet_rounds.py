@@ -10,7 +10,7 @@ from luthier.propose import GaussianProcess, GFlowNet, Random
 from luthier.propose.flow import Settings, Tree
 from luthier.propose.gaussian_process.memory import observed
 from luthier.propose.gflownet import _improving, good_until
-from luthier.propose.process import Where, process_of
+from luthier.propose.process_surrogate import Where, process_of
 from luthier.propose.rounds import WORTH, Known, Making, Round, apart_from, nearly_best, round_of
 from luthier.propose.surrogate import Surrogate
 from luthier.space import Choice, Config, Float, Space

@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from luthier.errors import CheckpointError, StoreError
 from luthier.jobs import Job
 from luthier.store import open_store, schema
-from luthier.store.process import Process, this_process
+from luthier.store.liveness import Process, this_process
 from luthier.testing.store_events import fresh, jobs, new_study, ok, synced
 
 ROOT = Path(__file__).parents[2]
@@ -204,7 +204,7 @@ def test_dead_is_what_the_system_says_is_dead(monkeypatch: pytest.MonkeyPatch) -
 
         def hidden() -> list[bool]:
             os.setuid(65534)
-            monkeypatch.setattr("luthier.store.process._seen", lambda pid: None)
+            monkeypatch.setattr("luthier.store.liveness._seen", lambda pid: None)
             return [Process(here.host, os.getppid(), here.started).dead, Process(here.host, os.getppid(), "1").dead]
 
         assert in_a_fork(hidden) == [False, False]

@@ -14,7 +14,7 @@ import pytest
 from luthier.jobs import History, Job, Result
 from luthier.space import Float, Space
 from luthier.store import open_store
-from luthier.store.process import Process, this_process
+from luthier.store.liveness import Process, this_process
 
 WORKER = Path(__file__).parent / "worker.py"
 TOTAL = 400

@@ -6,7 +6,6 @@ import numpy as np
 
 from luthier.checks import checked, real
 from luthier.propose.flow.reward import LogReward, ask, expect_some
-from luthier.propose.flow.sampler import Sampler
 from luthier.propose.flow.tree import Leaves, Tree
 
 
@@ -46,10 +45,6 @@ class Exact:
         """Log density at the codes of each leaf; see :meth:`luthier.propose.flow.Sampler.log_prob`."""
         return self.log_mass(leaves, temperature) + self.tree.log_density(leaves)
 
-    def conditionals(self) -> list[np.ndarray]:
-        """log P_F of the step into each state, a list by level of (states after that level,)."""
-        return [_step(below, above, parent) for below, above, parent in self._edges()]
-
     def _edges(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         return list(zip(self._flows[1:], self._flows[:-1], self.parents, strict=True))
 
@@ -85,16 +80,6 @@ def exact(tree: Tree, log_reward: LogReward) -> Exact:
     values = ask(log_reward, tree.all)
     expect_some(values)
     return Exact(tree, values)
-
-
-def terminating(sampler: Sampler, temperature: float = 1.0) -> np.ndarray:
-    """The probability of every leaf under a sampler, (leaves,) in the order of ``tree.all``, by enumeration."""
-    return np.exp(sampler.log_mass(sampler.tree.all, temperature))
-
-
-def distance(sampler: Sampler, truth: Sampler) -> float:
-    """The L1 distance of two samplers over all leaves of their tree: 0 where they are equal, at most 2."""
-    return float(np.abs(terminating(sampler) - terminating(truth)).sum())
 
 
 def check_temperature(temperature: float) -> None:
