@@ -418,11 +418,11 @@ def expect_domain(name: str, value: object) -> Domain:
     if isinstance(value, Domain):
         return value
     remedy = "Use Float(low, high), Int(low, high) or Choice([options])."
-    options = [one for i, one in enumerate(value) if one not in value[:i]] if isinstance(value, tuple | list) else []
-    ascending = isinstance(value, tuple | list) and len(value) == 2 and all(type(one) in (int, float) for one in value)
-    if ascending and value[0] < value[1]:
-        kind = "Int" if all(isinstance(bound, int) for bound in value) else "Float"
-        remedy = f"Write {name}={kind}({value[0]!r}, {value[1]!r}), or {name}=Choice({options!r})."
+    given: list[Any] = [*value] if isinstance(value, tuple | list) else []
+    options = [one for i, one in enumerate(given) if one not in given[:i]]
+    if len(given) == 2 and all(type(one) in (int, float) for one in given) and given[0] < given[1]:
+        kind = "Int" if all(isinstance(bound, int) for bound in given) else "Float"
+        remedy = f"Write {name}={kind}({given[0]!r}, {given[1]!r}), or {name}=Choice({options!r})."
     elif isinstance(value, tuple | list):
         remedy = f"Write {name}=Choice({options!r})."
     elif isinstance(value, int | float | str | None):
