@@ -322,3 +322,32 @@ def test_what_is_public_shows_itself_on_one_line(tmp_path: Path) -> None:
     for one in made:
         assert "\n" not in repr(one) and " object at 0x" not in repr(one), repr(one)
     assert repr(study.history) == f"History(3 jobs, 0 running, best {study.history.best})"
+
+
+def test_a_function_that_only_reports_has_its_last_values_as_its_result() -> None:
+    def train(config: dict[str, Any], trial: lt.Trial) -> None:
+        for epoch in range(4):
+            trial.report(epoch, loss=config["x"] / (epoch + 1), rate=epoch)
+
+    space = lt.Space(x=lt.Float(0.0, 1.0))
+    study = lt.tune(train, space=space, trials=3, progress=False)
+    for trial in study.trials:
+        assert trial.status == "ok" and trial.metrics == {"loss": trial.config["x"] / 4, "rate": 3.0}
+    with pytest.raises(StudyError, match=r"None \(NoneType\) was returned"):
+        lt.tune(train, space=space, trials=3, metric="accuracy", mode="max", progress=False)
+
+
+def test_failures_are_raised_where_the_others_were_pruned() -> None:
+    def train(config: dict[str, Any], trial: lt.Trial) -> float:
+        if trial.number % 2:
+            raise lt.Pruned
+        raise ValueError("no data")
+
+    space = lt.Space(x=lt.Float(0.0, 1.0))
+    with pytest.raises(StudyError, match=r"no trial ended well: 2 were pruned and 2 failed, the first with.*no data"):
+        lt.tune(train, space=space, trials=4, progress=False)
+
+    def pruned(config: dict[str, Any]) -> float:
+        raise lt.Pruned
+
+    assert lt.tune(pruned, space=space, trials=3, progress=False).best is None

@@ -130,6 +130,14 @@ OTHERS: list[tuple[str, Callable[[], Any]]] = [
 ]
 
 
+class Steps:
+    def setup(self, config: dict[str, Any]) -> None:
+        self.x = config["x"]
+
+    def step(self) -> dict[str, float]:
+        return {"loss": self.x}
+
+
 def suggesting(trial: Any) -> float:
     return (trial.suggest_float("x", -10, 10) - 2) ** 2
 
@@ -139,6 +147,8 @@ def reporting(*given: Any, **named: Any) -> Any:
 
 
 OTHERS += [
+    ("a class in the form of Ray Tune", lambda: tune(Steps)),
+    ("a class that is no task", lambda: tune(dict)),
     ("values that are suggested", lambda: tune(suggesting)),
     ("values that are suggested to a trial", lambda: tune(lambda config, trial: trial.suggest_int("n", 1, 3))),
     ("values that are suggested, and no space", lambda: lt.tune(suggesting, trials=3)),

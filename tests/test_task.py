@@ -175,12 +175,17 @@ def test_a_metric_that_is_no_real_number_is_named(value: Any) -> None:
 def test_what_a_function_returns() -> None:
     one, two = {"loss": "min"}, {"loss": "min", "size": "min"}
     assert as_objectives(0.5, one, "f") == {"loss": 0.5}
+    assert (
+        as_objectives((0.5, 3), two, "f") == as_objectives([0.5, np.int64(3)], two, "f") == {"loss": 0.5, "size": 3.0}
+    )
     assert as_objectives({"loss": 0.5, "more": 1}, one, "f") == {"loss": 0.5, "more": 1.0}
     for given, objectives, said in [
         (None, one, "None (NoneType) was returned"),
         ("0.5", one, "'0.5' (str) was returned"),
         ((0.5, 1.0), one, "(0.5, 1.0) (tuple) was returned"),
         (0.5, two, "the objectives are loss, size"),
+        ((0.5, 1.0, 2.0), two, "the objectives are loss, size"),
+        ((0.5, "big"), two, "size='big' (str)"),
         ({"acc": 1.0, "f1": 2.0}, one, "'loss' is not among the names returned (acc, f1)"),
         ({}, one, "(none)"),
         ({3: 1.0}, one, "the name 3"),

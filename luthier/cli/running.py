@@ -40,7 +40,13 @@ class Where(enum.StrEnum):
 
 
 def tune(
-    file: Annotated[Path, typer.Argument(help="A Python file that defines [bold]task[/bold].", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="A file that defines [bold]task[/bold], or [bold]space[/bold] and a function [bold]objective[/bold].",
+            show_default=False,
+        ),
+    ],
     method: Annotated[
         str | None,
         typer.Option(
@@ -198,7 +204,13 @@ def _executor(where: Where, workers: int | None, address: str | None, cpus: floa
 
 
 def compare(
-    file: Annotated[Path, typer.Argument(help="A Python file that defines [bold]task[/bold].", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="A file that defines [bold]task[/bold], or [bold]space[/bold] and a function [bold]objective[/bold].",
+            show_default=False,
+        ),
+    ],
     methods: Annotated[str, typer.Option("--methods", "-m", help="Names, with commas between.")] = "random,gp,genetic",
     trials: Annotated[int, typer.Option("--trials", "-n", min=1, help="Whole trainings that each may spend.")] = 20,
     epochs: Annotated[float | None, typer.Option("--epochs", "-e", help="Passes over the data of each.")] = None,

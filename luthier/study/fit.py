@@ -68,22 +68,25 @@ def check_fit(
 
 
 def check_success(study: Any) -> None:
-    """Refuse to hand out a study in which trials have ended and none of them well.
+    """Refuse to hand out a study in which trials have failed or diverged and none has ended well.
 
     Raises:
         StudyError: With the message of the first failure.
     """
     history = study.history
     ended = [result for number in history.arrival if (result := history.results[number]) is not None]
-    if not ended or any(result.status in ("ok", "pruned") for result in ended):
+    pruned = sum(result.status == "pruned" for result in ended)
+    ended = [result for result in ended if result.status != "pruned"]
+    if not ended or any(result.status == "ok" for result in ended):
         return
     failed = [result for result in ended if result.status == "failed"]
     first = (failed or ended)[0]
     goal = next(iter(history.objectives))
     how = f"the first with: {first.error}" if failed else f"the first with {goal}={first.metrics.get(goal)!r}"
     what = "failed" if len(failed) == len(ended) else "diverged" if not failed else "failed or diverged"
+    said = f"all {len(ended)} trials {what}, {how}" if len(ended) > 1 else f"the only trial {what}, {how[10:]}"
     raise StudyError(
-        f"all {len(ended)} trials {what}, {how}" if len(ended) > 1 else f"the only trial {what}, {how[10:]}",
+        f"no trial ended well: {pruned} were pruned and {len(ended)} {what}, {how}" if pruned else said,
         where=f"study {study.name!r}, job {first.number}",
         remedy="Mend the task and run again: what is recorded stays, and is in the error's study.",
     )

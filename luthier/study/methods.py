@@ -397,7 +397,7 @@ ELSEWHERE = {
 def _named(name: str, options: Mapping[str, Any] | None, objectives: int) -> Any:
     if name not in METHODS:
         words = next((ours for ours, theirs in ELSEWHERE.items() if name.lower().strip("_-") in theirs.split()), None)
-        close = [words] if words else difflib.get_close_matches(name, METHODS, n=1, cutoff=0.7)
+        close = [words] if words else difflib.get_close_matches(name, METHODS, n=1)
         hint = f"Did you mean {close[0]!r}? " if close else ""
         raise MethodError(
             f"there is no method {name!r}",

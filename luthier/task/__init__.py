@@ -177,10 +177,7 @@ def as_task(given: Any, space: Space | None = None) -> Task:
         >>> as_task(lambda config: config["x"] ** 2, Space(x=Float(-1, 1)))
         FunctionTask(<lambda>)
     """
-    if inspect.isclass(given) and (issubclass(given, FunctionTask | TrainableTask) or hasattr(given, "advance")):
-        raise TaskError(
-            f"the class {given.__name__} was given", where="task", remedy=f"Give an object: {given.__name__}(…)."
-        )
+    _check_not_a_class(given)
     is_task = isinstance(given, FunctionTask | TrainableTask) or is_torch(given)
     _check_suggestions(given)
     own = getattr(given, "space", None)
@@ -309,6 +306,18 @@ def _checked_space(space: Any, owner: Any) -> Space:
             remedy="Give space=lt.Space(lr=lt.Float(1e-4, 1.0, log=True), …).",
         )
     return space
+
+
+def _check_not_a_class(given: Any) -> None:
+    """Raise a TaskError for a class: an object of it may be a task."""
+    if inspect.isclass(given):
+        steps = callable(getattr(given, "step", None)) and not hasattr(given, "advance")
+        remedy = "Write init(config, key), advance(state, config, steps) and evaluate(state), and give an object of it."
+        raise TaskError(
+            f"the class {given.__name__} was given",
+            where="task",
+            remedy=remedy if steps else f"Give an object: {given.__name__}(…).",
+        )
 
 
 def _check_suggestions(function: Any) -> None:

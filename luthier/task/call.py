@@ -238,12 +238,15 @@ def as_metrics(given: Mapping[Any, Any], where: str) -> dict[str, float]:
 
 
 def as_objectives(given: Any, objectives: Mapping[str, str], where: str) -> dict[str, float]:
-    """Metrics of a finished training: a number stands for the only objective, a dict must hold all of them.
+    """Metrics of a finished training: a number stands for the only objective, a tuple for several, in their order; a
+    dict must hold all of them.
 
     Raises:
         TaskError: If a value is not a real number, or an objective is missing.
     """
     if not isinstance(given, Mapping):
+        if len(objectives) > 1 and isinstance(given, tuple | list) and len(given) == len(objectives):
+            return as_metrics(dict(zip(objectives, given, strict=True)), where)
         if len(objectives) != 1:
             raise TaskError(
                 f"{short(given)} was returned, and the objectives are {', '.join(objectives)}",

@@ -105,6 +105,8 @@ def _run_function(work: Work, job: Job, parents: Mapping[int, Result], ask: Ask,
         trial.stopped, progress.metrics = True, progress.latest or {}
     if trial.stopped and returned is None:
         return "pruned"
+    if returned is None and set(work.objectives) <= set(progress.latest or {}):
+        returned = progress.latest  # a function that only reports, as Ray Tune's do: its last values count
     progress.metrics = as_objectives(returned, work.objectives, repr(task))
     if trial.stopped:
         return "pruned"
