@@ -111,7 +111,7 @@ class Diverse(Modelled):
 def marks_of(
     space: Space, points: Points, count: int, apart: float, levels: np.ndarray
 ) -> Callable[[Points], np.ndarray]:
-    """What a configuration has to improve on where it is; see :class:`Diverse`.
+    """Mark that a configuration has to improve on where it is; see :class:`Diverse`.
 
     Args:
         space: The search space.

@@ -29,7 +29,7 @@ def improvement_beside(
         encoding: Encoding of the space.
         running: (jobs) configurations whose results are imagined.
         rng: Source of the imagined results.
-        marks: What is to be improved on, by place; None is the best everywhere.
+        marks: Values to be improved on, by place; None is the best everywhere.
     """
     if len(running.codes):
         process = process.imagine(encoding.features(running), rng.normal(size=(len(running.codes), WORLDS)))
@@ -65,7 +65,7 @@ def improvement_within(
         encoding: Encoding of the space.
         running: (jobs) configurations whose results are imagined.
         rng: Source of the imagined results.
-        marks: What is to be improved on, by place; None is the best everywhere.
+        marks: Values to be improved on, by place; None is the best everywhere.
 
     References:
         Gardner et al., "Bayesian optimization with inequality constraints", ICML 2014, eq. 3.
