@@ -29,7 +29,7 @@ import luthier as lt
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE, RESULTS = ROOT / "docs" / "networks.md", ROOT / "benchmarks" / "results" / "zoo.json"
-FORMS = {"rules": "rewritten for a stack", "vmap": "vmap", "loop": "in turn", "": ""}  # rules: of older results
+FORMS = {"vmap": "vmap", "loop": "in turn", "": ""}
 PACKAGES = ("transformers", "vit-pytorch", "x-transformers", "rtdl_revisiting_models", "tabm", "pytorch-tabnet", "timm")
 
 
@@ -150,10 +150,9 @@ without dropout. "Equal" is what equals a member alone, bit for bit, at dropout 
 stack, and in a study that was ended by SIGKILL in the middle and resumed. A network that draws in itself has no plain
 loop to be compared with; one that runs in turn is never traced. "Adapters": pbt, hypergradient, bilevel with the
 implicit and the unrolled response, hypernet, and enas over two optimizers, each with two members stacked as alone, bit
-for bit, or "to rounding": some kernels round second derivatives otherwise for several members than for one.
-Rows of the form "rewritten for a stack" were run before that form went: such networks now run by vmap, or in turn.
+for bit; where only last bits differ, it says "to rounding".
 Speed is in member-steps a second of eight members in the form that a long study takes, on one core, and in multiples
-of a plain loop's. Made with torch {torch}, on a CPU.
+of a plain loop's; empty where it has not been measured. Made with torch {torch}, on a CPU.
 
 | kind | network | | form | off | equal | adapters | speed | × plain | |
 |---|---|---|---|---|---|---|---|---|---|
