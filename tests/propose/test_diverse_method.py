@@ -12,6 +12,8 @@ from luthier.errors import MethodError
 from luthier.jobs import Budget
 from luthier.propose import Diverse, GaussianProcess, Random
 from luthier.propose.diverse import marks_of
+from luthier.propose.gaussian_process.acquisition import improvement_within
+from luthier.propose.gaussian_process.memory import model
 from luthier.seeds import Seeds
 from luthier.space import Choice, Config, Float, Space
 from luthier.space.distance import first_apart
@@ -102,6 +104,17 @@ def test_the_set_lies_within_limits() -> None:
     study = lt.tune(task, Diverse(count=2, apart=0.2), **settings)
     several = study.diverse(2, within=1e9, by="loss", apart=0.2)
     assert all(one.metrics["size"] <= 0.5 for one in several) and len(several) == 2
+    found = model(study.history, 8, 400)
+    assert found is not None and 0 < found.inside.sum() < len(found.inside)
+    encoding, told = encoding_of(CUBE), list[np.ndarray]()
+
+    def marks(levels: np.ndarray) -> Any:
+        told.append(levels)
+        return lambda points: np.zeros((len(points.codes), levels.shape[1]))
+
+    running, rng = encoding.sample(np.random.default_rng(0), 2), np.random.default_rng(0)
+    improvement_within(found.posterior, found.inside, found.limits, encoding, running, rng, marks)
+    assert (np.isfinite(told[0][:-2]) == found.inside[:, None]).all()  # what lies outside is in no set
     late = [row.metrics["size"] <= 0.5 for row in study.trials[20:]]
     assert np.mean(late) > 0.7
 
