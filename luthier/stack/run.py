@@ -11,7 +11,7 @@ from luthier.optional import optional
 from luthier.stack.trace import Eager, Traced, trace
 
 TRACED_STEPS = 1000  # of stacks of one shape, from which on a trace repays its making
-PARAMETERS = 8 << 20  # bytes of the parameters of a stack: wider ones leave the caches of a core between two operators
+PARAMETERS = 4 << 20  # bytes of the parameters of a stack: wider ones leave the caches of a core between two operators
 ELEMENTS = 16 << 20  # numbers that a forward pass of a stack makes
 LARGEST_STACK = 1 << 30  # bytes of one stack's state
 WIDEST = 256

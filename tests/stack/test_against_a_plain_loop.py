@@ -207,7 +207,7 @@ def test_the_width_of_a_stack_follows_from_sizes():
         return stack_width(program, Plain(), program.init({"lr": 0.1}, 0), members)
 
     assert of(4, 200) == 200 and of(4, 300) == 256
-    assert of(1000, 300) == 16 and of(30_000, 300) == 1 and of(30_000, 1) == 1
+    assert of(1000, 300) == 8 and of(30_000, 300) == 1 and of(30_000, 1) == 1
 
 
 def test_what_a_stack_cannot_carry_is_refused_at_the_call():
