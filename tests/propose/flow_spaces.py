@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from luthier.propose.flow import Exact, Leaves, LogReward, Sampler, Tree
+from luthier.propose.flow import Exact, Leaves, LogReward, Tree
 from luthier.propose.flow.exact import _step
 from luthier.space import Choice, Float, Int, Space
 
@@ -46,16 +46,6 @@ def modes(tree: Tree, seed: int, count: int = 8, width: float = 0.1) -> LogRewar
         return np.log(1e-3 + np.exp(-squares / (2 * width**2)) @ heights)
 
     return log_reward
-
-
-def terminating(sampler: Sampler, temperature: float = 1.0) -> np.ndarray:
-    """The probability of every leaf under a sampler, (leaves,) in the order of ``tree.all``, by enumeration."""
-    return np.exp(sampler.log_mass(sampler.tree.all, temperature))
-
-
-def distance(sampler: Sampler, truth: Sampler) -> float:
-    """The L1 distance of two samplers over all leaves of their tree: 0 where they are equal, at most 2."""
-    return float(np.abs(terminating(sampler) - terminating(truth)).sum())
 
 
 def conditionals(sampler: Exact) -> list[np.ndarray]:

@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from propose.flow_spaces import TREES, conditionals, distance, modes, terminating
+from propose.flow_spaces import TREES, conditionals, modes
 from torch import nn
 
 from luthier.errors import MethodError
-from luthier.propose.flow import Settings, Tree, exact, learn
+from luthier.propose.flow import Settings, Tree, distance, exact, learn, terminating
 from luthier.propose.flow.objectives import OBJECTIVES, Flows
 from luthier.propose.flow.paths import paths
 from luthier.propose.flow.policies import Experts, Shared

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hypothesis import given
-from propose.flow_spaces import TREES, conditionals, distance, modes, terminating
+from propose.flow_spaces import TREES, conditionals, modes
 from spaces import spaces
 
 from luthier.errors import MethodError
-from luthier.propose.flow import Tree, exact, log_rewards
+from luthier.propose.flow import Tree, distance, exact, log_rewards, terminating
 from luthier.space import Choice, Float, Int, Space
 
 EVERY = pytest.mark.parametrize("tree", TREES.values(), ids=TREES)

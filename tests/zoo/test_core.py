@@ -17,7 +17,7 @@ CORE = {
     "conv VAE (rsample)": "",
     "VQ-VAE with EMA buffers": "",
     "Fourier neural operator (complex)": "",
-    "LSTM, two layers, dropout": "vmap",
+    "LSTM, two layers, dropout": "loop",
     "LSTM language model, tied weights": "",
     "selective scan in a loop": "vmap",
     "TransformerEncoder, dropout": "",

@@ -27,7 +27,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from luthier.lazy import lazy
-from luthier.propose.flow.exact import Exact, exact
+from luthier.propose.flow.exact import Exact, distance, exact, terminating
 from luthier.propose.flow.reward import LogReward, log_rewards
 from luthier.propose.flow.sampler import Sampler
 from luthier.propose.flow.tree import Leaves, Tree
@@ -44,9 +44,11 @@ __all__ = [
     "Sampler",
     "Settings",
     "Tree",
+    "distance",
     "exact",
     "learn",
     "log_rewards",
+    "terminating",
 ]
 
 _FILES = {"learn": "training", "Learnt": "training", "Settings": "settings"}

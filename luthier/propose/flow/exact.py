@@ -6,6 +6,7 @@ import numpy as np
 
 from luthier.checks import checked, real
 from luthier.propose.flow.reward import LogReward, ask, expect_some
+from luthier.propose.flow.sampler import Sampler
 from luthier.propose.flow.tree import Leaves, Tree
 
 
@@ -80,6 +81,16 @@ def exact(tree: Tree, log_reward: LogReward) -> Exact:
     values = ask(log_reward, tree.all)
     expect_some(values)
     return Exact(tree, values)
+
+
+def terminating(sampler: Sampler, temperature: float = 1.0) -> np.ndarray:
+    """The probability of every leaf under a sampler, (leaves,) in the order of ``tree.all``, by enumeration."""
+    return np.exp(sampler.log_mass(sampler.tree.all, temperature))
+
+
+def distance(sampler: Sampler, truth: Sampler) -> float:
+    """The L1 distance of two samplers over all leaves of their tree: 0 where they are equal, at most 2."""
+    return float(np.abs(terminating(sampler) - terminating(truth)).sum())
 
 
 def check_temperature(temperature: float) -> None:
