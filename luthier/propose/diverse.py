@@ -9,27 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 
 from luthier.checks import real, require, whole
-from luthier.jobs import Budget, History, Job
+from luthier.jobs import Budget
 from luthier.propose.gaussian_process.acquisition import improvement_beside, improvement_within
-from luthier.propose.gaussian_process.memory import Model, model
+from luthier.propose.gaussian_process.memory import Model
 from luthier.propose.gaussian_process.search import maximise
-from luthier.propose.gaussian_process.sequential import one_by_one, running, upcoming
-from luthier.propose.gp import Modelled, check
-from luthier.propose.threads import one_thread
-from luthier.seeds import Seeds
+from luthier.propose.gp import OneByOne
 from luthier.space import Space
 from luthier.space.distance import distances, first_apart
 from luthier.space.encoder import Points, encoding_of, join
 
-WHERE = "method diverse"
-
 
 @dataclass(frozen=True)
-class Diverse(Modelled):
+class Diverse(OneByOne):
     """Bayesian optimisation of ``count`` good configurations, any two of them farther apart than ``apart``.
 
     It is :class:`luthier.propose.GaussianProcess` but for what a new configuration has to improve on. Near one of the
@@ -62,6 +58,7 @@ class Diverse(Modelled):
 
     count: int = 10
     apart: float = 0.1
+    where: ClassVar[str] = "method diverse"
 
     def bind(self, budget: Budget) -> Diverse:
         """The same search, ending after ``budget.trials`` configurations.
@@ -69,30 +66,10 @@ class Diverse(Modelled):
         Raises:
             MethodError: If a setting cannot be.
         """
-        require(self, WHERE, initial=whole(2), batch=whole(1), points=whole(10), count=whole(1), apart=real(0, 1))
+        require(self, self.where, count=whole(1), apart=real(0, 1))
         return super().bind(budget)
 
-    def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
-        """Up to ``count`` new configurations, as long as at most ``batch`` jobs are running.
-
-        Raises:
-            MethodError: If the study has several objectives or too wide a space.
-        """
-        check(history, WHERE)
-        numbers = upcoming(history, count, self.batch, self.budget)
-        if not numbers:
-            return []
-        with one_thread():
-            fitted = model(history, self.initial, self.points) if numbers[-1] >= self.initial else None
-
-            def choose(number: int, seen: set[bytes], near: Points, rng: np.random.Generator) -> np.ndarray | None:
-                if fitted is None or number < self.initial:
-                    return None
-                return self._widen(fitted, history.space, seen, near, rng)
-
-            return one_by_one(history, numbers, choose, running(history), self.budget, seeds)
-
-    def _widen(
+    def _choose(
         self, fitted: Model, space: Space, seen: set[bytes], near: Points, rng: np.random.Generator
     ) -> np.ndarray | None:
         """The code of the largest expected gain of the set, given the running jobs."""

@@ -19,8 +19,8 @@ from luthier.propose.gaussian_process.search import maximise
 from luthier.propose.gaussian_process.sequential import one_by_one, running, upcoming
 from luthier.propose.threads import one_thread
 from luthier.seeds import Seeds
-from luthier.space import Config
-from luthier.space.encoder import Encoding, Points, encoding_of
+from luthier.space import Config, Space
+from luthier.space.encoder import Points, encoding_of
 
 WIDEST = 128  # columns of a space
 LEADING = 5  # results around which the search for the next configuration begins
@@ -34,6 +34,7 @@ class Modelled:
     batch: int = 8
     points: int = 400
     budget: Budget | None = field(default=None, repr=False)
+    where: ClassVar[str] = "method gp"  # its name in messages
     extendable: ClassVar[bool] = True
     learns_known: ClassVar[bool] = True
 
@@ -44,12 +45,43 @@ class Modelled:
             MethodError: If a setting is not a whole number in its range.
         """
         bound = replace(self, budget=budget)
-        require(bound, "method gp", initial=whole(2), batch=whole(1), points=whole(10))
+        require(bound, self.where, initial=whole(2), batch=whole(1), points=whole(10))
         return bound
 
 
 @dataclass(frozen=True)
-class GaussianProcess(Modelled):
+class OneByOne(Modelled):
+    """A method that models one objective, and chooses one configuration after the other by the model."""
+
+    def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
+        """Up to ``count`` new configurations, as long as at most ``batch`` jobs are running.
+
+        Raises:
+            MethodError: If the study has several objectives or too wide a space.
+        """
+        check(history, self.where)
+        numbers = upcoming(history, count, self.batch, self.budget)
+        if not numbers:
+            return []
+        with one_thread():
+            fitted = model(history, self.initial, self.points) if numbers[-1] >= self.initial else None
+
+            def choose(number: int, seen: set[bytes], near: Points, rng: np.random.Generator) -> np.ndarray | None:
+                if fitted is None or number < self.initial:
+                    return None
+                return self._choose(fitted, history.space, seen, near, rng)
+
+            return one_by_one(history, numbers, choose, running(history), self.budget, seeds)
+
+    def _choose(
+        self, fitted: Model, space: Space, seen: set[bytes], near: Points, rng: np.random.Generator
+    ) -> np.ndarray | None:
+        """The code of the next configuration, given those of the running jobs; None where none is left."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class GaussianProcess(OneByOne):
     """Bayesian optimisation with a Gaussian process.
 
     The first configurations cover the space evenly. From then on a Gaussian process is fitted to all results, and the
@@ -85,25 +117,17 @@ class GaussianProcess(Modelled):
         Snoek, Larochelle and Adams, "Practical Bayesian optimization of machine learning algorithms", NeurIPS 2012.
     """
 
-    def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
-        """Up to ``count`` new configurations, as long as at most ``batch`` jobs are running.
-
-        Raises:
-            MethodError: If the study has several objectives or too wide a space.
-        """
-        check(history)
-        numbers = upcoming(history, count, self.batch, self.budget)
-        if not numbers:
-            return []
-        with one_thread():
-            fitted = model(history, self.initial, self.points) if numbers[-1] >= self.initial else None
-
-            def choose(number: int, seen: set[bytes], near: Points, rng: np.random.Generator) -> np.ndarray | None:
-                if fitted is None or number < self.initial:
-                    return None
-                return _improve(fitted, encoding_of(history.space), seen, near, rng)
-
-            return one_by_one(history, numbers, choose, running(history), self.budget, seeds)
+    def _choose(
+        self, fitted: Model, space: Space, seen: set[bytes], near: Points, rng: np.random.Generator
+    ) -> np.ndarray | None:
+        """The code of the highest expected improvement, given the running jobs."""
+        encoding = encoding_of(space)
+        if fitted.limits:
+            acquisition = improvement_within(fitted.posterior, fitted.inside, fitted.limits, encoding, near, rng)
+        else:
+            acquisition = improvement_beside(fitted.posterior, encoding, near, rng)
+        leading = fitted.points.take(fitted.leading()[:LEADING])
+        return maximise(acquisition, encoding, leading, seen, near.codes, rng)
 
     def suggest(self, history: History) -> Config:
         """The evaluated configuration that the model believes best: its mean is lowest there.
@@ -113,7 +137,7 @@ class GaussianProcess(Modelled):
         Raises:
             MethodError: If no job has ended with a finite result yet.
         """
-        check(history)
+        check(history, self.where)
         if history.best is None:
             remedy = "Wait for the first result that is finite."
             raise MethodError("there is no result to judge by", where="method gp, suggest", remedy=remedy)
@@ -127,19 +151,7 @@ class GaussianProcess(Modelled):
         return dict(history.jobs[number].config)
 
 
-def _improve(
-    fitted: Model, encoding: Encoding, seen: set[bytes], running: Points, rng: np.random.Generator
-) -> np.ndarray | None:
-    """The code of the highest expected improvement, given the running jobs."""
-    if fitted.limits:
-        acquisition = improvement_within(fitted.posterior, fitted.inside, fitted.limits, encoding, running, rng)
-    else:
-        acquisition = improvement_beside(fitted.posterior, encoding, running, rng)
-    leading = fitted.points.take(fitted.leading()[:LEADING])
-    return maximise(acquisition, encoding, leading, seen, running.codes, rng)
-
-
-def check(history: History, where: str = "method gp") -> None:
+def check(history: History, where: str) -> None:
     """Refuse several objectives and too wide a space."""
     if len(history.objectives) > 1:
         raise MethodError(

@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 BITS = 24  # of a number in [0, 1): all that a float32 holds
+KEPT = 1 << 18  # elements of a draw whose hashes are kept: 2 MiB each
 _HALF = 1 << (BITS - 1)
 
 # Odd 64-bit constants, written as signed: the first two are of MurmurHash3's finaliser (Appleby 2011, public domain),
@@ -62,9 +64,10 @@ class Noise:
             shape: Shape of one member's draw.
             batch_last: Return (members, \\*shape reversed), the same numbers transposed.
         """
-        count = math.prod(shape)
-        element = _mix(torch.arange(1, count + 1, device=self.key.device) * _GOLDEN) >> 24  # a_j, 40 bits
-        element = element.view(tuple(shape))
+        count, device = math.prod(shape), self.key.device
+        # a trace hoists the hash itself, and must not see a tensor from outside of it
+        traced = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
+        element = (_kept if count <= KEPT and not traced else _elements)(count, device).view(tuple(shape))
         if batch_last:
             element = element.permute(*reversed(range(element.ndim))).contiguous()
         state = self.key * _KEY + self.step * _STEP + _signed((self.site + site + 1) * _SITE)
@@ -107,6 +110,18 @@ class Noise:
             number = (rate.detach() * 2.0**BITS).ceil().to(torch.int64)
             return bits >= ((number - _HALF) << (64 - BITS)).view(-1, *(1,) * len(shape))
         return bits >= (math.ceil(rate * 2.0**BITS) - _HALF) << (64 - BITS)
+
+
+def _elements(count: int, device: torch.device) -> Tensor:
+    """The hashes a_j of 40 bits, (count,)."""
+    return _mix(torch.arange(1, count + 1, device=device) * _GOLDEN) >> 24
+
+
+@lru_cache(maxsize=64)
+def _kept(count: int, device: torch.device) -> Tensor:
+    """:func:`_elements`, which cost most of a draw, kept for the next draw of that size."""
+    with torch.inference_mode(False):
+        return _elements(count, device)
 
 
 def _signed(number: int) -> int:
