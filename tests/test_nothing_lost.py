@@ -112,7 +112,7 @@ def outcome(results: list[Result | None]) -> list[tuple[Any, ...]]:
 @pytest.mark.slow
 def test_twenty_kills_lose_nothing_and_change_nothing(tmp_path: Path) -> None:
     chance = random.Random(20)
-    whole, drivers = Drivers(tmp_path, DRIVER, 200, name="whole"), Drivers(tmp_path, DRIVER, 200)
+    whole, drivers = Drivers(tmp_path, DRIVER, 400, name="whole"), Drivers(tmp_path, DRIVER, 400)
     whole.finish()
     finished: set[int] = set()  # jobs whose results were recorded before the latest kill
     kills = 0
@@ -128,17 +128,17 @@ def test_twenty_kills_lose_nothing_and_change_nothing(tmp_path: Path) -> None:
         assert finished <= set(stored.arrival), "a recorded result is gone"
         finished = set(stored.arrival)
         assert len(stored.arrival) == len(finished)
-    assert 20 < len(finished) < 200
+    assert 20 < len(finished) < 400
     drivers.finish()
 
     ends, expected = (Study.load("killed", folder.store).history for folder in (drivers, whole))
     assert [job.config for job in ends.jobs] == [job.config for job in expected.jobs]
     assert outcome(ends.results) == outcome(expected.results)
     assert ends.values.tobytes() == expected.values.tobytes() and ends.best == expected.best
-    assert ends.arrival == expected.arrival == list(range(200))
+    assert ends.arrival == expected.arrival == list(range(400))
     runs = [int(number) for _, _, number in drivers.lines()]
     repeated = len(runs) - len(set(runs))
-    assert set(runs) == set(range(200)) and repeated <= kills  # only what was in flight started again
+    assert set(runs) == set(range(400)) and repeated <= kills  # only what was in flight started again
 
 
 @pytest.mark.slow
