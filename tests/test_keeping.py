@@ -161,11 +161,20 @@ def test_a_backup_is_whole_while_a_study_goes_on(tmp_path: Path) -> None:
     assert pbt(kept).best is not None
 
 
+def test_a_backup_fetches_checkpoints_from_a_url(tmp_path: Path) -> None:
+    store, kept = str(tmp_path / "a.db"), str(tmp_path / "kept.db")
+    with open_store(store, checkpoints=f"memory://{tmp_path.name}/runs") as opened:
+        pbt(opened)
+    run("backup", "--store", store, "--output", kept)
+    assert content(kept) == content(store) and content(kept)[2]
+    assert Path(f"{kept}.checkpoints").is_dir()
+
+
 def test_a_backup_that_fails_leaves_nothing_in_the_way_of_the_next(tmp_path: Path, monkeypatch: Any) -> None:
     store, kept = str(tmp_path / "a.db"), tmp_path / "b" / "kept.db"
     pbt(store)
     with monkeypatch.context() as patch:
-        patch.setattr(copying.shutil, "copy2", full_disk)
+        patch.setattr(Path, "write_bytes", full_disk)
         assert "No space left" in run("backup", "--store", store, "--output", str(kept), code=1)
     assert list(kept.parent.iterdir()) == []
     run("backup", "--store", store, "--output", str(kept))

@@ -19,8 +19,9 @@ from luthier.errors import CheckpointError, StoreError
 from luthier.files import absolute, replacing
 from luthier.store import rows
 from luthier.store import statements as sql
-from luthier.store.checkpoints import SUFFIX, folder_name
+from luthier.store.checkpoints import MARKER, SUFFIX, folder_name
 from luthier.store.connect import explained
+from luthier.store.folder import folder_at
 from luthier.store.rows import RESULT
 from luthier.store.schema import events, queue, studies
 from luthier.store.sql import SQL
@@ -123,6 +124,7 @@ def backup(store: Any, path: str | Path) -> tuple[Path, list[str]]:
 
     Raises:
         StoreError: If the store is no SQLite file, or the copy cannot be written.
+        CheckpointError: If a checkpoint cannot be read.
     """
     if not isinstance(store, SQL) or not store._database.sqlite:
         remedy = "Back up PostgreSQL by its own pg_dump; luthier copy takes one study into an SQLite file."
@@ -133,10 +135,10 @@ def backup(store: Any, path: str | Path) -> tuple[Path, list[str]]:
     target = absolute(path)
     if target.exists() or Path(f"{target}.checkpoints").exists():
         raise StoreError("there is something already", where=str(target), remedy="Give the path of a new file.")
-    source, folder = Path(store._folder), target.parent / f".{secrets.token_hex(12)}.part"
+    folder = target.parent / f".{secrets.token_hex(12)}.part"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _copy_tree(source, folder)  # before: a file that is named at the moment of the copy may be removed after it
+        _copy_files(store, folder)  # before: a file that is named at the moment of the copy may be removed after it
         with replacing(target) as partial:
             copy = sqlite3.connect(partial)
             try:
@@ -146,7 +148,7 @@ def backup(store: Any, path: str | Path) -> tuple[Path, list[str]]:
                 copy.commit()
             finally:
                 copy.close()
-            _copy_tree(source, folder)  # after: files that were written meanwhile
+            _copy_files(store, folder)  # after: files that were written meanwhile
             if folder.exists():
                 folder.rename(f"{target}.checkpoints")
     except (OSError, sqlite3.Error) as error:
@@ -231,17 +233,28 @@ def _write(target: SQL, made: dict[str, Any], new: list[dict[str, Any]], waiting
     target._database.again(write)
 
 
-def _copy_tree(source: Path, target: Path) -> None:
-    """Copy the files that are not there yet; one that is removed meanwhile is left out."""
-    for file in sorted(source.rglob("*")) if source.is_dir() else ():
-        if file.is_file() and not file.is_symlink() and not file.name.startswith("."):
-            copy = target / file.relative_to(source)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            if not copy.exists():
-                try:
-                    shutil.copy2(file, copy)
-                except FileNotFoundError:
-                    copy.unlink(missing_ok=True)
+def _copy_files(store: SQL, target: Path) -> None:
+    """Copy the checkpoints of all studies that are not there yet; one that is removed meanwhile is left out."""
+    for one in store.studies():
+        try:
+            row = store._find(one.name)
+        except StoreError:  # deleted meanwhile
+            continue
+        held, copy = folder_at(store._checkpoints(row).folder, durable=False), target / row.folder
+        for name in held.names():
+            wanted = name == MARKER or (name.endswith(SUFFIX) and not name.startswith("."))
+            if not wanted or (copy / name).exists():
+                continue
+            try:
+                data = held.read(name)
+            except FileNotFoundError:
+                continue
+            except Exception as error:  # an object store raises what its own library raises
+                remedy = "Check that the folder is reachable and readable by you, then run again."
+                where = f"{held.path}/{name}"
+                raise CheckpointError(f"cannot be read ({error})", where=where, remedy=remedy) from error
+            copy.mkdir(parents=True, exist_ok=True)
+            (copy / name).write_bytes(data)
 
 
 def missing(store: Any, name: str) -> list[str]:
