@@ -37,7 +37,7 @@ import torch
 import luthier as lt
 
 flow = importlib.import_module("luthier.propose.flow")
-PAPER = importlib.import_module("luthier.propose.flow.settings").PAPER
+PAPER = importlib.import_module("luthier.propose.flow.training_settings").PAPER
 OBJECTIVES = importlib.import_module("luthier.propose.flow.objectives").OBJECTIVES
 
 HERE = Path(__file__).resolve().parent

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import luthier as lt
 from luthier.cli import app
-from luthier.cli.common import named_method
+from luthier.cli.options import named_method
 from luthier.errors import MethodError
 from luthier.study.methods import METHODS, settings_of
 from luthier.study.study import Study

@@ -20,7 +20,7 @@ from luthier.cli import app
 from luthier.errors import MethodError, StoreError, StudyError
 from luthier.files import write_whole
 from luthier.store import open_store
-from luthier.study.progress import Live, Plain, Tick
+from luthier.study.progress import LiveLine, PlainLines, Tick
 from luthier.text import plain, public_url, without_secrets
 
 __all__ = ["postgres_url"]  # a fixture
@@ -90,7 +90,7 @@ def test_progress_shows_text_as_it_is() -> None:
             return True
 
     tick = Tick(1, 0, 2, 1, 0.5, METRIC)
-    for kind, stream in ((Plain, io.StringIO()), (Live, Terminal())):
+    for kind, stream in ((PlainLines, io.StringIO()), (LiveLine, Terminal())):
         shower = kind(NAME, stream)
         shower.show(tick)
         shower.say(HOSTILE)

@@ -83,6 +83,15 @@ MODULE_OF = {"scikit-learn": "sklearn", "mlflow-skinny": "mlflow"}
 NAMES_MODULE = re.compile(r"^(luthier(?:\.\w+)+):\w+$")
 # The table of methods names classes of packages that are imported when the method is first used.
 MAY_NAME = {"luthier/study/methods.py": "luthier.interop."}
+# Files of one name in two packages: each pair is about one thing, seen from two layers.
+SAME = {
+    "diverse.py": "propose study",
+    "hypergradient.py": "adapt optim",
+    "kept.py": "report study",
+    "proposers.py": "interop/optuna testing",
+    "sampling.py": "report study",
+    "tuning.py": "cli study",
+}
 NAMED_FILE = re.compile(r'^\s*"([A-Za-z0-9-]+)[^"]*",\s*# (luthier/[\w/]+\.py)', re.MULTILINE)
 
 
@@ -239,6 +248,23 @@ def test_file_imports_downward_only(file):
     named = MAY_NAME.get(str(file.relative_to(ROOT)), "none")
     found = violations(file.read_text(), package_of(file), layer, MODULES)
     assert [one for one in found if f"imports {named}" not in one] == []
+
+
+@pytest.mark.parametrize("folder", sorted(path for path in PACKAGE.iterdir() if (path / "__init__.py").exists()))
+def test_package_says_in_its_first_lines_what_it_may_import(folder):
+    layer = layer_of(f"luthier.{folder.name}")
+    said = re.search(r"^May import: ([\w, ]+)[.;(]", (folder / "__init__.py").read_text(), re.MULTILINE)
+    assert said is not None and layer is not None
+    assert set(said[1].strip().split(", ")) == BELOW[layer]
+    assert ("torch alone" in (folder / "__init__.py").read_text()) == (layer in TORCH_ALONE)
+
+
+def test_no_two_files_of_one_name_for_different_things():
+    places: dict[str, list[str]] = {}
+    for file in FILES:
+        places.setdefault(file.name, []).append(str(file.parent.relative_to(PACKAGE)))
+    twice = {name: set(found) for name, found in places.items() if len(found) > 1 and name != "__init__.py"}
+    assert twice == {name: set(found.split()) for name, found in SAME.items()}
 
 
 def test_optional_packages_are_imported_in_the_one_file_that_is_named():

@@ -16,7 +16,7 @@ import luthier as lt
 from luthier.jobs import Budget, History, Job, Report, Result
 from luthier.study.loop import expected
 from luthier.study.pace import Pace
-from luthier.study.progress import Live, Plain, Tick, duration, line
+from luthier.study.progress import LiveLine, PlainLines, Tick, duration, line
 
 ROOT = Path(__file__).parents[1]
 SPACE = lt.Space(x=lt.Float(-1.0, 1.0))
@@ -28,7 +28,7 @@ def bowl(config: dict[str, Any]) -> float:
 
 def test_progress_is_a_line_now_and_then_and_one_at_the_end() -> None:
     stream = io.StringIO()
-    plain = Plain("mine", stream, every=0.0)
+    plain = PlainLines("mine", stream, every=0.0)
     tick = Tick(done=3, running=1, total=10, fresh=3, best=0.125, metric="loss", troubled=1)
     plain.show(tick)
     plain.close(tick)
@@ -44,7 +44,7 @@ def test_the_live_line_is_drawn_at_most_four_times_a_second() -> None:
             return True
 
     stream = Terminal()
-    live = Live("mine", stream)
+    live = LiveLine("mine", stream)
     shown = 0
     for done in range(50):
         if live.wants(time.monotonic()):
@@ -61,7 +61,7 @@ def test_what_is_said_before_the_first_progress_is_shown_too() -> None:
             return True
 
     stream = Terminal()
-    shower = Live("s", stream)
+    shower = LiveLine("s", stream)
     shower.say("24 networks train as one stack")
     shower.show(Tick(1, 0, 2, 1, 0.5, "loss"))
     shower.close(Tick(2, 0, 2, 2, 0.5, "loss"))
@@ -138,7 +138,7 @@ def test_the_pace_of_jobs_by_their_reports(monkeypatch: pytest.MonkeyPatch) -> N
 def test_time_left_is_right_within_a_factor_of_two_after_the_first_tenth() -> None:
     said: list[tuple[float, str]] = []
 
-    class Notes(Plain):
+    class Notes(PlainLines):
         def show(self, tick: Tick) -> None:
             if tick.left is not None:
                 said.append((time.monotonic(), str(tick.left)))

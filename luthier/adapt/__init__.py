@@ -1,4 +1,7 @@
-"""Methods that move hyperparameters during one training, and the contract they meet."""
+"""Methods that move hyperparameters during one training, and the contract they meet.
+
+May import: task, policy.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The command line: tune a file, and look at what a store holds."""
+"""The command line: tune a file, and look at what a store holds.
+
+May import: public (luthier itself and all that is below it).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Annotated
 import typer
 
 from luthier import __version__
-from luthier.cli import keeping, reading, running
+from luthier.cli import keeping, looking, tuning
 
 app = typer.Typer(
     name="luthier",
@@ -35,16 +38,16 @@ def version(
 
 
 for command in (
-    running.tune,
-    running.compare,
-    reading.methods,
-    reading.studies,
-    reading.show,
-    reading.report,
-    reading.export,
-    reading.sample,
-    reading.follow,
-    reading.serve,
+    tuning.tune,
+    tuning.compare,
+    looking.methods,
+    looking.studies,
+    looking.show,
+    looking.report,
+    looking.export,
+    looking.sample,
+    looking.follow,
+    looking.serve,
     keeping.copy,
     keeping.backup,
     keeping.rename,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from luthier.cli.common import DEFAULT_STORE, NameArgument, StoreOption, existing, told
+from luthier.cli.options import DEFAULT_STORE, NameArgument, StoreOption, existing, told
 from luthier.text import plain, public_url
 
 

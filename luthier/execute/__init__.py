@@ -1,5 +1,7 @@
 """Executors: where jobs run. They take jobs and give results, in whatever order the jobs end.
 
+May import: train.
+
 An executor judges nothing. Each job that it was given comes back once, in one of two ways:
 
 - a :class:`~luthier.jobs.Result`: the training ended, in whatever way; an exception of the user's code is one too;

@@ -30,7 +30,7 @@ MOST_SOURCE = 64 << 20  # bytes of a user's modules that are sent; beyond, somet
 
 
 @dataclass(frozen=True)
-class Source:
+class ModuleSource:
     """A user's module: where the driver has it, and its text."""
 
     path: str
@@ -50,7 +50,7 @@ class Parcel:
 
     payload: bytes
     arrays: list[np.ndarray] = field(default_factory=list)
-    sources: Mapping[str, Source] = field(default_factory=dict)
+    sources: Mapping[str, ModuleSource] = field(default_factory=dict)
 
 
 def pack(work: Any, data: Any = None) -> Parcel:
@@ -130,7 +130,7 @@ def _tensors(part: Any, depth: int = 4) -> Iterator[Tensor]:
         yield from _tensors(vars(part), depth - 1)
 
 
-def _sources() -> Iterator[tuple[str, Source]]:
+def _sources() -> Iterator[tuple[str, ModuleSource]]:
     """The modules that this process has imported and that are the user's own: no package that is installed."""
     paths = sysconfig.get_paths()
     installed = tuple(str(Path(paths[kind]).resolve()) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
@@ -150,13 +150,13 @@ def _sources() -> Iterator[tuple[str, Source]]:
         total += len(text)
         if total > MOST_SOURCE:
             return
-        yield name, Source(path, text, hasattr(module, "__path__"))
+        yield name, ModuleSource(path, text, hasattr(module, "__path__"))
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Imports the driver's modules from their text, before whatever this machine has under their names."""
 
-    def __init__(self, sources: Mapping[str, Source]) -> None:
+    def __init__(self, sources: Mapping[str, ModuleSource]) -> None:
         self.sources = sources
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:

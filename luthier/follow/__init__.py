@@ -1,5 +1,7 @@
 """Followers: whatever reads a study while it goes on, such as a tracker, a live page or a user's own callback.
 
+May import: jobs.
+
 A follower is told of every event once, in the one order that the study has for everybody: ``tune(callbacks=[…])``.
 """
 
@@ -9,7 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from luthier.follow.replay import replay
+from luthier.follow.afterwards import replay
 
 if TYPE_CHECKING:
     from luthier.follow.lines import lines as CSV

@@ -10,7 +10,7 @@ from typing import IO, Any, final
 
 from luthier.files import absolute
 from luthier.follow.background import Background
-from luthier.follow.log import Log, Trial, cut
+from luthier.follow.log import Log, LoggedTrial, cut
 from luthier.text import cell
 
 HEADER = ("time", "study", "trial", "step", "name", "value")
@@ -53,15 +53,15 @@ class _Lines(Log):
         if not self._stream.tell():
             self._write(HEADER)
 
-    def begin(self, trial: Trial, at: float) -> None:
+    def begin(self, trial: LoggedTrial, at: float) -> None:
         for name, value in trial.config.items():
             self._line(trial, trial.steps, f"config/{name}", value, at)
 
-    def point(self, trial: Trial, step: int, values: Mapping[str, float], at: float) -> None:
+    def point(self, trial: LoggedTrial, step: int, values: Mapping[str, float], at: float) -> None:
         for name, value in values.items():
             self._line(trial, step, name, value, at)
 
-    def end(self, trial: Trial, at: float) -> None:
+    def end(self, trial: LoggedTrial, at: float) -> None:
         self._line(trial, trial.steps, "status", trial.status, at)
         if trial.error:
             self._line(trial, trial.steps, "error", trial.error, at)
@@ -77,7 +77,7 @@ class _Lines(Log):
             self._stream.close()
             self._stream = None
 
-    def _line(self, trial: Trial, step: int, name: str, value: Any, at: float) -> None:
+    def _line(self, trial: LoggedTrial, step: int, name: str, value: Any, at: float) -> None:
         self._write((f"{at:.3f}", self.study, trial.number, step, name, value))
 
     def _write(self, cells: Any) -> None:

@@ -31,7 +31,7 @@ LINGER = 2.0  # seconds for which a driver that leaves waits for the lock
 
 
 @dataclass
-class Trial:
+class LoggedTrial:
     """One trial as a log sees it: a configuration, and the jobs that continue it.
 
     Args:
@@ -74,15 +74,15 @@ class Log(Follower):
     def open(self, state: Mapping[str, Any]) -> None:
         """Go on with a log whose ``state`` is that of the last :meth:`flush`; ``{}`` for a new one."""
 
-    def begin(self, trial: Trial, at: float) -> None:
+    def begin(self, trial: LoggedTrial, at: float) -> None:
         """A trial begins, or goes on with another configuration, at ``trial.steps``."""
         raise NotImplementedError
 
-    def point(self, trial: Trial, step: int, values: Mapping[str, float], at: float) -> None:
+    def point(self, trial: LoggedTrial, step: int, values: Mapping[str, float], at: float) -> None:
         """Numbers that were measured at a step, hyperparameters that move as ``hyperparameters/NAME`` among them."""
         raise NotImplementedError
 
-    def end(self, trial: Trial, at: float) -> None:
+    def end(self, trial: LoggedTrial, at: float) -> None:
         """A job of a trial has ended; the trial may go on all the same."""
         raise NotImplementedError
 
@@ -191,11 +191,11 @@ class _Chains:
     def __init__(self) -> None:
         self._jobs: dict[int, Job] = {}
         self._ages: dict[int, int] = {}
-        self._trials: dict[int, Trial] = {}
+        self._trials: dict[int, LoggedTrial] = {}
         self._continued: set[int] = set()
         self._latest: dict[int, Report] = {}
 
-    def see(self, event: Event) -> tuple[Trial, int, dict[str, float]]:
+    def see(self, event: Event) -> tuple[LoggedTrial, int, dict[str, float]]:
         """The trial of an event, and the numbers in it with their step."""
         if isinstance(event, Job):
             trial = self._begin(event)
@@ -215,7 +215,7 @@ class _Chains:
             values = {name: value for name, value in values.items() if known.get(name) != value}
         return trial, trial.steps, values
 
-    def _begin(self, job: Job) -> Trial:
+    def _begin(self, job: Job) -> LoggedTrial:
         parent, self._jobs[job.number] = job.parent, job
         goes_on = (
             parent is not None
@@ -228,7 +228,7 @@ class _Chains:
             trial.config, trial.status = job.config, "running"
         else:
             steps = 0 if parent is None else self._ages[parent]
-            trial = Trial(job.number, job.config, steps, parent=parent)
+            trial = LoggedTrial(job.number, job.config, steps, parent=parent)
         self._trials[job.number] = trial
         return trial
 

@@ -11,7 +11,7 @@ from typing import Any, final
 
 from luthier.errors import StudyError
 from luthier.follow.background import Background
-from luthier.follow.log import Log, Trial
+from luthier.follow.log import Log, LoggedTrial
 from luthier.text import plain, without_secrets
 
 BATCH = 1000  # numbers that MLflow takes at once
@@ -76,7 +76,7 @@ class _MLflow(Log):
         self._place_id = found.experiment_id if found else client.create_experiment(name)
         self._parent = client.create_run(self._place_id, run_name=self.study).info.run_id
 
-    def begin(self, trial: Trial, at: float) -> None:
+    def begin(self, trial: LoggedTrial, at: float) -> None:
         if str(trial.number) in self._runs:
             self._client.update_run(self._runs[str(trial.number)], status="RUNNING")
             return
@@ -89,13 +89,13 @@ class _MLflow(Log):
         for first in range(0, len(params), 100):
             self._client.log_batch(run.info.run_id, params=params[first : first + 100])
 
-    def point(self, trial: Trial, step: int, values: Mapping[str, float], at: float) -> None:
+    def point(self, trial: LoggedTrial, step: int, values: Mapping[str, float], at: float) -> None:
         made = [self._kind(_name(name), value, round(at * 1000), step) for name, value in values.items()]
         self._waiting.setdefault(trial.number, []).extend(made)
         if len(self._waiting[trial.number]) >= BATCH:
             self._send(trial.number)
 
-    def end(self, trial: Trial, at: float) -> None:
+    def end(self, trial: LoggedTrial, at: float) -> None:
         self._send(trial.number)
         run = self._runs[str(trial.number)]
         if trial.error:

@@ -8,7 +8,7 @@ from typing import IO, Any, final
 
 from luthier.errors import StudyError
 from luthier.follow.background import Background
-from luthier.follow.log import Log, Trial, cut, folder_name
+from luthier.follow.log import Log, LoggedTrial, cut, folder_name
 
 OPEN = 64  # files that are open at once
 
@@ -64,7 +64,7 @@ class _TensorBoard(Log):
         self._sizes = dict(state.get("files", {}))
         cut(self._sizes)
 
-    def begin(self, trial: Trial, at: float) -> None:
+    def begin(self, trial: LoggedTrial, at: float) -> None:
         self._write(trial, at, self._experiment())
         start = self._data.SessionStartInfo(start_time_secs=at, model_uri=self.study, group_name="")
         for name, value in trial.config.items():
@@ -75,13 +75,13 @@ class _TensorBoard(Log):
         data = self._data.HParamsPluginData(session_start_info=start)
         self._write(trial, at, self._hparam(self._hparams.SESSION_START_INFO_TAG, data))
 
-    def point(self, trial: Trial, step: int, values: Mapping[str, float], at: float) -> None:
+    def point(self, trial: LoggedTrial, step: int, values: Mapping[str, float], at: float) -> None:
         summary = self._summary()
         for name, value in values.items():
             summary.value.add(tag=name, simple_value=value)
         self._write(trial, at, summary, step)
 
-    def end(self, trial: Trial, at: float) -> None:
+    def end(self, trial: LoggedTrial, at: float) -> None:
         status = self._api.STATUS_SUCCESS if trial.status in ("ok", "pruned") else self._api.STATUS_FAILURE
         data = self._data.HParamsPluginData(session_end_info=self._data.SessionEndInfo(status=status, end_time_secs=at))
         self._write(trial, at, self._hparam(self._hparams.SESSION_END_INFO_TAG, data))
@@ -111,11 +111,11 @@ class _TensorBoard(Log):
         found = self._hparams.create_summary_metadata(data)
         return self._summary(value=[self._summary.Value(tag=tag, metadata=found)])
 
-    def _write(self, trial: Trial, at: float, summary: Any, step: int = 0) -> None:
+    def _write(self, trial: LoggedTrial, at: float, summary: Any, step: int = 0) -> None:
         stream = self._streams.get(trial.number) or self._opened(trial, at)
         self._record(stream).write(self._event(wall_time=at, step=step, summary=summary).SerializeToString())
 
-    def _opened(self, trial: Trial, at: float) -> IO[bytes]:
+    def _opened(self, trial: LoggedTrial, at: float) -> IO[bytes]:
         while len(self._streams) >= OPEN:
             self._shut(next(iter(self._streams)))
         folder = Path(self._place, folder_name(self.study), f"trial-{trial.number:04d}")

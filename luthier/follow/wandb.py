@@ -9,7 +9,7 @@ from typing import Any, Literal, final
 
 from luthier.errors import StudyError
 from luthier.follow.background import Background
-from luthier.follow.log import Log, Trial
+from luthier.follow.log import Log, LoggedTrial
 from luthier.text import plain
 
 
@@ -59,13 +59,13 @@ class _WandB(Log):
     def open(self, state: Mapping[str, Any]) -> None:
         self._waiting = dict(state.get("waiting", {}))
 
-    def begin(self, trial: Trial, at: float) -> None:
+    def begin(self, trial: LoggedTrial, at: float) -> None:
         self._waiting.setdefault(str(trial.number), [])
 
-    def point(self, trial: Trial, step: int, values: Mapping[str, float], at: float) -> None:
+    def point(self, trial: LoggedTrial, step: int, values: Mapping[str, float], at: float) -> None:
         self._waiting.setdefault(str(trial.number), []).append([step, dict(values)])
 
-    def end(self, trial: Trial, at: float) -> None:
+    def end(self, trial: LoggedTrial, at: float) -> None:
         mark = f"{self.study} {self._identity(self._last[0] if self._last else ())} {trial.number}"
         run = self._wandb.init(
             project=self._project,

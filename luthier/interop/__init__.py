@@ -1,5 +1,7 @@
 """Other libraries: methods of tuners used here and ours used there, and callbacks for training frameworks.
 
+May import: public (luthier itself and all that is below it).
+
 Each needs a package that is not installed with luthier, and is imported when it is first used:
 ``luthier.interop.optuna`` needs ``pip install 'luthier[optuna]'``, and so on by name.
 """

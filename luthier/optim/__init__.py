@@ -1,5 +1,7 @@
 """Stacked optimizers and learning-rate schedules, pure functions over tensors with the members axis first.
 
+May import: errors; of other packages torch alone.
+
 Beside them, :class:`HypergradientDescent` and its published forms SGDHD and AdamHD: for any training loop of torch.
 """
 

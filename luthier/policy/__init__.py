@@ -1,5 +1,7 @@
 """Policies: distributions over configurations with parameters that can be learnt, and the rules that learn them.
 
+May import: space, optim, response.
+
 Everything here is a pure function of tensors: parameters, noise and decisions come in, new tensors go out, and nothing
 draws a random number of its own. Decisions of a policy are rows of numbers::
 

@@ -1,5 +1,7 @@
 """Proposers: between trainings, they read the history and name the next jobs.
 
+May import: jobs, policy.
+
 A proposer is a pure function of the history. It keeps nothing between calls but caches that can be dropped, so
 resuming after a crash, joining a running study from another machine and replaying one for a test are the same thing:
 read the history, and propose. To write one, see :class:`Proposer`; to test it, subclass

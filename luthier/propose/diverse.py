@@ -16,7 +16,7 @@ import numpy as np
 from luthier.checks import real, require, whole
 from luthier.jobs import Budget
 from luthier.propose.gaussian_process.acquisition import improvement_beside, improvement_within
-from luthier.propose.gaussian_process.memory import Model
+from luthier.propose.gaussian_process.fold import Model
 from luthier.propose.gaussian_process.search import maximise
 from luthier.propose.gp import OneByOne
 from luthier.space import Space

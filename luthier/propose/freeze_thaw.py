@@ -17,7 +17,7 @@ import numpy as np
 from luthier.errors import MethodError
 from luthier.jobs import Budget, Event, History, Job, Report, Result
 from luthier.propose.gaussian_process.acquisition import WORLDS, log_expected_improvement
-from luthier.propose.gaussian_process.curves import Curves
+from luthier.propose.gaussian_process.curve_kernel import Curves
 from luthier.propose.gaussian_process.design import sobol
 from luthier.propose.gaussian_process.fit import fit, start
 from luthier.propose.gaussian_process.kernel import Kernel

@@ -16,8 +16,8 @@ from luthier.errors import MethodError
 from luthier.jobs import OK, PRUNED, Budget, History, Job
 from luthier.limits import levelled
 from luthier.propose.flow import Leaves, LogReward, Settings, log_rewards
-from luthier.propose.flow.settings import PAPER
-from luthier.propose.gaussian_process.memory import Data, observed
+from luthier.propose.flow.training_settings import PAPER
+from luthier.propose.gaussian_process.fold import Observed, observed
 from luthier.propose.gaussian_process.sequential import one_by_one, upcoming
 from luthier.propose.gaussian_process.transform import LARGEST
 from luthier.propose.generator import Generator, build, teller, tree_of
@@ -251,7 +251,7 @@ class GFlowNet:
                 raise MethodError(f"{name}={value!r} cannot be", where=where, remedy=remedy)
 
 
-def good_until(history: History, data: Data, first: int, within: float) -> float:
+def good_until(history: History, data: Observed, first: int, within: float) -> float:
     """The transformed value up to which a result is nearly as good as the best.
 
     Args:

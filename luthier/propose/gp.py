@@ -14,7 +14,7 @@ from luthier.checks import require, whole
 from luthier.errors import MethodError
 from luthier.jobs import Budget, History, Job
 from luthier.propose.gaussian_process.acquisition import improvement_beside, improvement_within
-from luthier.propose.gaussian_process.memory import Model, model
+from luthier.propose.gaussian_process.fold import Model, model
 from luthier.propose.gaussian_process.search import maximise
 from luthier.propose.gaussian_process.sequential import one_by_one, running, upcoming
 from luthier.propose.threads import one_thread

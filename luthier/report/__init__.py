@@ -1,5 +1,7 @@
 """A study as one self-contained HTML page: no network, no other files.
 
+May import: store.
+
 Examples:
     >>> from luthier.jobs import History, Job, Result
     >>> from luthier.space import Float, Space

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from luthier.report.figures import axis, linear_ticks, log_axis, log_ticks
-from luthier.report.text import label, number
+from luthier.report.formatting import label, number
 from luthier.space import Choice, Config, Space
 
 COMPONENTS = 4  # a vector with more elements is drawn as its mean

@@ -9,9 +9,9 @@ import numpy as np
 
 from luthier.report import save
 from luthier.report.figures import Figure, Html, Section, axis, layout, step_axis, value_axis
+from luthier.report.formatting import duration, escape, label, number, plural
 from luthier.report.page import document
 from luthier.report.standings import Band, Run, Standing, bands, common_level, spread, standings
-from luthier.report.text import duration, escape, label, number, plural
 
 COLOURS = 8  # that the style sheet cycles through
 

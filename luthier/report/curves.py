@@ -22,7 +22,7 @@ from luthier.report.figures import (
     value_axis,
     worst_edge,
 )
-from luthier.report.text import label, plural
+from luthier.report.formatting import label, plural
 from luthier.trials import lineage
 
 CROSSES = 120  # marks of diverged and failed trials in one panel

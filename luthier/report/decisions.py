@@ -9,7 +9,7 @@ import numpy as np
 from luthier.jobs import Report
 from luthier.report.facts import DECIDED, Facts
 from luthier.report.figures import Figure, Html, Section, axis, layout, log_axis, step_axis
-from luthier.report.text import escape, label, number, setting
+from luthier.report.formatting import escape, label, number, setting
 from luthier.space import Float
 
 PANELS = 24

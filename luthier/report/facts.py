@@ -92,7 +92,7 @@ def facts(history: History, waiting: Collection[int] = ()) -> Facts:
 
 
 @dataclass(frozen=True)
-class Progress:
+class BestSoFar:
     """The best objective so far, at each arrival of a result.
 
     Args:
@@ -110,7 +110,7 @@ class Progress:
     best: np.ndarray
 
 
-def progress(known: Facts) -> Progress:
+def progress(known: Facts) -> BestSoFar:
     """Best so far against results and against training steps; steps of pruned and failed jobs count as spent."""
     arrival = np.array(known.history.arrival, dtype=np.int64)
     spent = np.cumsum(known.history.steps[arrival])
@@ -118,7 +118,7 @@ def progress(known: Facts) -> Progress:
     value = known.values[arrival[keep]]
     extreme = np.maximum if known.mode == "max" else np.minimum
     best = extreme.accumulate(value) if len(value) else value
-    return Progress(np.flatnonzero(keep) + 1, spent[keep], arrival[keep], value, best)
+    return BestSoFar(np.flatnonzero(keep) + 1, spent[keep], arrival[keep], value, best)
 
 
 def metric_names(known: Facts) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from luthier.report.text import label, number
+from luthier.report.formatting import label, number
 
 FONT = "Inter, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'Noto Sans', sans-serif"
 POINTS = 2000  # markers drawn in one panel; more make the page slow and show no more

@@ -22,8 +22,8 @@ from luthier.report.figures import (
     value_axis,
     worst_edge,
 )
+from luthier.report.formatting import label, number, plural, setting
 from luthier.report.importance import RELIABLE, Importance
-from luthier.report.text import label, number, plural, setting
 
 PANEL_POINTS = 800  # markers in one slice: there is a panel for each hyperparameter
 PANELS = 24

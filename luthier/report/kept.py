@@ -8,8 +8,8 @@ from typing import Any
 
 from luthier.jobs import History
 from luthier.report.figures import Html, Section
+from luthier.report.formatting import escape, number
 from luthier.report.info import KeptFile, StudyInfo
-from luthier.report.text import escape, number
 from luthier.trials import notes_of
 
 TRIALS = 200  # that are listed, the latest

@@ -6,7 +6,7 @@ import numpy as np
 
 from luthier.report.facts import STATUS_NAMES, Facts
 from luthier.report.figures import Figure, Section, axis, layout, step_axis
-from luthier.report.text import label, number, plural
+from luthier.report.formatting import label, number, plural
 from luthier.trials import lineage
 
 ROWS = 48

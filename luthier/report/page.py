@@ -11,16 +11,16 @@ from luthier.report.curves import best_so_far, learning_curves
 from luthier.report.decisions import decisions
 from luthier.report.facts import facts
 from luthier.report.figures import Figure, Html, Section
+from luthier.report.formatting import escape, export_command, script_json
 from luthier.report.importance import Importance, importance
 from luthier.report.influence import importance_section, parallel, slices
 from luthier.report.info import StudyInfo
 from luthier.report.kept import kept
 from luthier.report.lineage import lineage_section
-from luthier.report.sampler import sampler_section
-from luthier.report.schedules import schedules
+from luthier.report.moving import schedules
+from luthier.report.sampling import sampler_section
 from luthier.report.summary import best_section, header, settings_section
 from luthier.report.table import failures, table
-from luthier.report.text import escape, export_command, script_json
 from luthier.report.tradeoff import trade_off
 
 # The browser itself refuses any request to a network, and any script that is built from a string.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from luthier.jobs import History
-from luthier.report.text import number
+from luthier.report.formatting import number
 
 
 class Curve(NamedTuple):

@@ -12,9 +12,9 @@ from luthier.jobs import DIVERGED, FAILED, OK, PENDING, PRUNED
 from luthier.limits import described
 from luthier.report.facts import INFEASIBLE, STATUS_NAMES, WAITING, Facts
 from luthier.report.figures import Html, Section
+from luthier.report.formatting import describe, duration, escape, moment, number, plural, setting
 from luthier.report.info import StudyInfo
 from luthier.report.table import metric_list
-from luthier.report.text import describe, duration, escape, moment, number, plural, setting
 
 HEADER = ("method", "seed", "budget", "execution")
 

@@ -11,8 +11,8 @@ import numpy as np
 from luthier.jobs import DIVERGED, FAILED
 from luthier.report.facts import STATUS_NAMES, Facts, metric_names
 from luthier.report.figures import Html, Section
+from luthier.report.formatting import duration, escape, export_command, number, plural, setting
 from luthier.report.info import StudyInfo
-from luthier.report.text import duration, escape, export_command, number, plural, setting
 from luthier.space import Choice
 
 ROWS = 600

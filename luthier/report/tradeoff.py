@@ -8,8 +8,8 @@ import numpy as np
 
 from luthier.report.facts import Facts
 from luthier.report.figures import POINTS, Figure, Section, beyond_note, layout, thin, value_axis
+from luthier.report.formatting import label, plural
 from luthier.report.table import front_table
-from luthier.report.text import label, plural
 
 SHOWN = 3  # objectives of which each two are drawn; the table has them all
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from luthier.report.facts import Facts
 from luthier.report.figures import Figure, axis, colour_bar, layout, log_axis, step_axis, thin
-from luthier.report.text import label
+from luthier.report.formatting import label
 
 FRAMES = 120  # columns of the heat map of a vector
 BINS = 40

@@ -1,5 +1,7 @@
 """Hypergradients: the derivative of the validation loss by the hyperparameters, response of the weights included.
 
+May import: optim; of other packages torch alone.
+
 Free functions of one signature over plain tensors and plain loss functions; nothing else of luthier is needed::
 
     method(Problem(train_loss, valid_loss, params, hyper, train_batches, valid_batch), **settings) -> Hypergradient

@@ -1,5 +1,7 @@
 """A store in the browser, live and only to be read: the studies, a page for each, and a page for each trial.
 
+May import: study.
+
 Pages are shells; what they show comes as server-sent events: the parts of the report that have changed. The standard
 library serves them. The pages are shown to this machine alone; at any other address they need a token.
 

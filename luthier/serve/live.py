@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthier.report.facts import facts
+from luthier.report.formatting import script_json
 from luthier.report.importance import Importance, importance
 from luthier.report.page import rendered, sections
 from luthier.report.summary import header
-from luthier.report.text import script_json
 from luthier.serve.running import running_section
 from luthier.serve.trial import trial_parts
 from luthier.study.export import page_info

@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from urllib.parse import quote
 
-from luthier.report.text import escape, number, plural
+from luthier.report.formatting import escape, number, plural
 from luthier.serve.live import Part
 from luthier.store import StudySummary
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from luthier.jobs import PENDING, Report
 from luthier.report.facts import Facts
 from luthier.report.figures import Html, Section
-from luthier.report.text import duration, escape, label, number, plural, setting
+from luthier.report.formatting import duration, escape, label, number, plural, setting
 
 ROWS = 40
 WIDTH, HEIGHT, POINTS = 150, 30, 60  # of a curve, and points in it

@@ -12,9 +12,9 @@ import numpy as np
 from luthier.errors import StoreError
 from luthier.jobs import History
 from luthier.report.figures import Figure, Html, Section, layout, step_axis, value_axis
+from luthier.report.formatting import duration, escape, label, number, setting
 from luthier.report.kept import file_list, note_list
 from luthier.report.table import metric_list
-from luthier.report.text import duration, escape, label, number, setting
 from luthier.study.kept import kept_files, trial_files
 from luthier.trials import TrialRecord
 

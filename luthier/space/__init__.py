@@ -1,4 +1,7 @@
-"""The search space: named domains with conditions, sampling, a codec to the unit cube, checks, moves and JSON."""
+"""The search space: named domains with conditions, sampling, a codec to the unit cube, checks, moves and JSON.
+
+May import: errors, seeds.
+"""
 
 from luthier.space.codec import Column as Column
 from luthier.space.codec import Conditions as Conditions

@@ -89,7 +89,7 @@ class Grouped(dict[str, Any]):
 
 
 @final
-class Group(Mapping[str, Any]):
+class GroupView(Mapping[str, Any]):
     """A view of the names of one group in a mapping by whole names: what is read in it is read there.
 
     Args:

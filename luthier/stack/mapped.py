@@ -20,7 +20,7 @@ from luthier.stack import batching, hot
 from luthier.stack.factories import Factories
 from luthier.stack.layout import LANES
 from luthier.stack.noise import Noise
-from luthier.stack.random import Keyed
+from luthier.stack.random_operators import Keyed
 
 Tensors = dict[str, Tensor]
 # A training changes switches and generators of torch that are the process's: those of several threads take turns.

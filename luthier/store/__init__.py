@@ -1,5 +1,7 @@
 """Storage of studies: every job, report and result, written in whole transactions, with checkpoints beside them.
 
+May import: jobs.
+
 :func:`open_store` chooses by URL: memory, an SQLite file, PostgreSQL. All keep the same contract
 (:class:`luthier.testing.stores.StoreContract` checks it):
 

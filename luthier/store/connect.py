@@ -20,7 +20,7 @@ from sqlalchemy import event, exc
 from luthier.errors import StoreError
 from luthier.store import OUTAGE, schema
 from luthier.store.migrate import one_to_two
-from luthier.store.reading import Reader
+from luthier.store.read_only import Reader
 from luthier.store.url import parse
 from luthier.text import without_secrets
 

@@ -21,11 +21,11 @@ from luthier.store import rows
 from luthier.store import statements as sql
 from luthier.store.checkpoints import MARKER, SUFFIX, folder_name
 from luthier.store.connect import explained
+from luthier.store.counts import Leader, check_name
 from luthier.store.folder import folder_at
 from luthier.store.rows import RESULT
 from luthier.store.schema import events, queue, studies
 from luthier.store.sql import SQL
-from luthier.store.summary import Best, check_name
 
 ROWS = 2000  # that are written at once
 TRIES = 20  # snapshots of a study that goes on meanwhile
@@ -200,7 +200,7 @@ def _snapshot(store: SQL, name: str) -> tuple[Any, list[Any], list[Any]]:
 
 def _ordered(found: list[Any], made: dict[str, Any], files: _Files) -> list[dict[str, Any]]:
     """The events with their place in the order, also those that had none yet, and the counts that these change."""
-    best = Best.of(rows.mapping("settings", made["settings"]), made["best"], made["best_value"])
+    best = Leader.of(rows.mapping("settings", made["settings"]), made["best"], made["best_value"])
     written = []
     for row in found:
         values = {f"b_{name}": getattr(row, name) for name in _EVENTS}

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from luthier.errors import CheckpointError
 from luthier.files import absolute
-from luthier.store.liveness import Process, this_process
+from luthier.store.liveness import ProcessIdentity, this_process
 
 _DAY = 86400.0
 
@@ -131,7 +131,7 @@ class LocalFolder:
             with contextlib.suppress(OSError, ValueError):
                 host, pid, started = name.removesuffix(".tmp").rsplit(".", 3)[1:]
                 here = this_process().host
-                dead = host == _short(here) and Process(here, int(pid), started).dead
+                dead = host == _short(here) and ProcessIdentity(here, int(pid), started).dead
                 if dead or self.age(name) > _DAY:
                     self.remove(name)
 

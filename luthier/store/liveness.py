@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 @dataclass(frozen=True)
-class Process:
+class ProcessIdentity:
     """One process, told apart from a later one that was given the same id.
 
     Args:
@@ -44,11 +44,11 @@ class Process:
         return seen is not None and (seen.state in "ZX" or (bool(self.started) and seen.started != self.started))
 
 
-def this_process() -> Process:
+def this_process() -> ProcessIdentity:
     """The process that asks."""
     pid = os.getpid()
     seen = _seen(pid)
-    return Process(_host(), pid, "" if seen is None else seen.started)
+    return ProcessIdentity(_host(), pid, "" if seen is None else seen.started)
 
 
 @cache

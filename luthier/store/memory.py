@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from luthier.jobs import Event, History, Job, Note, Report, Result
-from luthier.store import LEASE, OUTAGE, Exchanged, Propose, StudySummary, codec
+from luthier.store import LEASE, OUTAGE, Exchanged, Propose, StudySummary, encoding
 from luthier.store.checkpoints import Checkpoints, folder_name, study_folder
-from luthier.store.summary import (
+from luthier.store.counts import (
     DEATHS,
     LOSSES,
-    Best,
+    Leader,
     check_jobs,
     check_name,
     died,
@@ -49,7 +49,7 @@ class _Study:
     settings: str
     created: float
     updated: float
-    best: Best
+    best: Leader
     deleted: bool = False
     events: list[Event | Note] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
@@ -98,11 +98,11 @@ class Memory:
             if name not in self._studies:
                 now = time.time()
                 text = settings_text(settings)
-                self._studies[name] = _Study(name, uuid.uuid4().hex, text, now, now, Best.of(settings))
+                self._studies[name] = _Study(name, uuid.uuid4().hex, text, now, now, Leader.of(settings))
             return self.settings(name)
 
     def settings(self, name: str) -> dict[str, Any]:
-        return codec.loads(self._study(name).settings)
+        return encoding.loads(self._study(name).settings)
 
     def update_settings(self, name: str, settings: Mapping[str, Any]) -> None:
         with self._lock:
@@ -178,7 +178,7 @@ class _MemoryStudy:
 
     def append(self, jobs: Sequence[Job], history: History) -> bool:
         check_jobs(jobs, len(history))
-        kept = [codec.normal(job) for job in jobs]
+        kept = [encoding.normal(job) for job in jobs]
         with self._lock:
             study = self._open()
             if len(study.jobs) != len(history):
@@ -188,8 +188,8 @@ class _MemoryStudy:
         return True
 
     def record(self, results: Sequence[Result], reports: Sequence[Report] = ()) -> list[int]:
-        kept_reports = [codec.normal(report) for report in reports]
-        kept_results = [codec.normal(result) for result in results]
+        kept_reports = [encoding.normal(report) for report in reports]
+        kept_results = [encoding.normal(result) for result in results]
         with self._lock:
             study, accepted, now = self._open(), [], time.time()
             for report in kept_reports:
@@ -224,7 +224,7 @@ class _MemoryStudy:
             owner, until = study.turn
             if owner not in (None, self) and until >= time.monotonic():
                 return Exchanged(accepted, [], True, history is not None)
-            made = [codec.normal(job) for job in propose(len(study.jobs), room)]
+            made = [encoding.normal(job) for job in propose(len(study.jobs), room)]
             check_jobs(made, len(study.jobs))
             self._insert(made)
             self._wrote()
@@ -277,7 +277,7 @@ class _MemoryStudy:
         return superseded != file
 
     def note(self, notes: Sequence[Note]) -> None:
-        kept = [codec.normal(note) for note in notes]
+        kept = [encoding.normal(note) for note in notes]
         with self._lock:
             self._open()
             for note in kept:
@@ -384,12 +384,12 @@ class _MemoryStudy:
     def _add_report(self, report: Report, now: float) -> None:
         study = self._study
         self._add(report, now)
-        if not codec.has_vectors(report):
+        if not encoding.has_vectors(report):
             return
         places = study.vectors.setdefault(report.number, [])
         places.append(len(study.events) - 1)
-        stride = codec.stride(len(places))
+        stride = encoding.stride(len(places))
         for position, place in enumerate(places):
             if place is not None and position % stride:
-                study.events[place] = codec.thinned(study.events[place])  # type: ignore[arg-type]
+                study.events[place] = encoding.thinned(study.events[place])  # type: ignore[arg-type]
                 places[position] = None

@@ -1,6 +1,6 @@
 """Events as rows of the log, and rows as events, with what a hand may have broken named.
 
-A body is JSON (see :mod:`luthier.store.codec`) without what is at its default. One row holds the reports of a whole
+A body is JSON (see :mod:`luthier.store.encoding`) without what is at its default. One row holds the reports of a whole
 write, ``[[number, step, metrics, hyperparameters?], …]``; a report with long vectors has a row of its own, so that they
 can be taken out of it later.
 """
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from luthier.errors import StoreError
 from luthier.jobs import NOTE_KINDS, STATUS_CODES, Event, Job, Note, Report, Result
-from luthier.store import codec
+from luthier.store import encoding
 
 JOB, REPORTS, RESULT, NOTE = range(4)  # kinds of events; here, for a study in memory needs no SQLAlchemy
 Made = TypeVar("Made")
@@ -42,7 +42,7 @@ def packed(event: Job | Result | Note) -> Packed:
         return Packed(JOB, event.number, *_with("config", event.config, body), [event])
     if isinstance(event, Note):
         return Packed(
-            NOTE, event.body.get("number"), codec.spelled({"kind": event.kind, "body": event.body}), None, [event]
+            NOTE, event.body.get("number"), encoding.spelled({"kind": event.kind, "body": event.body}), None, [event]
         )
     body = {"status": event.status, "metrics": event.metrics, "steps": event.steps, "seconds": event.seconds}
     if event.error:
@@ -50,7 +50,7 @@ def packed(event: Job | Result | Note) -> Packed:
     if event.checkpoint is not None:
         body["checkpoint"] = list(event.checkpoint)
     if not event.final:
-        return Packed(RESULT, event.number, codec.dumps(body), None, [event])
+        return Packed(RESULT, event.number, encoding.dumps(body), None, [event])
     return Packed(RESULT, event.number, *_with("final", event.final, body), [event])
 
 
@@ -62,14 +62,14 @@ def packed_reports(reports: Sequence[Report]) -> list[Packed]:
     def finish() -> None:
         if short:
             entries = [_entry(report) for report in short]
-            rows.append(Packed(REPORTS, None, codec.dumps(entries), None, short[:]))
+            rows.append(Packed(REPORTS, None, encoding.dumps(entries), None, short[:]))
             short.clear()
 
     for report in reports:
-        if codec.has_vectors(report):
+        if encoding.has_vectors(report):
             finish()
-            text, blob = codec.pack(report.hyperparameters, "f4")
-            body = f"[{codec.dumps(_entry(report)[:3])[:-1]},{text}]]"
+            text, blob = encoding.pack(report.hyperparameters, "f4")
+            body = f"[{encoding.dumps(_entry(report)[:3])[:-1]},{text}]]"
             rows.append(Packed(REPORTS, report.number, body, blob, [report], long=True))
         else:
             short.append(report)
@@ -122,8 +122,8 @@ def mapping(column: str, text: Any, blob: bytes | None = None) -> dict[str, Any]
 
 
 def _with(name: str, values: Any, body: dict[str, Any]) -> tuple[str, bytes | None]:
-    text, blob = codec.pack(values)
-    return f'{{"{name}":{text},{codec.dumps(body)[1:]}', blob
+    text, blob = encoding.pack(values)
+    return f'{{"{name}":{text},{encoding.dumps(body)[1:]}', blob
 
 
 def _entry(report: Report) -> list[Any]:
@@ -163,7 +163,7 @@ def _result(number: Any, body: dict[str, Any]) -> Result:
 
 def _json(text: Any, blob: bytes | None = None, column: str = "body") -> Any:
     try:
-        return codec.loads(text, blob)
+        return encoding.loads(text, blob)
     except _DAMAGED as error:
         shown = repr(text) if len(repr(text)) < 60 else repr(text)[:57] + "…"
         raise ValueError(f"the column {column} does not hold luthier's JSON but {shown} ({error})") from error

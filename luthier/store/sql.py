@@ -17,8 +17,8 @@ from luthier.store import LEASE, OUTAGE, StudySummary, rows
 from luthier.store import statements as sql
 from luthier.store.checkpoints import Checkpoints, folder_name, is_folder_name, study_folder
 from luthier.store.connect import Database
+from luthier.store.counts import Leader, check_name, no_study, settings_text, summary
 from luthier.store.sql_study import SQLStudy
-from luthier.store.summary import Best, check_name, no_study, settings_text, summary
 
 
 class SQL:
@@ -123,7 +123,7 @@ class SQL:
 
     def attach(self, name: str, owner: str | None) -> SQLStudy:
         row = self._find(name)
-        best = Best.of(self._settings(row))
+        best = Leader.of(self._settings(row))
         study = SQLStudy(self._database, name, row.id, owner, self._lease, best, self._checkpoints(row))
         self._attached.add(study)
         return study

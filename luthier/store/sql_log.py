@@ -17,12 +17,12 @@ from typing import Any, NamedTuple, TypeVar
 
 from luthier.errors import StoreError, StudyError
 from luthier.jobs import Event, History, Note, Report, Result
-from luthier.store import codec, rows
+from luthier.store import encoding, rows
 from luthier.store import statements as sql
 from luthier.store.connect import Database, Session
+from luthier.store.counts import Leader, not_filled_by_sync
 from luthier.store.liveness import this_process
 from luthier.store.rows import Packed
-from luthier.store.summary import Best, not_filled_by_sync
 
 Value = TypeVar("Value")
 
@@ -58,7 +58,7 @@ class Counts:
     events: int
     jobs: int
     done: int
-    best: Best
+    best: Leader
     turn_owner: int | None
     turn_until: float | None
     now: float
@@ -90,7 +90,7 @@ def _collector_off() -> Iterator[None]:
             gc.enable()
 
 
-class Log:
+class EventLog:
     """A study's log in the hand of one owner.
 
     Args:
@@ -102,7 +102,9 @@ class Log:
         best: Tracker of the study's best job.
     """
 
-    def __init__(self, database: Database, name: str, study: int, label: str | None, lease: float, best: Best) -> None:
+    def __init__(
+        self, database: Database, name: str, study: int, label: str | None, lease: float, best: Leader
+    ) -> None:
         self.database, self.name, self.label, self.lease, self.best = database, name, label, lease, best
         self.study = {"b_study": study}
         self._own: list[Read] = []  # what this owner wrote last, without gaps, to be read by nobody but it
@@ -281,13 +283,13 @@ class Log:
         assert number is not None and isinstance(report, Report)
         if number not in self._positions:  # an earlier owner may have kept some
             last = tx.session.all(sql.next_position, self.study | {"b_number": number})[0].last
-            self._positions[number] = 0 if last is None else last + codec.stride(last + 1)
+            self._positions[number] = 0 if last is None else last + encoding.stride(last + 1)
         position = self._positions[number]
         self._positions[number] += 1
-        stride = codec.stride(position + 1)
-        if stride != codec.stride(position):
+        stride = encoding.stride(position + 1)
+        if stride != encoding.stride(position):
             tx.session.run(sql.thin_reports, self.study | {"b_number": number, "b_stride": stride})
-        return row._replace(vectors=None, events=[codec.thinned(report)], long=False) if position % stride else row
+        return row._replace(vectors=None, events=[encoding.thinned(report)], long=False) if position % stride else row
 
     def forget(self, number: int) -> None:
         """Let go of what is kept for a job that has ended."""

@@ -9,13 +9,13 @@ from functools import wraps
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from luthier.jobs import Event, History, Job, Note, Report, Result
-from luthier.store import Exchanged, Propose, codec, rows
+from luthier.store import Exchanged, Propose, encoding, rows
 from luthier.store import statements as sql
 from luthier.store.checkpoints import Checkpoints, writer_of
 from luthier.store.connect import Database, Session
-from luthier.store.liveness import Process
-from luthier.store.sql_log import Counts, Log, Nothing, Transaction
-from luthier.store.summary import DEATHS, LOSSES, SUSPECT, Best, check_jobs, died
+from luthier.store.counts import DEATHS, LOSSES, SUSPECT, Leader, check_jobs, died
+from luthier.store.liveness import ProcessIdentity
+from luthier.store.sql_log import Counts, EventLog, Nothing, Transaction
 
 Given = ParamSpec("Given")
 Returned = TypeVar("Returned")
@@ -74,13 +74,13 @@ class SQLStudy:
         study: int,
         label: str | None,
         lease: float,
-        best: Best,
+        best: Leader,
         checkpoints: Checkpoints,
     ) -> None:
         self.attempts: dict[int, int] = {}
         self.partials: dict[int, str | None] = {}
         self._database, self._lease = database, lease
-        self._log = Log(database, name, study, label, lease, best)
+        self._log = EventLog(database, name, study, label, lease, best)
         self._study = self._log.study
         self._aside: list[Job] = []  # jobs that others have proposed for this owner
         self._provisional = False  # whether a history shows events that have no place in the order yet
@@ -100,7 +100,7 @@ class SQLStudy:
     @_alone
     def append(self, jobs: Sequence[Job], history: History) -> bool:
         check_jobs(jobs, len(history))
-        kept = [codec.normal(job) for job in jobs]
+        kept = [encoding.normal(job) for job in jobs]
 
         def body(tx: Transaction) -> bool:
             counts = self._log.locked(tx.session)
@@ -127,10 +127,10 @@ class SQLStudy:
         propose: Propose | None = None,
         history: History | None = None,
     ) -> Exchanged:
-        new_reports = rows.packed_reports([codec.normal(report) for report in reports])
+        new_reports = rows.packed_reports([encoding.normal(report) for report in reports])
         new_results: dict[int, rows.Packed] = {}
         for result in results:
-            new_results.setdefault(result.number, rows.packed(codec.normal(result)))
+            new_results.setdefault(result.number, rows.packed(encoding.normal(result)))
         aside = self._put_aside(room)
         room = room - len(aside) if propose is not None else 0
         if not new_reports and not new_results and not room:
@@ -195,7 +195,7 @@ class SQLStudy:
 
     @_alone
     def note(self, notes: Sequence[Note]) -> None:
-        made = [(rows.packed(codec.normal(note)), 0) for note in notes]
+        made = [(rows.packed(encoding.normal(note)), 0) for note in notes]
 
         def body(tx: Transaction) -> None:
             self._gate(tx)
@@ -385,7 +385,7 @@ class SQLStudy:
         recover: Callable[[Session], Value],
         again: Callable[[], None] | None = None,
     ) -> Value:
-        """:meth:`Log.once`, and whatever others have put aside for this owner meanwhile."""
+        """:meth:`EventLog.once`, and whatever others have put aside for this owner meanwhile."""
         before = dict(self.attempts), dict(self.partials), list(self._free_files)
 
         def undo() -> None:
@@ -431,7 +431,7 @@ class SQLStudy:
             return [], others_turn
         demand = [] if self._database.sqlite else tx.session.all(sql.waiting_owners, self._log.owner)
         try:
-            made = [codec.normal(job) for job in propose(counts.jobs, room + sum(row.wants for row in demand))]
+            made = [encoding.normal(job) for job in propose(counts.jobs, room + sum(row.wants for row in demand))]
             check_jobs(made, counts.jobs)
         except Exception as error:
             self._refused = error
@@ -598,9 +598,9 @@ class SQLStudy:
             self.partials.pop(number, None)
 
 
-def _dead(row: Any, known: dict[Process, bool]) -> bool:
+def _dead(row: Any, known: dict[ProcessIdentity, bool]) -> bool:
     """Return True if the process of a row's owner is dead; ``known`` caches the answers within one query."""
-    process = Process(row.host, row.pid, row.started)
+    process = ProcessIdentity(row.host, row.pid, row.started)
     if process not in known:
         known[process] = process.dead
     return known[process]

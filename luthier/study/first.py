@@ -73,7 +73,7 @@ def how_it_runs(task: Task, adapter: Any, executor: Any, config: Config, members
     """
     if isinstance(task, FunctionTask | TrainableTask):
         return ""
-    from luthier.train.check import planned_run  # imports torch
+    from luthier.train.rehearsal import planned_run  # imports torch
 
     task = task.on(optional(executor, "device"))
     width = optional(executor, "width")
@@ -86,7 +86,7 @@ def _build(task: Any, adapter: Any, config: Config) -> Sequence[str]:
     if isinstance(task, TrainableTask):
         task.trainable.init(task.space.given(config), 0)
         return ()
-    from luthier.train.check import try_step  # imports torch
+    from luthier.train.rehearsal import try_step  # imports torch
 
     if optional(adapter, "shares_weights"):
         program = task.sharing().program(config)

@@ -17,14 +17,14 @@ from luthier.errors import CheckpointError, StudyError
 from luthier.execute import Executor
 from luthier.jobs import DIVERGED, FAILED, PRUNED, Budget, History, Job, Lost, Partial, Report, Result
 from luthier.optional import optional
-from luthier.store.summary import SUSPECT
+from luthier.store.counts import SUSPECT
 from luthier.study.again import DEATHS, Again
-from luthier.study.fit import check_limited
 from luthier.study.following import Followers
 from luthier.study.interrupt import Interrupts
 from luthier.study.ledger import FLUSH, MEMORY, Ledger
 from luthier.study.pace import Pace
 from luthier.study.progress import Tick, choose, moved
+from luthier.study.refusals import check_limited
 from luthier.task import is_torch
 from luthier.text import Tolerant, public_url
 from luthier.train import Work

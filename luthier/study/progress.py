@@ -55,7 +55,7 @@ class Tick:
     deadline: float | None = None
 
 
-class Progress(Protocol):
+class Display(Protocol):
     """Something that shows ticks; ``wants(now)`` says whether it is time for one. ``say`` shows a line of its own."""
 
     def wants(self, now: float) -> bool: ...
@@ -64,12 +64,12 @@ class Progress(Protocol):
     def close(self, tick: Tick) -> None: ...
 
 
-def choose(progress: bool | None, name: str, stream: TextIO | None = None) -> Progress:
+def choose(progress: bool | None, name: str, stream: TextIO | None = None) -> Display:
     """A live line on a terminal, plain lines when the output is not one, nothing for ``progress=False``."""
     if progress is False:
         return Silent()
     out: Any = Tolerant(stream or sys.stderr)
-    return Live(name, out) if out.isatty() or in_notebook() else Plain(name, out)
+    return LiveLine(name, out) if out.isatty() or in_notebook() else PlainLines(name, out)
 
 
 def in_notebook() -> bool:
@@ -175,7 +175,7 @@ class Silent:
         """Nothing."""
 
 
-class Plain:
+class PlainLines:
     """A line every few seconds and one at the end, for logs.
 
     Args:
@@ -204,7 +204,7 @@ class Plain:
         self.show(tick)
 
 
-class Live:
+class LiveLine:
     """A spinner and one line that is rewritten in place, at most four times a second.
 
     Args:

@@ -10,8 +10,8 @@ import numpy as np
 
 from luthier.errors import StudyError
 from luthier.jobs import STATUS_CODES, Job, Result, Status
-from luthier.study.fit import check_limited
 from luthier.study.ledger import Ledger
+from luthier.study.refusals import check_limited
 from luthier.task.call import as_metrics, as_objectives, is_finite
 
 

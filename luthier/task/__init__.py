@@ -1,4 +1,7 @@
-"""Tasks to tune, at three levels: function, Trainable, TorchTask; each can be used wherever a lower one can."""
+"""Tasks to tune, at three levels: function, Trainable, TorchTask; each can be used wherever a lower one can.
+
+May import: space, data, stack, optim, response, nn, losses, metrics.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from luthier.optim import SGD, Adam
 from luthier.optim.stock import WHERE, Stock
 from luthier.optim.switch import Switch, alone
 from luthier.space import Config, Float, Space
-from luthier.space.groups import Group
+from luthier.space.groups import GroupView
 from luthier.task.readings import Recorder
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Discrete(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name in self._recorder.groups:
-            return Group(self, name)
+            return GroupView(self, name)
         if isinstance(self._space.domains.get(name), Float):
             return self._recorder.unnoted(name)
         return self._recorder[name]

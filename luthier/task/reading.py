@@ -64,7 +64,7 @@ def source_of(part: Any, convert: Convert) -> Source:
         return InMemory(part, convert)
     loader = part if isinstance(part, DataLoader) else None
     dataset = part if loader is None else loader.dataset
-    return (Streamed if isinstance(dataset, IterableDataset) else Mapped)(dataset, loader, convert)
+    return (Streamed if isinstance(dataset, IterableDataset) else MapStyle)(dataset, loader, convert)
 
 
 def rows_of_tree(tree: Any, index: Any) -> Any:
@@ -181,7 +181,7 @@ class InMemory:
         return torch.from_numpy(seeds.rng(epoch, purpose).permutation(len(self))).to(device)
 
 
-class Mapped:
+class MapStyle:
     """A map-style dataset, read by torch's DataLoader with its workers, ``collate_fn`` and sampler.
 
     Without a loader, or with one that shuffles, the order is a permutation drawn from (seed, epoch). Any other sampler

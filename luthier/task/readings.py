@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from luthier.space.groups import Group
+from luthier.space.groups import GroupView
 from luthier.space.values import key
 
 Path = tuple[tuple[str, Any], ...]
@@ -30,7 +30,7 @@ class Recorder(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name in self.groups:
-            return Group(self, name)  # what is read in it is noted by its whole name
+            return GroupView(self, name)  # what is read in it is noted by its whole name
         self.note(name)
         return self._config[name]
 

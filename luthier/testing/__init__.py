@@ -1,5 +1,7 @@
 """Contract tests that anyone can run on parts of their own, and what they are made of.
 
+May import: public (luthier itself and all that is below it).
+
 Subclass a contract in a test file, say how to make the part, and pytest runs every check on it.
 """
 

@@ -1,4 +1,7 @@
-"""The one place where jobs become results: a chunk of jobs is trained in this process."""
+"""The one place where jobs become results: a chunk of jobs is trained in this process.
+
+May import: jobs, adapt.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from luthier.jobs import Budget
 from luthier.propose import Diverse, GaussianProcess, Random
 from luthier.propose.diverse import marks_of
 from luthier.propose.gaussian_process.acquisition import improvement_within
-from luthier.propose.gaussian_process.memory import model
+from luthier.propose.gaussian_process.fold import model
 from luthier.seeds import Seeds
 from luthier.space import Choice, Config, Float, Space
 from luthier.space.distance import first_apart

@@ -16,7 +16,7 @@ from luthier.propose.flow import Settings, Tree, distance, exact, learn, termina
 from luthier.propose.flow.objectives import OBJECTIVES, Flows
 from luthier.propose.flow.paths import paths
 from luthier.propose.flow.policies import Experts, Shared
-from luthier.propose.flow.settings import PAPER
+from luthier.propose.flow.training_settings import PAPER
 from luthier.propose.flow.walks import along, tables
 from luthier.space import Choice, Float, Space
 

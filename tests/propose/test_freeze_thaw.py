@@ -14,7 +14,7 @@ import luthier as lt
 from luthier.errors import MethodError
 from luthier.jobs import OK, PRUNED, Budget
 from luthier.propose.freeze_thaw import FreezeThaw
-from luthier.propose.gaussian_process.curves import Curves
+from luthier.propose.gaussian_process.curve_kernel import Curves
 from luthier.propose.gaussian_process.fit import objective, start
 from luthier.propose.gaussian_process.kernel import Kernel
 from luthier.propose.gaussian_process.posterior import posterior

@@ -8,7 +8,7 @@ import pytest
 from luthier.jobs import Budget, History, Job, Result
 from luthier.propose import GaussianProcess, GFlowNet, Random
 from luthier.propose.flow import Settings, Tree
-from luthier.propose.gaussian_process.memory import observed
+from luthier.propose.gaussian_process.fold import observed
 from luthier.propose.gflownet import _improving, good_until
 from luthier.propose.process_surrogate import Where, process_of
 from luthier.propose.rounds import WORTH, Known, Making, Round, apart_from, nearly_best, round_of

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_info
 from luthier.errors import MethodError
 from luthier.jobs import Budget, History, Job, Result
 from luthier.propose import GaussianProcess, Random, door
-from luthier.propose.gaussian_process.memory import Chain, model, observed
+from luthier.propose.gaussian_process.fold import Chain, model, observed
 from luthier.propose.threads import one_thread
 from luthier.seeds import Seeds
 from luthier.space import Choice, Config, Float, Int, Space

@@ -14,9 +14,9 @@ from luthier.jobs import Budget, History, Job, Result
 from luthier.propose.gaussian_process import limited
 from luthier.propose.gaussian_process.acquisition import improvement_within
 from luthier.propose.gaussian_process.fit import start
+from luthier.propose.gaussian_process.fold import model
 from luthier.propose.gaussian_process.kernel import Kernel
 from luthier.propose.gaussian_process.limited import Within, bounded, log_between
-from luthier.propose.gaussian_process.memory import model
 from luthier.propose.gaussian_process.posterior import Posterior, posterior
 from luthier.space.encoder import Points, encoding_of
 from luthier.testing import simulate

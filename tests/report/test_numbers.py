@@ -16,10 +16,10 @@ from luthier.report.axes import axes
 from luthier.report.curves import collect
 from luthier.report.facts import facts, progress
 from luthier.report.figures import log_axis, thin, thin_ranked, value_axis
+from luthier.report.formatting import describe, label, number, script_json
 from luthier.report.influence import parallel
 from luthier.report.lineage import lanes
-from luthier.report.schedules import moving
-from luthier.report.text import describe, label, number, script_json
+from luthier.report.moving import moving
 from luthier.space import Choice, Float, Int, Space
 from luthier.trials import front
 

@@ -16,7 +16,7 @@ from luthier.propose.gaussian_process.design import sobol
 from luthier.report import Samples, StudyInfo, render
 from luthier.report.facts import facts
 from luthier.report.figures import Figure, Html, Section
-from luthier.report.sampler import sampler_section
+from luthier.report.sampling import sampler_section
 from luthier.seeds import Seeds
 from luthier.study.sampling import samples
 from luthier.study.settings import describe

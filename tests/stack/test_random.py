@@ -13,7 +13,7 @@ from torch import Tensor
 
 from luthier.errors import TaskError
 from luthier.stack import Noise
-from luthier.stack.random import Keyed
+from luthier.stack.random_operators import Keyed
 
 torch.set_num_threads(1)
 stats = pytest.importorskip("scipy.stats")

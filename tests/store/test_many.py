@@ -16,7 +16,7 @@ from luthier.errors import StoreError
 from luthier.jobs import History, Job, Report
 from luthier.store import connect, open_store
 from luthier.store import statements as sql
-from luthier.store.sql_log import Log
+from luthier.store.sql_log import EventLog
 from luthier.testing.store_events import fresh, jobs, new_study, ok, synced
 
 
@@ -55,9 +55,9 @@ def test_waiting_begins_anew_and_is_no_outage_at_first(tmp_path: Path) -> None:
 
 def test_what_others_wrote_is_read_before_the_transaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inside: list[tuple[int, bool]] = []
-    read_row = Log.read_row
+    read_row = EventLog.read_row
 
-    def noted(self: Log, row: Any) -> Any:
+    def noted(self: EventLog, row: Any) -> Any:
         connection: Any = self.database._connection().connection.dbapi_connection
         inside.append((row.seq, connection.in_transaction))
         return read_row(self, row)
@@ -68,7 +68,7 @@ def test_what_others_wrote_is_read_before_the_transaction(tmp_path: Path, monkey
         for _ in range(2):  # the first exchange finds out that there are others
             other.exchange(room=40, propose=made, history=theirs)
             one.exchange(room=1, propose=made, history=history)
-        monkeypatch.setattr(Log, "read_row", noted)
+        monkeypatch.setattr(EventLog, "read_row", noted)
         new = other.exchange([ok(number) for number in range(40)], room=1, propose=made, history=theirs).jobs
         one.exchange(room=1, propose=made, history=history)
         theirs_read = [where for seq, where in inside if seq <= len(theirs.log)]

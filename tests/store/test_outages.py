@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from luthier.errors import CheckpointError, StoreError
 from luthier.jobs import Job
 from luthier.store import open_store, schema
-from luthier.store.liveness import Process, this_process
+from luthier.store.liveness import ProcessIdentity, this_process
 from luthier.testing.store_events import fresh, jobs, new_study, ok, synced
 
 ROOT = Path(__file__).parents[2]
@@ -199,13 +199,16 @@ def test_dead_is_what_the_system_says_is_dead(monkeypatch: pytest.MonkeyPatch) -
     here = this_process()
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-    assert Process(here.host, child.pid, "").dead, "there is no such process"
+    assert ProcessIdentity(here.host, child.pid, "").dead, "there is no such process"
     if os.geteuid() == 0:  # another user asks: EPERM, and where /proc is hidden nothing more
 
         def hidden() -> list[bool]:
             os.setuid(65534)
             monkeypatch.setattr("luthier.store.liveness._seen", lambda pid: None)
-            return [Process(here.host, os.getppid(), here.started).dead, Process(here.host, os.getppid(), "1").dead]
+            return [
+                ProcessIdentity(here.host, os.getppid(), here.started).dead,
+                ProcessIdentity(here.host, os.getppid(), "1").dead,
+            ]
 
         assert in_a_fork(hidden) == [False, False]
 

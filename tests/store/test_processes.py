@@ -14,7 +14,7 @@ import pytest
 from luthier.jobs import History, Job, Result
 from luthier.space import Float, Space
 from luthier.store import open_store
-from luthier.store.liveness import Process, this_process
+from luthier.store.liveness import ProcessIdentity, this_process
 
 WORKER = Path(__file__).parent / "worker.py"
 TOTAL = 400
@@ -161,12 +161,12 @@ def test_a_fork_uses_a_connection_of_its_own(url: str, tmp_path: Path) -> None:
 def test_a_process_is_known_by_its_start_as_well() -> None:
     here = this_process()
     assert not here.dead
-    assert Process(here.host, here.pid, "1").dead, "the id was given to a later process"
-    assert not Process("elsewhere", 1, "1").dead, "of another machine nothing is known"
-    assert not Process(here.host, here.pid, "").dead, "where no start was seen, only the id counts"
+    assert ProcessIdentity(here.host, here.pid, "1").dead, "the id was given to a later process"
+    assert not ProcessIdentity("elsewhere", 1, "1").dead, "of another machine nothing is known"
+    assert not ProcessIdentity(here.host, here.pid, "").dead, "where no start was seen, only the id counts"
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     started = Path(f"/proc/{child.pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
-    process = Process(here.host, child.pid, started)
+    process = ProcessIdentity(here.host, child.pid, started)
     assert not process.dead
     child.kill()
     end = time.monotonic() + 10

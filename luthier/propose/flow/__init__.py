@@ -28,13 +28,13 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.lazy import lazy
 from luthier.propose.flow.exact import Exact, distance, exact, terminating
+from luthier.propose.flow.interface import Sampler
 from luthier.propose.flow.reward import LogReward, log_rewards
-from luthier.propose.flow.sampler import Sampler
 from luthier.propose.flow.tree import Leaves, Tree
 
 if TYPE_CHECKING:
-    from luthier.propose.flow.settings import Settings
     from luthier.propose.flow.training import Learnt, learn
+    from luthier.propose.flow.training_settings import Settings
 
 __all__ = [
     "Exact",
@@ -51,6 +51,6 @@ __all__ = [
     "terminating",
 ]
 
-_FILES = {"learn": "training", "Learnt": "training", "Settings": "settings"}
+_FILES = {"learn": "training", "Learnt": "training", "Settings": "training_settings"}
 
 __getattr__ = lazy(__name__, _FILES)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from luthier.checks import checked, real
+from luthier.propose.flow.interface import Sampler
 from luthier.propose.flow.reward import LogReward, ask, expect_some
-from luthier.propose.flow.sampler import Sampler
 from luthier.propose.flow.tree import Leaves, Tree
 
 

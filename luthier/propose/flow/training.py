@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from luthier.errors import MethodError
+from luthier.propose.flow.evaluated import Evaluated
 from luthier.propose.flow.exact import check_temperature
 from luthier.propose.flow.objectives import OBJECTIVES, Flows
 from luthier.propose.flow.paths import Paths, paths
 from luthier.propose.flow.policies import POLICIES, Experts, Shared
-from luthier.propose.flow.replay import Evaluated
 from luthier.propose.flow.reward import LogReward, expect_some
-from luthier.propose.flow.settings import Settings
+from luthier.propose.flow.training_settings import Settings
 from luthier.propose.flow.tree import Leaves, Tree
 from luthier.propose.flow.walks import along, draw, log_mass, tables
 from luthier.propose.threads import one_torch_thread

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from luthier.cli.common import (
+from luthier.cli.options import (
     DEFAULT_STORE,
     LimitOption,
     Mode,

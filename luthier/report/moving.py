@@ -23,7 +23,7 @@ from luthier.report.figures import (
     thin,
     thin_ranked,
 )
-from luthier.report.text import label
+from luthier.report.formatting import label
 from luthier.report.vectors import Point, vector_figures
 from luthier.space import Choice
 from luthier.trials import lineage

@@ -26,8 +26,8 @@ from luthier.report.figures import (
     thinned_note,
     value_axis,
 )
+from luthier.report.formatting import escape, label, number, plural
 from luthier.report.info import Samples
-from luthier.report.text import escape, label, number, plural
 
 COLUMNS = 4  # of which each two are drawn
 MARKS = 500  # evaluated configurations in one panel

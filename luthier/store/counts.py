@@ -10,11 +10,11 @@ from typing import Any
 from luthier.errors import StoreError, StudyError
 from luthier.jobs import Job, Result
 from luthier.limits import Bounds, check_limits, violation
-from luthier.store import StudySummary, codec, rows
+from luthier.store import StudySummary, encoding, rows
 
 
 @dataclass
-class Best:
+class Leader:
     """The best job by the first objective, kept as results come.
 
     Args:
@@ -32,17 +32,17 @@ class Best:
     limits: Mapping[str, Bounds] = field(default_factory=dict)
 
     @staticmethod
-    def of(settings: Mapping[str, Any], number: int | None = None, value: float | None = None) -> Best:
+    def of(settings: Mapping[str, Any], number: int | None = None, value: float | None = None) -> Leader:
         objectives = settings.get("objectives")
         if not isinstance(objectives, Mapping) or not objectives:
-            return Best(None, "min")
+            return Leader(None, "min")
         name = next(iter(objectives))
         try:
             limits = check_limits(settings.get("limits"))
         except StudyError as error:
             remedy = "The database was changed by hand or by another program: restore a backup."
             raise StoreError(f"its limits are damaged: {error.what}", where="settings", remedy=remedy) from error
-        return Best(name, "max" if objectives[name] == "max" else "min", number, value, limits)
+        return Leader(name, "max" if objectives[name] == "max" else "min", number, value, limits)
 
     def see(self, result: Result) -> None:
         """Count a result; the earlier of two equal ones stays, as in a History."""
@@ -82,7 +82,7 @@ def summary(row: Any, settings: Callable[[Any], Mapping[str, Any]], late: Iterab
         late: Rows of results that its counts do not have yet.
     """
     try:
-        best = Best.of(settings(row), row.best, row.best_value)
+        best = Leader.of(settings(row), row.best, row.best_value)
         numbers = (row.jobs, row.done, row.best or 0, row.best_value or 0.0, row.created, row.updated)
         wrong = [repr(number) for number in numbers if type(number) not in (int, float)]
         if wrong:
@@ -106,7 +106,7 @@ def check_name(name: str) -> None:
 def settings_text(settings: Mapping[str, Any]) -> str:
     """Settings as JSON text, or a StoreError that says what in them is not JSON."""
     try:
-        return codec.dumps(codec.plain(dict(settings)))
+        return encoding.dumps(encoding.plain(dict(settings)))
     except (TypeError, ValueError, RecursionError) as error:
         remedy = "Settings are numbers, strings, booleans, None, and lists and dicts of them."
         raise StoreError(str(error), where="settings of the study", remedy=remedy) from error

@@ -72,7 +72,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Data:
+class Observed:
     """Results as arrays.
 
     Args:
@@ -97,7 +97,7 @@ def kernel_of(history: History, name: str) -> Kernel:
     return Kernel(encoding.groups, encoding.warped if name in ("", ENDED) else encoding.warped[:0])
 
 
-def observed(history: History, arrived: int, most: int) -> Data | None:
+def observed(history: History, arrived: int, most: int) -> Observed | None:
     """The first ``arrived`` results, or None while fewer than two are finite.
 
     What failed or diverged counts as the worst result. Of more than ``most`` results, the better half of ``most`` and
@@ -114,7 +114,7 @@ def observed(history: History, arrived: int, most: int) -> Data | None:
         kept = chosen(y, most)
         numbers, y = numbers[kept], transform(values[kept])
         codes, mask = codes[kept], mask[kept]
-    return Data(numbers, Points(codes, mask), y)
+    return Observed(numbers, Points(codes, mask), y)
 
 
 def outputs(history: History, arrived: int, most: int) -> list[Output]:

@@ -10,7 +10,17 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from luthier.cli.common import DEFAULT_STORE, NameArgument, StoreOption, existing, failure, options, screen, told, usage
+from luthier.cli.options import (
+    DEFAULT_STORE,
+    NameArgument,
+    StoreOption,
+    existing,
+    failure,
+    options,
+    screen,
+    told,
+    usage,
+)
 from luthier.files import write_whole
 from luthier.limits import described
 from luthier.tables import add_row, best_table, front_table, jobs_table, new_table, trials_table
