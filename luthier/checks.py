@@ -101,11 +101,13 @@ def checked(
         Traceback (most recent call last):
         luthier.errors.MethodError: a doctest: steps must be an integer ≥ 1, got 0. Give an integer ≥ 1.
     """
-    if not rule.accepts(value):
+    scalar = type(value).__module__ == "numpy" and getattr(value, "shape", None) == ()
+    taken = value.item() if scalar else value  # np.bool_ is no bool, np.array(3) no number
+    if not rule.accepts(taken):
         raise error(f"{name} must be {rule.text}, got {value!r}", where=where, remedy=remedy or f"Give {rule.text}.")
-    if isinstance(value, bool | int | float) or not isinstance(value, numbers.Real):
-        return value
-    return int(value) if isinstance(value, numbers.Integral) else float(value)
+    if isinstance(taken, bool | int | float) or not isinstance(taken, numbers.Real):
+        return taken
+    return int(taken) if isinstance(taken, numbers.Integral) else float(taken)
 
 
 def require(settings: Any, where: str, error: type[LuthierError] = MethodError, /, **rules: Rule) -> None:

@@ -156,7 +156,7 @@ MISTAKES: list[Mistake] = [
     ("a value out of bounds", lambda p: p.study().enqueue({**GOOD, "x": 7.5}), ConfigError, ["7.5", "x"]),
     ("a misspelt name", lambda p: p.study().enqueue({"x": 0.5, "layer": 2}), ConfigError, ["layer", "layers"]),
     ("a text for a number", lambda p: p.study().enqueue({**GOOD, "x": "half"}), ConfigError, ["half", "x"]),
-    ("a missing name", lambda p: p.study().enqueue({"x": 0.5}), ConfigError, ["layers"]),
+    ("a number for a configuration", lambda p: p.study().enqueue(0.5), ConfigError, ["enqueue", "0.5"]),
     # the task
     ("a number for a task", lambda p: p.tune(42), TaskError, ["42"]),
     ("a class for a task", lambda p: p.tune(Large, steps=3), TaskError, ["Large"]),

@@ -18,12 +18,13 @@ NAN, INF = math.nan, math.inf
     ("rule", "text", "good", "bad"),
     [
         (whole(), "an integer", [0, -3, np.int8(4)], [True, np.True_, 1.0, np.float64(1.0), "1", None, 1j]),
-        (whole(1), "an integer ≥ 1", [1, 10**400], [0, -1]),
+        (whole(1), "an integer ≥ 1", [1, 10**400, np.array(3)], [0, -1]),
         (whole(2, 4), "an integer ≥ 2 and ≤ 4", [2, 4], [1, 5]),
         (real(), "a finite number", [0, 1.5, np.float32(2.0)], [NAN, INF, -INF, True, "1", None, 1j]),
         (real(0, 1), "a finite number ≥ 0 and ≤ 1", [0, 1, 0.5], [-1e-9, 1.1]),
         (real(above=0, below=1), "a finite number > 0 and < 1", [0.5], [0, 1]),
         (one_of("a", "b", None), "'a', 'b' or None", ["a", np.str_("b"), None], ["c", 0, ["a"]]),
+        (one_of(True, False), "True or False", [np.True_, True, np.array(False)], [1, "True", np.array([True])]),
         (one_of(1, 2), "1 or 2", [1], [True, 1.0, 3]),
         (maybe(whole(1)), "an integer ≥ 1 or None", [None, 1], [0]),
     ],
@@ -31,7 +32,7 @@ NAN, INF = math.nan, math.inf
 def test_a_rule_takes_what_it_says(rule, text, good, bad):
     for value in good:
         taken = checked("x", value, rule, where="here")
-        assert taken == value and type(taken) in (int, float, str, np.str_, type(None))
+        assert taken == value and type(taken) in (int, float, str, bool, type(None))
     for value in bad:
         with pytest.raises(MethodError) as caught:
             checked("x", value, rule, where="here")

@@ -113,6 +113,8 @@ def test_an_export_is_neither_run_by_a_spreadsheet_nor_refused_by_an_encoding(st
     assert {row["config.act"] for row in loaded} == set(OPTIONS)  # JSON is data: it has what was there
     assert any("scan-\\udcff.png \0" in row["error"] for row in loaded)
     json.dumps(loaded, ensure_ascii=False).encode("utf-8")  # whoever reads it can write it
+    lt.Study.load(NAME, store).to_pandas().to_csv(tmp_path / "frame.csv")
+    assert "scan-\\udcff.png" in (tmp_path / "frame.csv").read_text(encoding="utf-8")
 
 
 def test_an_output_that_is_not_utf_8_gets_escapes(store: str) -> None:

@@ -52,6 +52,7 @@ LEARN: dict[str, Any] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*reported nothing")
 @pytest.mark.parametrize("method", LEARN)
 def test_every_model_learns_from_known_results(method: str) -> None:
     if method in ("tpe", "cmaes"):

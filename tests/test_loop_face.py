@@ -226,8 +226,10 @@ def test_the_names_for_type_checkers_are_those_of_the_table() -> None:
     assert all("\n" not in repr(one) and len(repr(one)) < 300 for one in (study, study.best, study.trials[0]))
 
 
-def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+def test_numbers_of_numpy_are_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     three: Any = np.int64(3)
+    assert tune(trials=np.array(3), progress=np.False_).name == "value-random"
+    assert capsys.readouterr().err == ""  # np.False_ is False
     study = tune(trials=three, seed=three, epochs=np.float32(2), max_failures=three, store=tmp_path / "s.db")
     assert len(study.trials) == 3 and study.settings["budget"]["trials"] == 3
     asked = lt.Study("s", SPACE, trials=three, seed=three)
@@ -265,6 +267,25 @@ def test_reports_without_the_objective_are_mentioned_once_where_they_would_decid
         tune(train)
 
 
+def test_a_function_that_reports_nothing_is_told_that_nothing_can_be_stopped() -> None:
+    with pytest.warns(RuntimeWarning, match=r"trial 0 reported nothing.*trial\.report\(epoch, loss=…\)") as caught:
+        tune(value, "asha", steps=9)
+    assert len(caught) == 1
+
+
+def test_what_an_enqueued_configuration_leaves_out_is_drawn_once(tmp_path: Path) -> None:
+    space = lt.Space(x=lt.Float(0, 1), kind=lt.Choice(["a", "b"]), y=lt.Float(0, 1, when={"kind": "a"}))
+    for _ in range(2):  # the script is run again
+        with lt.Study("s", space, store=tmp_path / "a.db", trials=5) as study:
+            assert [study.enqueue(one) for one in ({"x": 0.25}, {"x": 0.25}, {"y": 0.5})] == [0, 1, 2]
+    study = tune(value, space=space, store=tmp_path / "a.db", name="s", trials=5)
+    first, second, third = (trial.config for trial in study.trials[:3])
+    assert first["x"] == second["x"] == 0.25 and first != second
+    assert third["kind"] == "a" and third["y"] == 0.5
+    with pytest.raises(lt.errors.ConfigError, match=r"enqueue\[0\] has y=0\.5, which no values"):
+        lt.Study("t", space).enqueue({"y": 0.5, "kind": "b"})
+
+
 def test_the_old_spelling_of_write_report_warns(tmp_path: Path) -> None:
     study = tune()
     with pytest.warns(FutureWarning, match=r"is now study\.write_report"):
@@ -298,6 +319,7 @@ def test_a_trial_knows_itself_and_keeps_files_and_notes(workers: int, tmp_path: 
         Trial(0, {}, 1, 1, lambda *_: False).note(model=object())
 
 
+@pytest.mark.filterwarnings("ignore:.*reported nothing")
 @pytest.mark.parametrize("method", ["random", "gp", "genetic", "gflownet", "median", "grid"])
 def test_a_space_visited_whole_ends_the_study(method: str) -> None:
     space = lt.Space(a=lt.Int(1, 3), b=lt.Choice(["x", "y", "z"]), constraint=lambda c: c["a"] < 3 or c["b"] != "z")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,29 @@ from tests.networks import digits_task
 from tests.spaces import rng
 
 TUPLES = Choice([(64, 64), (128,), [32, "relu"], None], default=(128,))
+
+
+Kind = enum.Enum("Kind", {"SGD": "sgd", "ADAM": "adam"}, type=str)  # its str() is Kind.SGD
+
+
+class Size(enum.IntEnum):
+    SMALL = 1
+    LARGE = 2
+
+
+def test_members_of_enums_that_are_texts_or_numbers_are_these(tmp_path: Path) -> None:
+    space = Space(kind=Choice([Kind.SGD, Kind.ADAM], default=Kind.ADAM), size=Choice([Size.SMALL, (Size.LARGE, 3)]))
+    assert space.to_json()["domains"][0]["options"] == ["sgd", "adam"] and repr(space["size"]) == "Choice((1, (2, 3)))"
+    types: set[type] = set()
+
+    def train(config: Config) -> float:
+        types.add(type(config["kind"]))
+        return float(config["kind"] == Kind.SGD)
+
+    for trials in (2, 3):  # the second call finds the study that the first has stored
+        start = [{"kind": Kind.ADAM, "size": Size.SMALL}]
+        study = lt.tune(train, space=space, trials=trials, start=start, store=tmp_path / "a.db", progress=False)
+    assert types == {str} and study.trials[0].config == {"kind": "adam", "size": 1} and len(study.trials) == 3
 
 
 def test_steps_are_exact_and_equally_likely() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -41,3 +43,33 @@ def test_studies_in_threads_give_what_each_gives_alone() -> None:
         thread.join()
     assert [found[seed] for seed in range(4)] == alone
     assert switches() == before
+
+
+def test_a_study_is_read_by_threads_while_another_asks_and_tells() -> None:
+    study = lt.Study("s", lt.Space(x=lt.Float(0.0, 1.0)), trials=400)
+    raised: list[Exception] = []
+    ended = threading.Event()
+
+    def keep(read: Callable[[], object]) -> None:
+        while not ended.is_set():
+            try:
+                read()
+            except Exception as error:
+                raised.append(error)
+                return
+
+    reads = [study.to_records, lambda: study.trials, lambda: study.front]
+    threads = [threading.Thread(target=keep, args=(read,)) for read in reads]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # threads take turns in the middle of everything
+    try:
+        for thread in threads:
+            thread.start()
+        while jobs := study.ask(4):
+            study.tell_many([(job, job.config["x"]) for job in jobs])
+    finally:
+        ended.set()
+        sys.setswitchinterval(before)
+        for thread in threads:
+            thread.join()
+    assert not raised

@@ -353,6 +353,7 @@ class TwoMethods:
         return [lt.Job(n, history.space.sample(seeds.rng(n, "propose")), 1) for n in numbers]
 
 
+@pytest.mark.filterwarnings("ignore:.*reported nothing")
 def test_a_proposer_needs_two_methods_and_nothing_else(tmp_path: Path) -> None:
     given: dict[str, Any] = {"space": lt.Space(x=lt.Float(0, 1)), "store": tmp_path / "s.db", "progress": False}
     whole = lt.tune(lambda c: c["x"], TwoMethods(), trials=4, name="s", **given)

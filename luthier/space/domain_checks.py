@@ -25,9 +25,11 @@ MOST_STEPS = 2**40  # values of a domain with a step
 
 
 def plain(value: Any) -> Any:
-    """NumPy's and torch's scalars and arrays as plain Python, in lists and tuples too."""
+    """NumPy's and torch's scalars and arrays, and members of ``StrEnum`` and its kin, as plain Python; in lists too."""
     if isinstance(value, list | tuple):
         return type(value)(map(plain, value)) if type(value) in (list, tuple) else tuple(map(plain, value))
+    if isinstance(value, Enum) and isinstance(value, str | int | float):  # else it would differ after it was stored
+        return value.value
     return value.tolist() if hasattr(value, "tolist") else value
 
 

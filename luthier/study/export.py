@@ -95,18 +95,21 @@ def rows_to_json(rows: list[dict[str, Any]]) -> str:
     return json.dumps(_plain(rows), indent=1) + "\n"
 
 
+def _text(value: Any) -> Any:
+    """A text that UTF-8 can say: half a character, as of a file's name, is JSON and CSV to Python alone."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
     if isinstance(value, dict):
         return {_plain(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, str):  # half a character is JSON to Python alone
-        return value.encode("utf-8", "backslashreplace").decode()
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else _text(value)
 
 
 def to_pandas(rows: list[dict[str, Any]]) -> Any:
-    """A ``pandas.DataFrame`` of rows.
+    """A ``pandas.DataFrame`` of rows, whose texts can be written as UTF-8.
 
     Raises:
         StudyError: If pandas is not installed.
@@ -119,6 +122,7 @@ def to_pandas(rows: list[dict[str, Any]]) -> Any:
             where="to_pandas",
             remedy="Install it (pip install pandas), or use to_records(), which needs nothing.",
         ) from error
+    rows = [{_text(name): _text(value) for name, value in row.items()} for row in rows]
     return pandas.DataFrame(rows, columns=columns(rows) or ["number"])  # pyright: ignore[reportArgumentType]
 
 

@@ -77,31 +77,34 @@ class Followers:
 
 
 class Unjudged:
-    """Says once that reports never hold the objective, where a method could stop trials by them.
+    """Says once that nothing or never the objective is reported, where a method could stop trials by reports.
 
     Args:
         proposer: The study's method.
+        function: The task is a function, which reports where it is written so.
     """
 
-    def __init__(self, proposer: Any) -> None:
+    def __init__(self, proposer: Any, function: bool) -> None:
         self._stops = optional(proposer, "stop") is not None
-        self._said = False
+        self._function, self._said = function, False
 
     def events(self, history: History, new: Sequence[Event]) -> None:
         """Look at the reports of each job that has ended."""
         if self._said or not self._stops:
             return
         for event in new:
-            if not isinstance(event, Result) or not (reports := history.reports.get(event.number)):
+            if not isinstance(event, Result):
                 continue
-            goal = next(iter(history.objectives))
-            if not any(goal in report.metrics for report in reports):
-                self._said = True
+            reports, goal = history.reports.get(event.number, []), next(iter(history.objectives))
+            if reports and not any(goal in report.metrics for report in reports):
                 names = ", ".join(dict.fromkeys(name for report in reports for name in report.metrics))
-                warnings.warn(
-                    f"trial {event.number} reported {names or 'nothing'} and never the objective {goal!r}, so that "
-                    f"nothing can be stopped early: report it, or tune with metric= set to what is reported",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-                return
+                what = f"{names or 'nothing'} and never the objective {goal!r}"
+                remedy = "report it, or tune with metric= set to what is reported"
+            elif not reports and self._function and event.status == "ok":
+                what, remedy = "nothing", f"write f(config, trial), and call trial.report(epoch, {goal}=…) on the way"
+            else:
+                continue
+            self._said = True
+            text = f"trial {event.number} reported {what}, so that nothing can be stopped early: {remedy}"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+            return

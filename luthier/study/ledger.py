@@ -106,7 +106,7 @@ def _alone(method: Callable[Concatenate[Ledger, Given], Returned]) -> Callable[C
 
     @wraps(method)
     def locked(self: Ledger, *given: Given.args, **named: Given.kwargs) -> Returned:
-        with self._lock:
+        with self.lock:
             return method(self, *given, **named)
 
     return locked
@@ -141,7 +141,7 @@ class Ledger:
         self.proposing = 0.0  # seconds of this thread's CPU time spent in the method
         self.busy = False  # somebody else is proposing: nothing was given, more may come
         self.mine: dict[int, float] = {}  # unfinished jobs that this process holds, and since when
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()  # held by a thread that changes the history, or reads it as one state
         self._ready: list[Job] = []  # proposed with the last results: held, not yet given out
         self._study: StudyStore = store.attach(name, None if proposer is None else f"process {os.getpid()}")
         self._told: set[int] = set()  # asked to stop

@@ -43,18 +43,18 @@ def check_start(start: Any, space: Space, proposer: Any, trials: int | None, see
     if trials is not None and len(given) > trials:
         remedy = "Give more trials, or fewer configurations."
         raise StudyError(f"{len(given)} configurations came for trials={trials}", where="start", remedy=remedy)
-    return [completed(one, space, Seeds(seed), place) for place, one in enumerate(given)]
+    return [completed(one, space, Seeds(seed), place, f"start[{place}]") for place, one in enumerate(given)]
 
 
-def completed(given: Any, space: Space, seeds: Seeds, place: int) -> Config:
+def completed(given: Any, space: Space, seeds: Seeds, place: int, where: str) -> Config:
     """One configuration, the names that it leaves out drawn from the space: the same for the same seed and place.
 
     Raises:
         ConfigError: If it does not belong to the space.
     """
     if not isinstance(given, Mapping):
-        what = f"start[{place}] must be a configuration, got {given!r}"
-        raise ConfigError(what, where="start", remedy='Give a dict: {"lr": 0.1}.')
+        what = f"{where} must be a configuration, got {given!r}"
+        raise ConfigError(what, where=where.partition("[")[0], remedy='Give a dict: {"lr": 0.1}.')
     given, rng = space.flat(given), seeds.rng(place, "start")
     whole: Config = {}
     for _ in range(DRAWS):
@@ -63,7 +63,7 @@ def completed(given: Any, space: Space, seeds: Seeds, place: int) -> Config:
             return space.check(whole)
     lost = next(name for name in given if name not in whole)
     raise ConfigError(
-        f"start[{place}] has {lost}={given[lost]!r}, which no values of the other names make active",
+        f"{where} has {lost}={given[lost]!r}, which no values of the other names make active",
         where=lost,
         remedy="Give the name that its condition is on too.",
     )

@@ -24,7 +24,7 @@ from luthier.study.diverse import By, diverse
 from luthier.study.ledger import MEMORY, Ledger, open_ledger
 from luthier.study.methods import Between, MethodName, resolve
 from luthier.study.retrain import Retrained, retrain
-from luthier.study.starting import enqueue_new, refuse_fixed
+from luthier.study.starting import completed, enqueue_new, refuse_fixed
 from luthier.study.telling import held, told
 from luthier.task import Trainable, TrainableTask, as_task, is_torch, load_task
 from luthier.task.call import as_metrics, as_step, check_named
@@ -227,8 +227,9 @@ class Study:
     def enqueue(self, config: Mapping[str, Any]) -> int | None:
         """Try a configuration of one's own: :meth:`ask` gives it before any other.
 
-        It takes the place of the next configuration that the method would have started. A script may be run again:
-        what the stored study has started already is not tried once more. Two calls in one program are two trials.
+        It takes the place of the next configuration that the method would have started. Names that it leaves out are
+        drawn from the space. A script may be run again: what the stored study has started already is not tried once
+        more. Two calls in one program are two trials.
 
         Returns:
             Its place among all that were enqueued; None where the method has started it by itself.
@@ -240,10 +241,11 @@ class Study:
         """
         self._check_writable("enqueue")
         refuse_fixed(self._ledger.proposer, config, "enqueue")
-        checked = self._ledger.history.space.check(config)
-        self._enqueued.append(checked)
-        same = [one for one in self._enqueued if one == checked]
-        return enqueue_new(self._ledger, same)[-1]
+        with self._ledger.lock:
+            place = len(self._enqueued)  # the same when the script is run again
+            whole = completed(config, self._ledger.history.space, self._ledger.seeds, place, f"enqueue[{place}]")
+            self._enqueued.append(whole)
+            return enqueue_new(self._ledger, [one for one in self._enqueued if one == whole])[-1]
 
     @overload
     def report(self, job: Job | int, step: int, /, **metrics: Any) -> bool: ...
@@ -293,7 +295,8 @@ class Study:
         Raises:
             StudyError: If the file cannot be written.
         """
-        return export.to_html(self._ledger, path)
+        with self._ledger.lock:
+            return export.to_html(self._ledger, path)
 
     def _report_page(self, path: str | Path) -> Path:
         warnings.warn(
@@ -340,15 +343,15 @@ class Study:
 
         Of several objectives it is the best by the first of them, and the Pareto set is :attr:`front`.
         """
-        history = self.history
-        if len(history.objectives) > 1:
+        if len(self._ledger.history.objectives) > 1:
             warnings.warn(
                 "study.best of several objectives is the best by the first; the list that it was is study.front",
                 FutureWarning,
                 stacklevel=2,
             )
-        best = next(iter(best_jobs(history)), None)
-        return None if best is None else self._record(history, best)
+        with self._ledger.lock:
+            best = next(iter(best_jobs(self.history)), None)
+            return None if best is None else self._record(self._ledger.history, best)
 
     def diverse(
         self, count: int, within: float = 0.01, by: By = None, mode: str = "min", apart: float = 0.1
@@ -369,8 +372,9 @@ class Study:
         Raises:
             MethodError: If an argument is invalid, or a job has no number by the name of the second measure.
         """
-        history = self.history
-        return diverse(history, lambda number: self._record(history, number), count, within, by, mode, apart)
+        with self._ledger.lock:
+            history = self.history
+            return diverse(history, lambda number: self._record(history, number), count, within, by, mode, apart)
 
     def suggest(self) -> Config:
         """The evaluated configuration that the method's model believes best, where results are noisy; see ``best``.
@@ -384,7 +388,8 @@ class Study:
             raise MethodError(
                 what, where=f"study {self.name!r}", remedy="Use study.best, or a method with a model: gp."
             )
-        return self._ledger.sight.suggest(self.history)  # type: ignore[union-attr]  # there is one with a proposer
+        with self._ledger.lock:
+            return self._ledger.sight.suggest(self.history)  # type: ignore[union-attr]  # there is one with a proposer
 
     @property
     def front(self) -> list[Best]:
@@ -392,14 +397,15 @@ class Study:
 
         The best by the first objective comes first. Of one objective it is the best job, and all that equal it.
         """
-        history = self.history
-        return [self._record(history, number) for number in front(history)]
+        with self._ledger.lock:
+            return [self._record(self._ledger.history, number) for number in front(self.history)]
 
     @property
     def trials(self) -> list[TrialRecord]:
         """The configurations that were started, each with all the jobs that continued it."""
-        waiting = self._ledger.waiting()
-        return trials_of(self._ledger.history, waiting)
+        with self._ledger.lock:
+            waiting = self._ledger.waiting()
+            return trials_of(self._ledger.history, waiting)
 
     def model(
         self, number: int | None = None, task: TorchTask | str | Path | None = None, *, last: bool = False
@@ -505,8 +511,9 @@ class Study:
 
     def to_records(self) -> list[dict[str, Any]]:
         """One dict a job: see :func:`luthier.study.export.records`."""
-        waiting = self._ledger.waiting()
-        return export.records(self._ledger.history, waiting)
+        with self._ledger.lock:
+            waiting = self._ledger.waiting()
+            return export.records(self._ledger.history, waiting)
 
     def to_pandas(self) -> Any:
         """A ``pandas.DataFrame``, one row a job."""

@@ -32,7 +32,7 @@ from luthier.study.methods import AnyMethod, Resolved, for_task, resolve
 from luthier.study.refusals import check_device, check_fit, check_success, warn_infeasible
 from luthier.study.starting import check_start, enqueue_new
 from luthier.study.study import Study
-from luthier.task import AnyTask, FunctionTask, Task, as_task, epoch_steps, is_torch, load_task
+from luthier.task import AnyTask, FunctionTask, Task, as_task, epoch_steps, is_torch, level, load_task
 from luthier.task.fingerprint import fingerprint
 from luthier.train import Work
 
@@ -141,6 +141,7 @@ def tune(
     max_failures = checked("max_failures", max_failures, whole(1), where="tune", error=StudyError)
     trial_seconds = checked("trial_seconds", trial_seconds, maybe(real(above=0)), where="tune")
     _check_switches(progress=progress, checkpoints=checkpoints, fresh=fresh, retry_failed=retry_failed)
+    progress = None if progress is None else bool(progress)
     goals, kept = settings.objectives(metric, mode), check_limits(limits)
     given = load_task(task) if isinstance(task, str | Path) else as_task(task, space)
     if schedule is not None:
@@ -169,7 +170,8 @@ def tune(
     if retry_failed:
         reopen_failed(ledger)
     enqueue_new(ledger, first)
-    told, alone = Followers([Unjudged(ledger.proposer), *followers], history), not conditions and not followers
+    unjudged = Unjudged(ledger.proposer, level(given) == "function")
+    told, alone = Followers([unjudged, *followers], history), not conditions and not followers
     loop = Loop(ledger, work, executor, budget, max_failures, progress, told, lambda: met(conditions, study), alone)
     _run(loop, study, built, budget)
     return study
