@@ -44,7 +44,8 @@ def methods(
 
     luthier methods pbt
     """
-    from luthier.study.methods import METHODS, resolve, settings_of
+    from luthier.study.methods import METHODS, settings_of
+    from luthier.study.resolve import resolve
 
     if name is not None:
         with told():
@@ -214,7 +215,7 @@ def sample(
     """
     from luthier.propose import GFlowNet
     from luthier.study.export import rows_to_csv, rows_to_json
-    from luthier.study.methods import resolve
+    from luthier.study.resolve import resolve
     from luthier.study.study import Study
 
     if format_ is Format.schedule:

@@ -163,7 +163,8 @@ def named_method(text: str, settings: dict[str, Any], objectives: int) -> Any:
     Raises:
         MethodError: If a name is none of a method, or a setting none of theirs.
     """
-    from luthier.study.methods import METHODS, resolve, settings_of
+    from luthier.study.methods import METHODS, settings_of
+    from luthier.study.resolve import resolve
 
     parts = [part.strip() for part in text.split("+")]
     if len(parts) == 1 and not settings:

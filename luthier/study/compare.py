@@ -20,8 +20,8 @@ from luthier.space import Space
 from luthier.store import Store, open_store
 from luthier.study import settings
 from luthier.study.first import check_first
-from luthier.study.methods import AnyMethod, Resolved, for_task, resolve
 from luthier.study.refusals import check_fit
+from luthier.study.resolve import AnyMethod, Resolved, for_task, resolve
 from luthier.study.study import Study
 from luthier.study.tuning import label_of, task_name, tune
 from luthier.task import AnyTask, Task, as_task, epoch_steps, level, load_task

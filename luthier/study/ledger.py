@@ -23,7 +23,7 @@ from luthier.space import Config
 from luthier.store import Store, StudyStore, open_store
 from luthier.study import settings as study_settings
 from luthier.study.heartbeat import Heartbeat
-from luthier.study.methods import Resolved
+from luthier.study.resolve import Resolved
 from luthier.study.succession import check_succession, say_succession
 from luthier.study.tidying import Tidying
 from luthier.text import public_url

@@ -11,7 +11,7 @@ from luthier.execute import Local
 from luthier.jobs import Budget, History, Result
 from luthier.limits import Bounds, described
 from luthier.optional import optional
-from luthier.study.methods import Resolved
+from luthier.study.resolve import Resolved
 from luthier.task import Task, is_torch, level, require_level
 
 

@@ -28,8 +28,8 @@ from luthier.study.kept import trial_files
 from luthier.study.knowing import OnChange, check_code, check_known, check_on_change, reopen_failed, tell_known
 from luthier.study.ledger import Ledger, open_ledger
 from luthier.study.loop import Loop
-from luthier.study.methods import AnyMethod, Resolved, for_task, resolve
 from luthier.study.refusals import check_device, check_fit, check_success, warn_infeasible
+from luthier.study.resolve import AnyMethod, Resolved, for_task, resolve
 from luthier.study.starting import check_start, enqueue_new
 from luthier.study.study import Study
 from luthier.task import AnyTask, FunctionTask, Task, as_task, epoch_steps, is_torch, level, load_task

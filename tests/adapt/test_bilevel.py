@@ -465,7 +465,7 @@ def test_it_composes_with_a_proposer_and_keeps_the_schedule() -> None:
 
 
 def test_the_name_takes_options() -> None:
-    from luthier.study.methods import resolve
+    from luthier.study.resolve import resolve
 
     adapter = resolve("bilevel", {"response": "identity", "inner_steps": 2}).adapter
     assert adapter == Bilevel("identity", inner_steps=2)

@@ -20,7 +20,8 @@ from luthier.pareto import hypervolume
 from luthier.propose import GaussianProcess, Random
 from luthier.seeds import Seeds
 from luthier.space import Choice, Config, Float, Int, Space
-from luthier.study.methods import METHODS, resolve
+from luthier.study.methods import METHODS
+from luthier.study.resolve import resolve
 from luthier.study.study import Study
 from luthier.study.tuning import tune
 from luthier.testing import rebuild, simulate

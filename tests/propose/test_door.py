@@ -27,7 +27,8 @@ from luthier.propose import (
 )
 from luthier.seeds import Seeds
 from luthier.space import Choice, Config, Float, Int, Space
-from luthier.study.methods import METHODS, resolve
+from luthier.study.methods import METHODS
+from luthier.study.resolve import resolve
 from luthier.testing import rebuild, simulate
 
 SMALL = Space(n=Int(1, 3), o=Choice(["a", "b"]), q=Choice([(1,), (2,), (3,)]))  # 18 configurations

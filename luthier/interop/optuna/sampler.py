@@ -15,7 +15,7 @@ from luthier.optional import optional
 from luthier.propose import door
 from luthier.seeds import Seeds
 from luthier.space import Choice, Config, Domain, Float, Int, Space
-from luthier.study.methods import resolve
+from luthier.study.resolve import resolve
 
 FrozenTrial = optuna.trial.FrozenTrial
 
