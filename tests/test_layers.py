@@ -267,6 +267,20 @@ def test_no_two_files_of_one_name_for_different_things():
     assert twice == {name: set(found.split()) for name, found in SAME.items()}
 
 
+def test_the_readme_draws_the_house_as_it_is():
+    house = (ROOT / "README.md").read_text().split("\n## ")[-1]
+    lines = [line.partition(" — ")[0].split() for line in house.splitlines() if re.match(r"\w+  ?\w* ?.* — ", line)]
+    places = {name: height for height, names in enumerate(reversed(lines)) for name in names}
+    assert len(lines) == 10 and places.keys() == MODULES - {"__init__", "__main__", "py"}  # py.typed
+    for file in FILES:
+        own = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        for one in imports(file.read_text(), package_of(file), MODULES) if own in places else ():
+            below = [*one.module.split("."), ""][1]
+            named = MAY_NAME.get(str(file.relative_to(ROOT)), "none")
+            if below in places and f"luthier.{below}." != named:
+                assert places[below] <= places[own], f"{file}: {below} is drawn above {own}"
+
+
 def test_optional_packages_are_imported_in_the_one_file_that_is_named():
     text = (ROOT / "pyproject.toml").read_text()
     project = tomllib.loads(text)["project"]
