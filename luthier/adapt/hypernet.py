@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from luthier.adapt import draws
+from luthier.adapt import draws, tangent
 from luthier.adapt import samples as folding
 from luthier.adapt.best_response import BestResponse
 from luthier.adapt.differentiable import coupled_decay, half_square
+from luthier.adapt.gate import Gate
 from luthier.adapt.structures import MOST_GATED, STRUCTURES, choose
 from luthier.adapt.unconstrained import tunable
 from luthier.checks import maybe, one_of, real, require, whole
@@ -38,10 +40,11 @@ class Hypernet:
     a derivative by the current λ̂. The model is not changed: its weights are replaced. Hyperparameters need not be
     differentiable in the training loss (dropout, augmentation), but they must enter it: a learning rate does not.
 
-    The task's optimizer descends φ, at its learning rate; the state's ``params`` are w(λ̂). Draws and moves are in
-    unconstrained numbers, see `luthier.adapt.unconstrained`. Metrics of the last move before each measurement:
-    ``"hypergradient"``, its norm in these numbers; ``"valid_loss"``, what was differentiated; and ``"perturbation"``,
-    the mean width of the draws, where that is learnt.
+    The task's optimizer descends φ, at its learning rate, but for a linear response, whose steps are in proportion to
+    its own gradient (``follow``); the state's ``params`` are w(λ̂). Draws and moves are in unconstrained numbers, see
+    `luthier.adapt.unconstrained`. Metrics of the last move before each measurement: ``"hypergradient"``, its norm in
+    these numbers; ``"valid_loss"``, what was differentiated; and ``"perturbation"``, the mean width of the draws, where
+    that is learnt.
 
     Args:
         names: The hyperparameters to move; None is every one that can be.
@@ -64,8 +67,13 @@ class Hypernet:
             differentiated. It must not read the hyperparameters itself.
         rank: Rank of ``structure="low_rank"``.
         hidden: Units of ``structure="mlp"``.
-        smoothing: Decay, a step of φ, of the running mean of the response by which the hyperparameters move: where they
-            hardly matter, the response is smaller than what an optimizer's steps leave of noise in it.
+        smoothing: Decay, a step of φ, of the running mean of the response by which the hyperparameters move.
+        follow: The response of structure ``linear`` is moved by steps in proportion to its own gradient, at rates of
+            the weights' optimizer (`luthier.adapt.tangent`): Adam's own steps have one size, in which a smaller
+            response is lost. It needs SGD or Adam of ``luthier.optim`` and draws in pairs, and local mode with
+            a centred input; elsewhere, and as published, φ descends as one.
+        gate: A hyperparameter moves only while the mean of its last hypergradients, some twenty, is larger than so many
+            of its standard errors; those of the warm-up count. 0: it always moves, as published.
 
     Raises:
         MethodError: If a setting makes no sense.
@@ -93,6 +101,8 @@ class Hypernet:
     rank: int = 10
     hidden: int = 50
     smoothing: float = 0.99
+    follow: bool = True
+    gate: float = 2.0
 
     needs_valid: ClassVar[bool] = True
 
@@ -132,6 +142,8 @@ class Hypernet:
         noise = Noise(state["key"], torch.zeros_like(state["t"]), FRESH)
         structure = STRUCTURES[self._structure(state["params"], domains)]
         response = structure.init(state["params"], draws.count(domains), noise, self.rank, self.hidden)
+        follows = self._follows(task, state["params"], domains)
+        made = partial(tangent.slots, task) if follows else task.slots
         base = {} if self.centred else {"base": {name: param.clone() for name, param in state["params"].items()}}
         own = {
             **moving,
@@ -139,7 +151,8 @@ class Hypernet:
             "free": draws.apart(domains, place),
             "response": response,
             "smooth": {name: tensor.clone() for name, tensor in response.items()},
-            "opt": task.optimizer.init(response, state["hyper"]),
+            "opt": made(response, state["hyper"]),
+            "gate": Gate(self.gate).init(place),
             "outer": Adam().init(moving, {}),
             "moves": torch.zeros_like(state["t"]),
         }
@@ -175,12 +188,52 @@ class Hypernet:
 
     def _descend(self, task: Program, state: State, batch: Batch) -> tuple[State, Tensor]:
         """One step of φ down the training loss at hyperparameters drawn anew; the loss, (members,)."""
+        if self._follows(task, state["params"], self._domains(task, state)):
+            return self._follow(task, state, batch)
         domains, own = self._domains(task, state), _own(state)
         place = self._place(domains, state)
         points = self._drawn(domains, state, place)  # (members, samples, n)
         base, response = self._phi(state)
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in {**base, **response}.items()}
         params = self._weights(domains, *folding.parted(leaves, base), points, place)
+        losses, buffers, undecayed = self._losses(task, state, domains, points, params, batch)
+        loss = folding.mean(losses.unflatten(0, (-1, points.shape[1])))
+        found = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True)
+        gradients = task.updater.clipped(dict(zip(leaves, found, strict=True)), state["hyper"])
+
+        # φ descends as one: clipping, if any, is by the norm of all its gradients
+        whole = {**state, "params": {**base, **response}, "opt": folding.joined(state["opt"], own["opt"])}
+        after = task.apply(whole, {**state["hyper"], **undecayed}, gradients, buffers)
+        base, response = folding.parted(after["params"], base)
+        slots = {slot: folding.parted(tensors, base) for slot, tensors in after["opt"].items()}
+        own = {**own, "opt": {slot: both[1] for slot, both in slots.items()}}
+        after = {**after, "opt": {slot: both[0] for slot, both in slots.items()}, "params": state["params"]}
+        return self._with_phi(_with(after, self._averaged(own, response)), base, response), loss.detach()
+
+    def _follow(self, task: Program, state: State, batch: Batch) -> tuple[State, Tensor]:
+        """The same, the response moved by the step that moves the weights; see `luthier.adapt.tangent`."""
+        domains, own = self._domains(task, state), _own(state)
+        place = self._place(domains, state)
+        points = self._drawn(domains, state, place)
+        base, response = self._phi(state)
+        there = self._weights(domains, base, response, points, place)
+        params = {name: weight.detach().requires_grad_() for name, weight in there.items()}
+        losses, buffers, undecayed = self._losses(task, state, domains, points, params, batch)
+        found = torch.autograd.grad(losses.sum(), list(params.values()), allow_unused=True, materialize_grads=True)
+        each = {n: g.unflatten(0, (-1, points.shape[1])) for n, g in zip(params, found, strict=True)}
+        hyper = {**state["hyper"], **undecayed}
+        gradients = task.updater.clipped({n: folding.mean(g) for n, g in each.items()}, hyper)
+        after = task.apply(state, hyper, gradients, buffers)
+        slope = tangent.slopes(each, points - place.unsqueeze(1))
+        response, moment = tangent.stepped(task, state, after, hyper, gradients, response, slope, own["opt"])
+        own = {**own, "opt": moment}
+        loss = folding.mean(losses.detach().unflatten(0, (-1, points.shape[1])))
+        return self._with_phi(_with(after, self._averaged(own, response)), after["params"], response), loss
+
+    def _losses(
+        self, task: Program, state: State, domains: draws.Domains, points: Tensor, params: Tensors, batch: Batch
+    ) -> tuple[Tensor, Tensors, dict[str, Tensor]]:
+        """Training losses at ``points``, (members · samples,), the buffers after, and the decay that is in them now."""
         many = points.shape[1]
         hyper = {**folding.repeated(state["hyper"], many), **draws.values(domains, points.flatten(0, 1))}
         losses, buffers = task.losses(
@@ -190,24 +243,13 @@ class Hypernet:
             folding.repeated_batch(batch, many, task.task.own_batches),
             folding.repeated_noise(state, many),
         )
+        buffers = folding.mean_buffers(buffers, many)
         decay = coupled_decay(task.optimizer, params, hyper)
-        if decay is not None:  # of the network's weights, and so no longer of φ
-            losses = losses + half_square(params, decay)
-        loss = folding.mean(losses.unflatten(0, (-1, many)))
-        found = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True)
-        gradients = dict(zip(leaves, found, strict=True))
-
-        # φ descends as one: clipping, if any, is by the norm of all its gradients
-        whole = {**state, "params": {**base, **response}, "opt": folding.joined(state["opt"], own["opt"])}
-        name = getattr(task.optimizer, "decay_name", "weight_decay")
-        undecayed = {} if decay is None else {name: torch.zeros_like(loss)}
-        after = task.apply(whole, {**state["hyper"], **undecayed}, gradients, folding.mean_buffers(buffers, many))
-        base, response = folding.parted(after["params"], base)
-        smooth = {name: torch.lerp(mean, response[name], 1 - self.smoothing) for name, mean in _smooth(own).items()}
-        slots = {slot: folding.parted(tensors, base) for slot, tensors in after["opt"].items()}
-        own = {**own, "opt": {slot: both[1] for slot, both in slots.items()}, "smooth": smooth}
-        after = {**after, "opt": {slot: both[0] for slot, both in slots.items()}, "params": state["params"]}
-        return self._with_phi(_with(after, own), base, response), loss.detach()
+        if decay is None:
+            return losses, buffers, {}
+        name = getattr(task.optimizer, "decay_name", "weight_decay")  # of the network's weights, and no longer of φ
+        zero = torch.zeros_like(state["t"], dtype=losses.dtype)
+        return losses + half_square(params, decay), buffers, {name: zero}
 
     def _move(self, task: Program, state: State, valid: Batch) -> tuple[State, dict[str, Tensor]]:
         """One step of λ̂, and of the width of the draws, down the validation loss of w(λ̂)."""
@@ -221,14 +263,19 @@ class Hypernet:
 
         started = state["t"] > self.warmup * task.epoch_steps  # (members,)
         new, outer = Adam(lr=self.outer_lr).update(old, gradients, own["outer"], {}, own["moves"])
+        gate = Gate(self.gate)
+        opened, seen = gate.update(own.get("gate") or gate.init(place), gradients["free"])
+        opened = opened & started.unsqueeze(1)
         new["free"] = new["free"].clamp(*draws.bounds(domains, place))
         new, outer = (folding.chosen(started, *both) for both in ((new, old), (outer, own["outer"])))
+        new["free"] = torch.where(opened, new["free"], place)
+        moves_it = draws.apart(domains, opened)
         values = {
-            name: folding.chosen(started, value, state["hyper"][name])
+            name: torch.where(moves_it[name], value, state["hyper"][name])
             for name, value in draws.values(domains, new["free"]).items()
         }
         moves = own["moves"] + started.to(own["moves"].dtype)
-        own = {**own, **new, "free": draws.apart(domains, new["free"]), "outer": outer, "moves": moves}
+        own = {**own, **new, "free": draws.apart(domains, new["free"]), "outer": outer, "moves": moves, "gate": seen}
         metrics = {"valid_loss": loss, "hypergradient": folding.total(gradients["free"].square()).sqrt()}
         if "width" in new:
             width = aligned(F.softplus, new["width"])
@@ -326,6 +373,16 @@ class Hypernet:
             return draws.one_at_a_time(state, count)
         return draws.noise(state, site, self.samples or PAIR, count)
 
+    def _follows(self, task: Program, params: Tensors, domains: draws.Domains) -> bool:
+        """True if the response is moved by the step that moves the weights."""
+        if not self.follow or not self.centred or self.mode == "global":
+            return False
+        return tangent.can_follow(task, self._structure(params, domains), self.samples)
+
+    def _averaged(self, own: dict[str, Any], response: Tensors) -> dict[str, Any]:
+        smooth = {name: torch.lerp(mean, response[name], 1 - self.smoothing) for name, mean in _smooth(own).items()}
+        return {**own, "smooth": smooth}
+
     def _settled(self, state: State) -> tuple[Tensors, Tensors]:
         """φ with the running mean of its response, where its centre is λ̂ and so the network itself."""
         base, response = self._phi(state)
@@ -396,9 +453,10 @@ def _check(settings: Hypernet) -> None:
         structure=one_of("auto", *STRUCTURES),
         entropy=maybe(real(0)),
         samples=maybe(whole(1)),
+        follow=one_of(True, False),
         smoothing=real(0, below=1),
         **{name: whole(1) for name in ("inner_steps", "rank", "hidden")},
-        **{name: real(0) for name in ("scale", "warmup", "outer_lr")},
+        **{name: real(0) for name in ("scale", "warmup", "outer_lr", "gate")},
     )
     if isinstance(settings.names, str):
         what = f"names must be several, got {settings.names!r}"

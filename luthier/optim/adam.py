@@ -78,6 +78,23 @@ class Adam:
             new[name] = add_scaled(p, first[name] / denominator, lr / correction1, -1.0)
         return new, {"first": first, "second": second} | ({MISSED: missed} if missed else {})
 
+    def least_rates(self, state: dict[str, Tensors], hyper: Mapping[str, Tensor], step: Tensor) -> Tensors:
+        """The least factor of the first moment within each parameter in the step that led to ``state``, (members,).
+
+        Args:
+            state: Both moments after that step.
+            hyper: Hyperparameters of that step.
+            step: Steps done before it, (members,).
+        """
+        lr, beta1, beta2 = (read(name, getattr(self, name), hyper) for name in ("lr", "beta1", "beta2"))
+        missed, found = state.get(MISSED, {}), {}
+        for name, v in state["second"].items():
+            count = step - missed[name] if missed else step
+            correction1, correction2 = self._corrections(count, beta1, beta2, state["second"])
+            largest = v.reshape(len(v), -1).amax(1)
+            found[name] = lr / correction1 / (largest.sqrt() / correction2 + self.eps)
+        return found
+
     def _corrections(self, step: Tensor, beta1: Scale, beta2: Scale, params: Tensors) -> tuple[Tensor, Tensor]:
         """Bias corrections of both moments, which start at zero, (members,) each."""
         count = step.to(torch.float64) + 1  # float32 powers of beta2 lose the digits that the correction needs

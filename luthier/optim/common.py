@@ -33,9 +33,14 @@ def read(name: str, default: float | None, hyper: Mapping[str, Tensor]) -> Scale
 
 def clip_by_norm(gradients: Tensors, limit: Scale) -> Tensors:
     """Each member's gradients scaled down to a global norm of at most ``limit``, as ``torch.nn.utils`` does it."""
-    squares = [gradient.reshape(len(gradient), -1).square().sum(1) for gradient in gradients.values()]
-    factor = (limit / (root(total(squares)) + 1e-6)).clamp(max=1.0)  # (members,)
+    factor = clip_factor(gradients, limit)
     return {name: gradient * rows(factor, gradient) for name, gradient in gradients.items()}
+
+
+def clip_factor(gradients: Tensors, limit: Scale) -> Tensor:
+    """The factor, (members,), by which each member's gradients are scaled down to a global norm of ``limit``."""
+    squares = [gradient.reshape(len(gradient), -1).square().sum(1) for gradient in gradients.values()]
+    return (limit / (root(total(squares)) + 1e-6)).clamp(max=1.0)
 
 
 def norm(tree: Tensors) -> Tensor:

@@ -148,14 +148,14 @@ class Program:
         return {
             "params": params,
             "buffers": named | buffers,
-            "opt": self._slots(params, hyper),
+            "opt": self.slots(params, hyper),
             "t": torch.zeros(1, dtype=torch.int64, device=self.device),
             "key": torch.tensor([key], device=self.device),
             "hyper": hyper,
             "own": self.updater.begun(params),
         }
 
-    def _slots(self, params: Tensors, hyper: Tensors) -> dict[str, Tensors]:
+    def slots(self, params: Tensors, hyper: Tensors) -> dict[str, Tensors]:
         """The optimizer's slots; with them, where branches may leave a parameter out of a step, how often they did."""
         slots = self.optimizer.init(params, hyper)
         if isinstance(self.optimizer, Adam) and self.in_turn:

@@ -59,20 +59,14 @@ class Updater:
 
     def update(self, state: State, hyper: Tensors, gradients: Tensors) -> State:
         """The state with new parameters and slots."""
-        optimizer, scheduled = self.optimizer, self._scheduled(state)
-        factor = None
-        if self.schedules:
-            epoch = state["t"].to(self._task.dtype) / self._epoch_steps
-            first, *others = (schedule.factor(epoch, hyper) for schedule in self.schedules)
-            factor = math.prod(others, start=first)
+        optimizer = self.optimizer
         if isinstance(optimizer, Stock):
+            factor, scheduled = self._factor(state, hyper), self._scheduled(state)
             params, opt = optimizer.update(
                 state["params"], gradients, state["opt"], hyper, state["t"], factor=factor, scheduled=scheduled
             )
             return {**state, "params": params, "opt": opt}
-        hyper = {**hyper, **{OURS[name]: x.to(self._task.dtype) for name, x in scheduled.items()}}
-        if factor is not None:
-            hyper["lr"] = read("lr", optimizer.lr, hyper) * factor  # type: ignore[assignment]
+        hyper = self.settings(state, hyper)
         if len(gradients) == len(state["params"]):
             params, opt = optimizer.update(state["params"], gradients, state["opt"], hyper, state["t"])
             return {**state, "params": params, "opt": opt}
@@ -81,6 +75,22 @@ class Updater:
         params, opt = optimizer.update(reached, gradients, slots, hyper, state["t"])
         opt = {slot: {**tree, **opt.get(slot, {})} for slot, tree in state["opt"].items()}
         return {**state, "params": {**state["params"], **params}, "opt": opt}
+
+    def settings(self, state: State, hyper: Mapping[str, Tensor]) -> Tensors:
+        """The hyperparameters of a step, those that schedules change as they are in this one; not of torch's own."""
+        hyper = {**hyper, **{OURS[name]: x.to(self._task.dtype) for name, x in self._scheduled(state).items()}}
+        factor = self._factor(state, hyper)
+        if factor is not None:
+            hyper["lr"] = read("lr", self.optimizer.lr, hyper) * factor  # type: ignore[union-attr, assignment]
+        return hyper
+
+    def _factor(self, state: State, hyper: Mapping[str, Tensor]) -> Tensor | None:
+        """What the schedules multiply the learning rate by, (members,); None without one."""
+        if not self.schedules:
+            return None
+        epoch = state["t"].to(self._task.dtype) / self._epoch_steps
+        first, *others = (schedule.factor(epoch, hyper) for schedule in self.schedules)
+        return math.prod(others, start=first)
 
     def clipped(self, gradients: Tensors, hyper: Mapping[str, Tensor]) -> Tensors:
         """Gradients with every number within ±clip_value, as ``torch.nn.utils.clip_grad_value_`` has it."""

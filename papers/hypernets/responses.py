@@ -17,7 +17,8 @@ from papers.command import Run
 from papers.hypernets.problems import CLASSES, Start, per_class, regression, shared, small_digits
 
 STEPS = 2_000  # of a training with 10 penalties
-PAIR: dict[str, Any] = {"samples": 2, "smoothing": 0.0, "entropy": None}  # one pair of draws, as they were measured
+# one pair of draws, and the published descent
+PAIR: dict[str, Any] = {"samples": 2, "smoothing": 0.0, "entropy": None, "follow": False, "gate": 0}
 
 
 def cosine(run: Run, structure: str, seed: int) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def curve(run: Run, method: str, seed: int) -> dict[str, Any]:
     true = from_scratch(task)
     true_train = from_scratch(replace(task, data=lt.Splits(data.train, data.train, data.test)))  # the same trainings
     asked = [{"penalty": float(x)} for x in at]
-    whole = lt.adapt.Hypernet(mode="global", samples=8, warmup=2 * steps)
+    whole = lt.adapt.Hypernet(mode="global", samples=8, warmup=2 * steps, gate=0)
     predicted = tune((lt.propose.Random(), whole), trials=1).response()
     # one line through the current penalty, which stays where it is
     line = lt.adapt.Hypernet(structure="linear", scale=0.5, warmup=2 * steps, **PAIR)

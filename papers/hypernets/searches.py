@@ -34,8 +34,8 @@ class Arm:
 def arms(part: str) -> dict[str, Arm]:
     """The arms, by their names."""
     warm: dict[str, Any] = {"warmup": 1.0, "outer_lr": 0.05}
-    pair: dict[str, Any] = {"samples": 2, "smoothing": 0.0}
-    cheap: dict[str, Any] = {"samples": 1, "smoothing": 0.0, "inner_steps": 10}
+    pair: dict[str, Any] = {"samples": 2, "smoothing": 0.0, "follow": False, "gate": 0}
+    cheap: dict[str, Any] = {"samples": 1, "smoothing": 0.0, "inner_steps": 10, "gate": 0}
     plain = {"plain": Arm(None), "plain slow": Arm(None, rate=SLOW)}
     if part == "ten":
         linear = lt.adapt.Hypernet(structure="linear", **warm, **pair)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 import luthier as lt
 from luthier.adapt import draws, structures
+from luthier.adapt.gate import Gate
 from luthier.adapt.hypernet import Hypernet
 from luthier.adapt.plain import Plain
 from luthier.errors import ConfigError, MethodError
@@ -147,7 +149,7 @@ def begun(task: lt.TorchTask, adapter: Any, config: dict[str, Any]) -> tuple[Any
 
 def test_with_the_exact_response_the_hypergradient_is_exact():
     task, place = ridge(), torch.tensor([0.1, 0.3, 0.05, 1.0], dtype=torch.float64).log()
-    adapter = Hypernet(structure="linear", entropy=None, warmup=0, outer_lr=0.01)
+    adapter = Hypernet(structure="linear", entropy=None, warmup=0, outer_lr=0.01, gate=0)
     program, state, _, valid = begun(task, adapter, {"penalty": place.exp().tolist()})
     jacobian, hypergradient = exact(task.data, place)
     state["params"]["weight"] = best_weights(task.data, place).view(1, 1, -1)
@@ -228,7 +230,7 @@ def test_without_perturbation_it_is_plain_training():
 
 def test_hyperparameters_wait_for_the_warm_up():
     task = ridge()
-    adapter = Hypernet(warmup=10)
+    adapter = Hypernet(warmup=10, gate=0)
     program, state, train, valid = begun(task, adapter, {"penalty": [0.1, 0.3, 0.05, 0.5]})
     first = state["hyper"]["penalty"].clone()
     for t in range(3):
@@ -334,6 +336,143 @@ def test_it_moves_by_the_running_mean() -> None:
     assert torch.allclose(there, wanted, rtol=0, atol=1e-12)
 
 
+# --- a response that follows the training
+
+
+@pytest.mark.parametrize("optimizer", [lt.optim.SGD(lr=0.02, momentum=0.8), lt.optim.SGD(lr=0.02, nesterov=True)])
+def test_under_sgd_the_response_is_the_derivative_of_the_training(optimizer: Any) -> None:
+    """By differences of two plain trainings, schedule included."""
+    task = ridge(optimizer=replace(optimizer, momentum=0.8), schedule=lt.optim.Cosine(30))
+    place, step = torch.tensor([0.1, 0.3, 0.05, 0.5], dtype=torch.float64).log(), 1e-3
+    adapter = Hypernet(structure="linear", scale=1e-3, entropy=None, warmup=1e9)
+    program, state, train, _ = begun(task, adapter, {"penalty": place.exp().tolist()})
+    for t in range(12):
+        state, _ = adapter._descend(program, state, train.at(t))
+
+    def trained(log: Tensor) -> Tensor:
+        plain = Plain().init(program, {"penalty": log.exp().tolist()}, 3)
+        for t in range(12):
+            plain, _ = Plain().step(program, plain, [train.at(t)], None)
+        return plain["params"]["weight"].flatten()
+
+    for row, found in zip(
+        torch.eye(4, dtype=torch.float64), state["own"]["hypernet"]["response"]["columns"][0], strict=True
+    ):
+        expected = (trained(place + step * row) - trained(place - step * row)) / (2 * step)
+        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("samples", [None, 2])
+def test_a_small_response_is_not_lost_in_the_steps_of_adam(samples: int | None) -> None:
+    """Of penalties of 1e-6, and of one at its bound, where draws go to one side alone."""
+    task = ridge(low=1e-6, optimizer=lt.optim.Adam(lr=0.01))
+    place = torch.tensor([1e-6, 1e-5, 1e-6, 1e-4], dtype=torch.float64).log()
+    jacobian, _ = exact(task.data, place)
+    errors = {}
+    for follow in (True, False):
+        adapter = Hypernet(structure="linear", entropy=None, warmup=1e9, scale=0.2, samples=samples, follow=follow)
+        program, state, train, valid = begun(task, adapter, {"penalty": place.exp().tolist()})
+        for t in range(400):
+            state, _ = adapter.step(program, state, [train.at(i) for i in range(5)], valid.at(t))
+        smooth = state["own"]["hypernet"]["smooth"]["columns"][0].mT
+        errors[follow] = ((smooth - jacobian).norm(dim=0) / jacobian.norm(dim=0)).max().item()
+    assert errors[True] < (0.15 if samples is None else 0.3) < 10 < errors[False]
+
+
+def test_a_step_of_the_response_is_the_least_of_the_weights() -> None:
+    optimizer, hyper = lt.optim.Adam(lr=0.3, eps=1e-3), {"beta1": torch.tensor([0.9, 0.5])}
+    generator = torch.Generator().manual_seed(2)
+    params = {"a": torch.randn(2, 3, 2, generator=generator), "b": torch.randn(2, 4, generator=generator)}
+    state, step = optimizer.init(params, hyper), torch.tensor([0, 7])
+    state = {slot: {n: x + 0.1 for n, x in tree.items()} for slot, tree in state.items()}
+    gradients = {name: torch.randn(p.shape, generator=generator) for name, p in params.items()}
+    after, state = optimizer.update(params, gradients, state, hyper, step)
+    for name, rate in optimizer.least_rates(state, hyper, step).items():
+        each = ((params[name] - after[name]) / state["first"][name]).flatten(1)
+        assert torch.allclose(rate, each.amin(1), rtol=1e-4)
+
+
+def test_a_clipped_step_moves_the_response_as_much_less() -> None:
+    moved = []
+    for clip in (None, 1e-3):
+        task = ridge(optimizer=lt.optim.SGD(lr=0.1, clip_norm=clip))
+        adapter = Hypernet(structure="linear", scale=0.1, entropy=None, warmup=1e9)
+        program, state, train, _ = begun(task, adapter, {"penalty": [0.1, 0.3, 0.05, 0.5]})
+        start = state["params"]["weight"]
+        state, _ = adapter._descend(program, state, train.at(0))
+        moved.append((state["params"]["weight"] - start, state["own"]["hypernet"]["response"]["columns"]))
+    (far, much), (near, little) = moved
+    assert torch.allclose(near / far, (near.norm() / far.norm()).expand_as(far), rtol=1e-9)
+    assert torch.allclose(little, much * (near.norm() / far.norm()), rtol=1e-6) and little.abs().max() > 0
+
+
+# --- the gate
+
+
+def test_the_gate_opens_for_what_is_no_noise() -> None:
+    """Shares of 4,000 numbers, whose gradients are normal: of mean zero one in twenty passes, of mean one all."""
+    draw = torch.Generator().manual_seed(3)
+    for mean, low, high in ((0.0, 0.02, 0.09), (1.0, 0.97, 1.0)):
+        gate = Gate(2.0)
+        state = gate.init(torch.zeros(2, 2000))
+        opened = torch.ones(2, 2000, dtype=torch.bool)
+        for i in range(60):
+            opened, state = gate.update(state, mean + torch.randn(2, 2000, generator=draw))
+            assert i > 2 or not opened.any(), "nothing can be told from three"
+        assert low < opened.double().mean().item() < high
+    still, _ = Gate(2.0).update(Gate(2.0).init(torch.zeros(1, 2)), torch.zeros(1, 2))
+    assert not still.any() and Gate(0.0).update(Gate(0.0).init(torch.zeros(1, 2)), torch.zeros(1, 2))[0].all()
+
+
+def test_what_makes_no_difference_stays() -> None:
+    """A rate of noise on the targets is drawn in the training alone, about which the validation loss says nothing."""
+    task = apart_task()
+    adapter = Hypernet(structure="linear", entropy=None, warmup=0, outer_lr=0.1)
+    program, state, train, valid = begun(task, adapter, {"penalty": [0.1, 0.01, 0.3]})
+    noise, moves = torch.Generator().manual_seed(4), {}
+    for errors in (2.0, 0.0):
+        adapter, now = replace(adapter, gate=errors), state
+        noise.manual_seed(4)
+        for t in range(40):
+            random = torch.randn(
+                now["own"]["hypernet"]["smooth"]["columns"].shape, generator=noise, dtype=torch.float64
+            )
+            own = {**now["own"]["hypernet"], "smooth": {"columns": random}}
+            now, _ = adapter._move(
+                program, {**now, "t": now["t"] + 1, "own": {**now["own"], "hypernet": own}}, valid.at(t)
+            )
+        moves[errors] = (now["hyper"]["penalty"].log() - state["hyper"]["penalty"].log()).abs().max().item()
+    assert moves[2.0] < 0.25 < moves[0.0]
+    assert train is not None
+
+
+def test_networks_that_run_in_turn_have_hypernetworks_too() -> None:
+    """An LSTM under Adam, whose steps count for each weight what has reached it."""
+
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm, self.drop, self.last = nn.LSTM(3, 4, batch_first=True), lt.nn.Dropout("dropout"), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.drop(self.lstm(x)[0][:, -1]))
+
+    generator = torch.Generator().manual_seed(0)
+    split = lt.Split(torch.randn(16, 5, 3, generator=generator), torch.arange(16) % 2)
+    for structure in ("gated", "linear"):
+        task = lt.TorchTask(
+            space=lt.Space(dropout=lt.Float(0.0, 0.6)),
+            model=lambda config: Reader(),
+            data=lt.Splits(split, split, split),
+            loss=lt.losses.cross_entropy,
+            optimizer=lt.optim.Adam(lr=1e-2),
+            batch_size=8,
+        )
+        adapter = Hypernet(structure=structure, warmup=0, gate=0)  # type: ignore[arg-type]
+        study = lt.tune(task, (lt.propose.Random(), adapter), trials=1, steps=10, progress=False)
+        assert study.best is not None and study.best.final["dropout"] != study.best.config["dropout"]
+
+
 # --- what is tuned
 
 
@@ -355,6 +494,8 @@ def test_what_enters_the_training_loss_is_found():
         (lambda: Hypernet(scale=-1.0), "-1.0"),
         (lambda: Hypernet(entropy=math.nan), r"entropy must be .* got nan"),
         (lambda: Hypernet(scale=0), "centred=False"),
+        (lambda: Hypernet(gate=-1.0), r"gate must be .* got -1\.0"),
+        (lambda: Hypernet(follow=1), r"follow must be .* got 1"),  # type: ignore[arg-type]
         (lambda: Hypernet(names="dropout"), "names"),  # type: ignore[arg-type]
         (lambda: begun(digits_task(), Hypernet(("lr",)), _digits()), "lr"),
         (lambda: begun(digits_task(), Hypernet(("dropot",)), _digits()), "dropot"),
@@ -380,7 +521,7 @@ def test_a_study_returns_the_best_response():
         space=lt.Space(dropout=lt.Float(0.0, 0.6), weight_decay=lt.Float(1e-6, 1e-1, log=True)),
         optimizer=lt.optim.SGD(lr=0.05, momentum=0.9),
     )
-    study = lt.tune(task, method="hypernet", epochs=3, progress=False)
+    study = lt.tune(task, (lt.propose.Random(), Hypernet(gate=0)), trials=1, epochs=3, progress=False)
     assert study.best is not None and len(study.best.schedule) == 4
     response = study.response()
     assert response.structure == "linear" and set(response.names) == {"dropout", "weight_decay"}

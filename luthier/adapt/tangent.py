@@ -1,0 +1,104 @@
+"""A response that follows the training: moved by a step like the weights' own, down the linearised training loss.
+
+Training lowers L(w, λ); its derivative by λ along the training, J = dw/dλ, is at rest where H J + M = 0, H the Hessian
+∂²L/∂w² and M = ∂²L/∂w∂λ. One step of it is J ← J - P (H J + M) under the momentum of the weights' optimizer, of which a
+gradient step of the weights would be the same: linear, so that noise is as small as J is. An optimizer of its own that
+normalises, such as Adam, moves J by one size whatever it is, and where a hyperparameter hardly matters that is far more
+than J. P is the learning rate of SGD; of Adam it is, for each parameter, the least rate of its entries: a step that is
+as safe as the weights' own and goes by the loss, where the entries' own rates would let the response run ahead in those
+that the loss hardly sees.
+
+H J + M is measured: as the difference of the training gradient between w + J x and w - J x at λ + x and λ - x, draws in
+pairs of opposite sign.
+
+References:
+    Franceschi et al. 2017, Forward and reverse gradient-based hyperparameter optimization (a training's derivative,
+    forwards); Bae and Grosse 2020, Delta-STN (the response in a linearised objective of its own).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from luthier.optim import SGD, Adam
+from luthier.optim.common import Scale, Tensors, clip_factor, read, rows
+from luthier.stack.layout import product
+from luthier.task.program import Program, State
+
+FOLLOWING = "linear"  # the structure whose weights are linear in what it learns, and which knows no other number's part
+MOMENT = {SGD: "momentum", Adam: "first"}  # the slot that a step of the response has too
+
+
+def can_follow(task: Program, structure: str, samples: int | None) -> bool:
+    """True if the step of the weights is known, and draws come in pairs of opposite sign."""
+    return structure == FOLLOWING and type(task.optimizer) in MOMENT and (samples is None or samples % 2 == 0)
+
+
+def slots(task: Program, response: Tensors, hyper: Mapping[str, Tensor]) -> dict[str, Tensors]:
+    """The optimizer's momentum of the response, zero; none where the optimizer has none."""
+    moment = MOMENT[type(task.optimizer)]
+    return {slot: tree for slot, tree in task.optimizer.init(response, hyper).items() if slot == moment}
+
+
+def slopes(gradients: Tensors, x: Tensor) -> Tensors:
+    """H J + M in the form of the response, from gradients at draws in pairs of opposite sign.
+
+    Each pair says what it is along its own direction: with one number at a time that is all of it.
+
+    Args:
+        gradients: By parameter, (members, samples, …).
+        x: The draws' distances from the centre, (members, samples, numbers).
+    """
+    first, second = x.chunk(2, dim=1)
+    apart = first - second  # (members, pairs, numbers)
+    length = apart.square().sum(2, keepdim=True)
+    weight = torch.where(length > 0, apart / length, 0.0)  # both at a bound: nothing is seen
+    sides = [gradient.flatten(2).chunk(2, dim=1) for gradient in gradients.values()]
+    along = torch.cat([up - down for up, down in sides], dim=2)
+    return {"columns": product(weight.mT, along, None)}
+
+
+def stepped(
+    task: Program,
+    before: State,
+    after: State,
+    hyper: Mapping[str, Tensor],
+    gradients: Tensors,
+    response: Tensors,
+    slope: Tensors,
+    own: dict[str, Tensors],
+) -> tuple[Tensors, dict[str, Tensors]]:
+    """The response, and its momentum, after the step that led from one state to the other.
+
+    Args:
+        task: The program.
+        before: The state before the step.
+        after: The one after it.
+        hyper: Hyperparameters of the step.
+        gradients: Of the weights in it.
+        response: What the structure ``linear`` has learnt.
+        slope: From :func:`slopes`.
+        own: The momentum of the response, from :func:`slots`.
+    """
+    optimizer = task.optimizer
+    assert isinstance(optimizer, SGD | Adam), "can_follow"
+    settings = dict(task.updater.settings(before, hyper))
+    if "clip_norm" in settings or optimizer.clip_norm is not None:
+        factor = clip_factor(gradients, read("clip_norm", optimizer.clip_norm, settings))
+        slope = {name: s * rows(factor, s) for name, s in slope.items()}
+        settings.pop("clip_norm", None)
+    if isinstance(optimizer, SGD):  # linear as it is
+        return replace(optimizer, clip_norm=None).update(response, slope, own, settings, before["t"])
+    rates = optimizer.least_rates(after["opt"], settings, before["t"])
+    sizes = {name: param[0].numel() for name, param in before["params"].items()}
+    rate = torch.cat([rates[name].unsqueeze(1).expand(-1, size) for name, size in sizes.items()], dim=1).unsqueeze(1)
+    decay: Scale = read("weight_decay", optimizer.weight_decay, settings) if optimizer.decoupled else 0.0
+    lr, beta1 = (read(name, getattr(optimizer, name), settings) for name in ("lr", "beta1"))
+    column = response["columns"]  # (members, numbers, weights)
+    first = torch.lerp(own["first"]["columns"], slope["columns"], 1 - rows(beta1, column))
+    new = column * (1 - rows(lr * decay, column)) - rate * first
+    return {"columns": new}, {"first": {"columns": first}}
