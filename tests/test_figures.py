@@ -1,8 +1,9 @@
-"""Figures in README.md and docs/ come from result files: each table of them names its file, and its numbers are there.
+"""Figures in README.md, docs/ and papers/ come from result files: each table names its file, and its numbers are there.
 
 A number is looked up among what the file says of its row and its column: values under keys, or of runs with words, that
 share a word with the row's or the column's title, where there are any; else among all of the file. So most wrong
-figures are found, and not every one.
+figures are found, and not every one. In prose, what has a deviation is a figure; it is in a table of its page, or
+in one of the files that the page names. (Tables of papers/ are held by test_papers.py.)
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAPERS = sorted((ROOT / "papers").glob("*/README.md"))
 TABLE = re.compile(r"(?:<!-- figures: (\S+) -->\n+)?((?:^\|.*\n)+)", re.MULTILINE)
 NUMBER = re.compile(r"(?<![\w.])\d+\.\d+(?![\w.])")
+PAIR = re.compile(r"\d+(?:\.\d+)? ± \d+(?:\.\d+)?")
 SEVERAL = 5  # decimals from which on a table is one of figures; fewer are defaults of settings
 WORDS = re.compile(r"[a-z0-9]{2,}")
 PLAIN = {"the", "of", "and", "at", "in", "is", "to", "one", "after", "each", "by", "its", "it", "as", "mean", "summary"}
@@ -142,6 +145,35 @@ def test_figures_come_from_result_files(page: Path) -> None:
     for file, cells in tables(page.read_text()):
         assert file is not None, f"a table of {page.name} with {cells[0]} names no file: <!-- figures: PATH -->"
         assert missing(cells, ROOT / file) == [], f"{page.name}: not in {file}"
+
+
+def unsupported(text: str, files: list[Path]) -> list[str]:
+    """Means with deviations in the prose of a page that neither its tables nor a result file of it has."""
+    prose = " ".join(line for line in text.splitlines() if not line.startswith("|"))
+    shown = {pair for line in text.splitlines() if line.startswith("|") for pair in PAIR.findall(line)}
+    pairs = (pair for pair in PAIR.findall(prose) if pair not in shown)
+    return [pair for pair in pairs if not any(_together(pair, file) for file in files)]
+
+
+def _together(pair: str, file: Path) -> bool:
+    """Whether a mean and its deviation are in a file under the same words."""
+    groups: dict[frozenset[str], list[Value]] = {}
+    for one in known(file):
+        groups.setdefault(one.words - {"sd"}, []).append(one)
+    mean, deviation = (Cell(number, frozenset(), frozenset()) for number in pair.split(" ± "))
+    return any(_there(mean, among) and _there(deviation, among) for among in groups.values())
+
+
+@pytest.mark.parametrize("page", PAGES + PAPERS, ids=lambda page: page.parent.name + "/" + page.name)
+def test_deviations_in_prose_come_from_results(page: Path) -> None:
+    text = page.read_text()
+    named = [ROOT / file for file in dict.fromkeys(file for file, _ in tables(text) if file)]
+    assert unsupported(text, [page.parent / "results.json"] if page in PAPERS else named) == []
+
+
+def test_a_changed_deviation_in_prose_is_found() -> None:
+    text = "| a |\n|---|\n| 1.50 ± 0.20 |\n\nIt is 1.50 ± 0.20, and not 1.50 ± 0.25 or 7.3 ± 0.1.\n"
+    assert unsupported(text, []) == ["1.50 ± 0.25", "7.3 ± 0.1"]
 
 
 def test_most_changed_figures_are_found() -> None:
