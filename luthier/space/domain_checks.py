@@ -30,7 +30,8 @@ def plain(value: Any) -> Any:
         return type(value)(map(plain, value)) if type(value) in (list, tuple) else tuple(map(plain, value))
     if isinstance(value, Enum) and isinstance(value, str | int | float):  # else it would differ after it was stored
         return value.value
-    return value.tolist() if hasattr(value, "tolist") else value
+    listed = getattr(value, "tolist", None)
+    return value if listed is None else listed()
 
 
 def settle(domain: Any, **values: Any) -> None:

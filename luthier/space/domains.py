@@ -384,35 +384,6 @@ def _between(domain: Float | Int) -> str:
     return f"Give a {what} from {domain.low!r} to {domain.high!r}{steps}."
 
 
-_TYPES: dict[str, type[Domain]] = {"float": Float, "int": Int, "choice": Choice}
-
-
-def to_record(domain: Domain) -> dict[str, Any]:
-    """The domain as JSON, without conditions and without settings at their defaults: older studies stay the same."""
-    more = {} if domain.default is UNSET else {"default": options_.to_json(domain.default)}
-    if isinstance(domain, Choice):
-        return {
-            "type": "choice",
-            "options": [*map(options_.to_json, domain.options)],
-            "ordered": domain.ordered,
-            **more,
-        }
-    more = more if domain.step is None else {"step": domain.step, **more}
-    kind = "float" if isinstance(domain, Float) else "int"
-    record: dict[str, Any] = {"type": kind, "low": domain.low, "high": domain.high, "log": domain.log, **more}
-    return record | {"shape": list(domain.shape)} if isinstance(domain, Float) else record
-
-
-def from_record(record: Mapping[str, Any]) -> Domain:
-    """The domain that :func:`to_record` wrote, and its conditions under ``"when"``."""
-    settings = {name: value for name, value in record.items() if name not in ("name", "type")}
-    if "default" in settings:
-        settings["default"] = options_.from_json(settings["default"])
-    if "options" in settings:
-        settings["options"] = [*map(options_.from_json, settings["options"])]
-    return _TYPES[record["type"]](**settings)
-
-
 def expect_domain(name: str, value: object) -> Domain:
     """``value``, or a SpaceError that shows how to write the domain that was probably meant."""
     if isinstance(value, Domain):

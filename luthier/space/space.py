@@ -16,7 +16,8 @@ from luthier.space import moves
 from luthier.space.codec import Codec, Column, Conditions, Config, Slot, holds
 from luthier.space.constraint import Constraint
 from luthier.space.domain_checks import UNSET, plain
-from luthier.space.domains import Choice, Domain, Float, Int, When, expect_domain, from_record, to_record
+from luthier.space.domain_json import from_record, to_record
+from luthier.space.domains import Choice, Domain, Float, Int, When, expect_domain
 from luthier.space.finite import Finite, finite
 from luthier.space.groups import Grouped, flatten, groups_of
 from luthier.space.values import Option, copied, key

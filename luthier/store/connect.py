@@ -1,18 +1,17 @@
-"""One connection to a database: URLs, transactions, and errors that say what to do."""
+"""One connection to a database: opened, locked, tried again while the database is away."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import random
-import re
 import threading
 import time
 import weakref
 from collections import namedtuple
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
@@ -21,6 +20,8 @@ from luthier.errors import StoreError
 from luthier.store import OUTAGE, schema
 from luthier.store.migrate import one_to_two
 from luthier.store.read_only import Reader
+from luthier.store.session import Compiled, Session
+from luthier.store.troubles import CROWDED, AwayError, explained, given_up, passes
 from luthier.store.url import parse
 from luthier.text import without_secrets
 
@@ -33,96 +34,6 @@ SLICE = 1.0  # seconds that SQLite waits for a lock at a time
 ANEW = 0.4
 PAUSES = (0.02, 1.0)  # seconds between two tries while the database is away, the first and the longest
 _chance = random.SystemRandom()  # spreads tries of many drivers; no result depends on it
-
-# What a driver's message means: pattern, fact, remedy. The first that matches is told.
-_PROBLEMS = [
-    (r"readonly|read-only", "the database cannot be written",
-     "Check the permissions of the file and of its folder (SQLite writes beside the file), or use another store."),
-    (r"permission denied", "the database refuses this to this user",
-     "Ask its owner for the right (GRANT SELECT is enough to read), or check the permissions of the file."),
-    (r"disk is full|no space left|could not extend", "the disk is full",
-     "Free some space and run again: what was recorded before is there."),
-    (r"disk i/o error|input/output error", "the disk refused to read or write",
-     "Check the disk and its free space, then run again: what was recorded before is there."),
-    (r"is locked|busy|lock timeout", "another process has kept the database locked",
-     "Find it and end it, or allow more time by ?timeout=… in the URL. On a network disk use PostgreSQL instead."),
-    (r"not a database|malformed|corrupt|file is encrypted", "the file is damaged, or is no SQLite database",
-     "Restore it from a backup, or choose another file."),
-    (r"unable to open", "the file cannot be opened",
-     "Check that the folder exists and that you may write there."),
-    (r"no such (table|column)|(relation|column) .* does not exist|has no column", "a table is not as luthier made it",
-     "It was changed by hand or is not luthier's: restore a backup, or use another database."),
-    (r"constraint|violates|datatype mismatch", "a row contradicts another",
-     "The database was changed by hand or by another program: restore a backup, or use another database."),
-    (r"connection|connect|server|terminat|resolve|timeout expired|authentication|role |database .* does not exist",
-     "the database server cannot be reached, or let the connection go",
-     "Check the URL, the password and that the server runs, then run again: what was recorded before is there."),
-]  # fmt: skip
-
-
-# What passes by itself or by somebody's help: SQLite's messages, PostgreSQL's classes of states.
-_PASSING = re.compile("locked|busy|disk is full|disk i/o error", re.IGNORECASE)
-_READ_ONLY = re.compile("readonly database|read-only transaction", re.IGNORECASE)
-_CROWDED = re.compile("too many (clients|connections)|connection slots|(starting up|shutting down|recovery mode)")
-_PASSING_STATES = ("08", "40", "53", "55", "57")
-
-
-class AwayError(StoreError):
-    """A trouble of the database that may pass: the same again is worth a try."""
-
-
-class _Compiled(NamedTuple):
-    text: str
-    given: dict[str, Any]  # values that the statement has itself; what its users give begins with b_
-    row: Callable[[Any], Any]
-
-
-class Session:
-    """SQLAlchemy's statements, sent by the driver itself.
-
-    Each is compiled once for the database. SQLAlchemy's own execution costs more than all else that a small
-    transaction does (0.8 of 1.4 ms for a trial with ten reports in SQLite).
-    """
-
-    def __init__(self, connection: Any, compiled: Callable[[sa.Executable], _Compiled]) -> None:
-        self._connection, self._compiled = connection, compiled
-        self.wrote = False  # whether a row was changed: a transaction without one needs no right to write
-
-    def all(self, statement: sa.Executable, values: Mapping[str, Any]) -> list[Any]:
-        """The rows of a query, as named tuples."""
-        text, given, row = self._compiled(statement)
-        return [row(found) for found in self._connection.execute(text, {**given, **values}).fetchall()]
-
-    def first(self, statement: sa.Executable, values: Mapping[str, Any]) -> Any | None:
-        """The first row of a query, or None."""
-        rows = self.all(statement, values)
-        return rows[0] if rows else None
-
-    def run(self, statement: sa.Executable, values: Mapping[str, Any]) -> int:
-        """The number of rows that a statement changed."""
-        text, given, _ = self._compiled(statement)
-        changed = self._connection.execute(text, {**given, **values}).rowcount
-        self.wrote = self.wrote or changed > 0
-        return changed
-
-    def run_all(self, statement: sa.Executable, values: Sequence[Mapping[str, Any]]) -> None:
-        """A statement for each of ``values``."""
-        if len(values) == 1:
-            self.run(statement, values[0])
-        elif values:
-            text, given, _ = self._compiled(statement)
-            cursor = self._connection.cursor()
-            cursor.executemany(text, [{**given, **entry} for entry in values] if given else values)
-            cursor.close()
-            self.wrote = True
-
-    def backup(self, copy: Any) -> None:
-        """Copy the whole of an SQLite database to another connection, as it is at one moment."""
-        self._connection.backup(copy)
-
-    def execute(self, text: str) -> None:
-        """A command without parameters, such as COMMIT."""
-        self._connection.execute(text)
 
 
 class Database:
@@ -179,7 +90,7 @@ class Database:
         prepared = weakref.WeakMethod(self._on_connect)  # SQLAlchemy keeps what listens for ever
         event.listen(self._engine, "connect", lambda *given: (found := prepared()) and found(*given))
         self._finalizer = weakref.finalize(self, _close, self._open)
-        self._compiled: dict[sa.Executable, _Compiled] = {}
+        self._compiled: dict[sa.Executable, Compiled] = {}
         self._driver_error: type[Exception] = self._engine.dialect.loaded_dbapi.Error
         try:
             self._begin(folder)
@@ -215,7 +126,7 @@ class Database:
                         schema.prepare(self._connection(), lambda: self.write(everything=True), self.where, steps)
                 return
             except AwayError as error:
-                if time.monotonic() > end or not _CROWDED.search(str(error)):
+                if time.monotonic() > end or not CROWDED.search(str(error)):
                     raise
                 time.sleep(PAUSES[1] * _chance.uniform(0.5, 1.5))
 
@@ -237,7 +148,7 @@ class Database:
                 if isinstance(original, self._driver_error) and connection is not None:
                     if self._engine.dialect.is_disconnect(original, connection, None):  # pyright: ignore
                         self._drop()
-                told = explained(error, self.where, self._address.secrets, self._passing(original))
+                told = explained(error, self.where, self._address.secrets, passes(original, self.sqlite, self._wrote))
                 # a cause is printed too, and may hold the password that the message does not
                 raise told from None if without_secrets(str(error), self._address.secrets) != str(error) else error
 
@@ -257,7 +168,7 @@ class Database:
                 left = begun + self.outage - now
                 if left <= 0:
                     self._say(None)
-                    raise _given_up(error, now - begun) from None
+                    raise given_up(error, now - begun) from None
                 self._say(f"{error.where}: {error.what}")
                 tries += 1
                 time.sleep(min(left, pause * _chance.uniform(0.5, 1.5)))
@@ -336,24 +247,13 @@ class Database:
         if self.on_away is not None:
             self.on_away(trouble)
 
-    def _passing(self, error: BaseException | None) -> bool:
-        """Return True if the error that the driver raised may be transient."""
-        if self._wrote and _READ_ONLY.search(str(error)):  # a right taken away, a server that fell back to a replica
-            return True
-        if self.sqlite:
-            return bool(_PASSING.search(str(error)))
-        state = getattr(error, "sqlstate", None)
-        if state is not None:
-            return state[:2] in _PASSING_STATES
-        return type(error).__name__ in ("OperationalError", "InterfaceError", "ConnectionTimeout")
-
-    def _compile(self, statement: sa.Executable) -> _Compiled:
+    def _compile(self, statement: sa.Executable) -> Compiled:
         if statement not in self._compiled:
             compiled = statement.compile(dialect=self._engine.dialect)  # type: ignore[attr-defined]
             columns = getattr(statement, "selected_columns", None) or getattr(statement, "exported_columns", ())
             row = namedtuple("row", [column.key for column in columns], rename=True)
             given = {name: value for name, value in compiled.params.items() if not name.startswith("b_")}
-            self._compiled[statement] = _Compiled(str(compiled), given, row._make)
+            self._compiled[statement] = Compiled(str(compiled), given, row._make)
         return self._compiled[statement]
 
     def _drop(self) -> None:
@@ -388,25 +288,6 @@ class Database:
 
 
 _inherited: list[sa.Connection] = []  # after a fork: closing the parent's connection here would end it there too
-
-
-def explained(error: Exception, where: str, secrets: Iterable[str] = (), passing: bool = False) -> StoreError:
-    """The StoreError for what a database driver raised, without the secrets in it; an AwayError where it may pass."""
-    kind = AwayError if passing else StoreError
-    message = without_secrets(str(getattr(error, "orig", None) or error).strip(), secrets)
-    first = message.splitlines()[0] if message else type(error).__name__
-    for pattern, what, remedy in _PROBLEMS:
-        if re.search(pattern, message, re.IGNORECASE):
-            return kind(f"{what} ({first})", where=where, remedy=remedy)
-    remedy = "What was recorded before is there; check the database and run again."
-    return kind(f"the database answered: {first}", where=where, remedy=remedy)
-
-
-def _given_up(error: AwayError, seconds: float) -> StoreError:
-    """The StoreError after an outage that lasted too long."""
-    waited = f" for {seconds:.0f} s" if seconds >= 1 else ""
-    kept = "What was recorded before is kept; what was running, and results in hand, will run again with the next call."
-    return StoreError(f"{error.what}{waited}", where=error.where, remedy=f"{error.remedy} {kept}")
 
 
 def _identity(name: str) -> tuple[int, int] | None:

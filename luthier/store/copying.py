@@ -20,12 +20,12 @@ from luthier.files import absolute, replacing
 from luthier.store import rows
 from luthier.store import statements as sql
 from luthier.store.checkpoints import MARKER, SUFFIX, folder_name
-from luthier.store.connect import explained
 from luthier.store.counts import Leader, check_name
 from luthier.store.folder import folder_at
 from luthier.store.rows import RESULT
 from luthier.store.schema import events, queue, studies
 from luthier.store.sql import SQL
+from luthier.store.troubles import explained
 
 ROWS = 2000  # that are written at once
 TRIES = 20  # snapshots of a study that goes on meanwhile

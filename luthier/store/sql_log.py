@@ -19,10 +19,11 @@ from luthier.errors import StoreError, StudyError
 from luthier.jobs import Event, History, Note, Report, Result
 from luthier.store import encoding, rows
 from luthier.store import statements as sql
-from luthier.store.connect import Database, Session
+from luthier.store.connect import Database
 from luthier.store.counts import Leader, not_filled_by_sync
 from luthier.store.liveness import this_process
 from luthier.store.rows import Packed
+from luthier.store.session import Session
 
 Value = TypeVar("Value")
 

@@ -12,9 +12,10 @@ from luthier.jobs import Event, History, Job, Note, Report, Result
 from luthier.store import Exchanged, Propose, encoding, rows
 from luthier.store import statements as sql
 from luthier.store.checkpoints import Checkpoints, writer_of
-from luthier.store.connect import Database, Session
+from luthier.store.connect import Database
 from luthier.store.counts import DEATHS, LOSSES, SUSPECT, Leader, check_jobs, died
 from luthier.store.liveness import ProcessIdentity
+from luthier.store.session import Session
 from luthier.store.sql_log import Counts, EventLog, Nothing, Transaction
 
 Given = ParamSpec("Given")

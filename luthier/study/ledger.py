@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
-from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from luthier.errors import StudyError
@@ -20,13 +19,10 @@ from luthier.propose import door
 from luthier.propose.sight import Sight
 from luthier.seeds import Seeds
 from luthier.space import Config
-from luthier.store import Store, StudyStore, open_store
-from luthier.study import settings as study_settings
+from luthier.store import Store, StudyStore
 from luthier.study.heartbeat import Heartbeat
-from luthier.study.resolve import Resolved
 from luthier.study.succession import check_succession, say_succession
 from luthier.study.tidying import Tidying
-from luthier.text import public_url
 
 Given = ParamSpec("Given")
 Returned = TypeVar("Returned")
@@ -37,68 +33,6 @@ SLOW = 0.02  # seconds: a proposal that takes longer is made under a lease on pr
 FLUSH = 1.0  # seconds between two writes of the reports of running jobs
 TURN = 5.0  # seconds of the lease on proposing under which the method changes
 RETRY = 1.0  # seconds between two attempts to claim jobs that somebody else holds
-
-
-def open_ledger(
-    name: str,
-    history: History,
-    method: Resolved,
-    budget: Budget,
-    seed: int,
-    store: str | Path | Store | None,
-    task: str = "",
-    fresh: bool = False,
-    on_change: str = "warn",
-) -> Ledger:
-    """Create a study or go on with the one that is there, by the method that began it or by another.
-
-    Args:
-        name: The study.
-        history: An empty history of its space, objectives and limits; it is filled.
-        method: Its method, not bound yet.
-        budget: Budget of the study.
-        seed: Its seed.
-        store: A store, or what :func:`luthier.store.open_store` takes.
-        task: Short name of the task.
-        fresh: Begin anew; the study that has the name is kept under another, the ledger's ``kept_as``.
-        on_change: ``"error"`` refuses to go on by another method.
-
-    Raises:
-        MethodError: If the method and the budget do not fit.
-        StudyError: If the stored study has other settings.
-    """
-    bound = method.proposer.bind(budget)
-    given = study_settings.build(history, seed, method.proposer, method.adapter, budget, task)
-    own = not hasattr(store, "attach")
-    opened: Any = open_store(store) if own else store  # type: ignore[arg-type]
-    try:
-        kept_as = _lay_aside(opened, name) if fresh else ""
-        stored = opened.create(name, given)
-        lines = study_settings.differences(stored, given, optional(bound, "extendable"))
-        study_settings.refuse(name, public_url(opened.url), lines)
-        ledger = Ledger(opened, name, stored, history, method.proposer, Seeds(seed), budget)
-        ledger.kept_as = kept_as
-        ledger.go_on(given, on_change)
-        return ledger
-    except BaseException:
-        if own:
-            opened.close()
-        raise
-
-
-def _lay_aside(store: Any, name: str) -> str:
-    """Give the study of this name another one, and return that; nothing where there is no such study."""
-    taken = {one.name for one in store.studies()}
-    if name not in taken:
-        return ""
-    if store.url == MEMORY:
-        remedy = "Take another name=, or a new store."
-        raise StudyError("fresh=True renames the study in its database", where=f"study {name!r}", remedy=remedy)
-    from luthier.store.copying import rename_study
-
-    other = next(f"{name}-{number}" for number in itertools.count(1) if f"{name}-{number}" not in taken)
-    rename_study(store, name, other)
-    return other
 
 
 def _alone(method: Callable[Concatenate[Ledger, Given], Returned]) -> Callable[Concatenate[Ledger, Given], Returned]:

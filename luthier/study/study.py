@@ -20,8 +20,9 @@ from luthier.space import Config, Space
 from luthier.store import Store, open_store
 from luthier.study import export, settings
 from luthier.study.diverse import By, diverse
-from luthier.study.ledger import MEMORY, Ledger, open_ledger
+from luthier.study.ledger import MEMORY, Ledger
 from luthier.study.methods import MethodName
+from luthier.study.opening import open_ledger
 from luthier.study.resolve import Between, resolve
 from luthier.study.retrain import Retrained, retrain
 from luthier.study.starting import completed, enqueue_new, refuse_fixed

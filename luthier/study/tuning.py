@@ -26,8 +26,9 @@ from luthier.study.first import check_first, how_it_runs
 from luthier.study.following import Followers, Unjudged, check_callbacks
 from luthier.study.kept import trial_files
 from luthier.study.knowing import OnChange, check_code, check_known, check_on_change, reopen_failed, tell_known
-from luthier.study.ledger import Ledger, open_ledger
+from luthier.study.ledger import Ledger
 from luthier.study.loop import Loop
+from luthier.study.opening import open_ledger
 from luthier.study.refusals import check_device, check_fit, check_success, warn_infeasible
 from luthier.study.resolve import AnyMethod, Resolved, for_task, resolve
 from luthier.study.starting import check_start, enqueue_new

@@ -29,7 +29,7 @@ def disturbed(store: Store, rng: np.random.Generator, part: float) -> Iterator[l
     if database is None:
         yield counts
         return
-    from luthier.store.connect import AwayError
+    from luthier.store.troubles import AwayError
 
     write = database.write
 

@@ -1,0 +1,79 @@
+"""A study created in its store, or gone on with: under settings that fit, by the method that began it or another."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+from luthier.errors import StudyError
+from luthier.jobs import Budget, History
+from luthier.optional import optional
+from luthier.seeds import Seeds
+from luthier.store import Store, open_store
+from luthier.study import settings as study_settings
+from luthier.study.ledger import MEMORY, Ledger
+from luthier.study.resolve import Resolved
+from luthier.text import public_url
+
+
+def open_ledger(
+    name: str,
+    history: History,
+    method: Resolved,
+    budget: Budget,
+    seed: int,
+    store: str | Path | Store | None,
+    task: str = "",
+    fresh: bool = False,
+    on_change: str = "warn",
+) -> Ledger:
+    """Create a study or go on with the one that is there, by the method that began it or by another.
+
+    Args:
+        name: The study.
+        history: An empty history of its space, objectives and limits; it is filled.
+        method: Its method, not bound yet.
+        budget: Budget of the study.
+        seed: Its seed.
+        store: A store, or what :func:`luthier.store.open_store` takes.
+        task: Short name of the task.
+        fresh: Begin anew; the study that has the name is kept under another, the ledger's ``kept_as``.
+        on_change: ``"error"`` refuses to go on by another method.
+
+    Raises:
+        MethodError: If the method and the budget do not fit.
+        StudyError: If the stored study has other settings.
+    """
+    bound = method.proposer.bind(budget)
+    given = study_settings.build(history, seed, method.proposer, method.adapter, budget, task)
+    own = not hasattr(store, "attach")
+    opened: Any = open_store(store) if own else store  # type: ignore[arg-type]
+    try:
+        kept_as = _lay_aside(opened, name) if fresh else ""
+        stored = opened.create(name, given)
+        lines = study_settings.differences(stored, given, optional(bound, "extendable"))
+        study_settings.refuse(name, public_url(opened.url), lines)
+        ledger = Ledger(opened, name, stored, history, method.proposer, Seeds(seed), budget)
+        ledger.kept_as = kept_as
+        ledger.go_on(given, on_change)
+        return ledger
+    except BaseException:
+        if own:
+            opened.close()
+        raise
+
+
+def _lay_aside(store: Any, name: str) -> str:
+    """Give the study of this name another one, and return that; nothing where there is no such study."""
+    taken = {one.name for one in store.studies()}
+    if name not in taken:
+        return ""
+    if store.url == MEMORY:
+        remedy = "Take another name=, or a new store."
+        raise StudyError("fresh=True renames the study in its database", where=f"study {name!r}", remedy=remedy)
+    from luthier.store.copying import rename_study
+
+    other = next(f"{name}-{number}" for number in itertools.count(1) if f"{name}-{number}" not in taken)
+    rename_study(store, name, other)
+    return other
