@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -356,3 +357,22 @@ def test_suggest_asks_the_methods_model_and_says_who_has_one() -> None:
     plain = tune(lambda config: config["x"] ** 2, space=space, trials=2, progress=False)
     with pytest.raises(MethodError, match="Random has no model"):
         plain.suggest()
+
+
+def test_ask_gives_a_job_that_its_processes_die_with_after_all_others(tmp_path: Path) -> None:
+    def opened() -> Study:
+        return Study("s", SPACE, trials=4, store=tmp_path / "a.db")
+
+    for _ in range(5):
+        if not (child := os.fork()):
+            opened().ask()
+            os._exit(1)
+        os.waitpid(child, 0)
+    begun = opened()
+    first = begun.ask(2)
+    assert [job.number for job in first] == [1, 2], "four times it came first"
+    assert begun.ask(2)[0].number == 3 and begun.ask(2) == [], "and then only by itself"
+    begun.tell_many([(number, 0.5) for number in (1, 2, 3)])
+    assert [job.number for job in begun.ask(2)] == [0] and not begun.over
+    begun.tell(0, 0.5)
+    assert begun.over

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
+from luthier.execute.surroundings import Surroundings, settle, surroundings
 from luthier.execute.worker import Pickler, pickled
 from luthier.task.file import FILES
 
@@ -44,11 +45,13 @@ class Parcel:
 
     Args:
         payload: The pickled work, without its large tensors.
+        surroundings: What the driver has set in its process.
         arrays: Those tensors. A cluster keeps one copy a machine, which all its seats read.
         sources: The user's own modules by name: everything imported that no installed package brings.
     """
 
     payload: bytes
+    surroundings: Surroundings
     arrays: list[np.ndarray] = field(default_factory=list)
     sources: Mapping[str, ModuleSource] = field(default_factory=dict)
 
@@ -87,13 +90,14 @@ def pack(work: Any, data: Any = None) -> Parcel:
     finally:
         for module in by_value:
             cloudpickle.unregister_pickle_by_value(module)
-    return Parcel(payload, arrays, dict(_sources()))
+    return Parcel(payload, surroundings(), arrays, dict(_sources()))
 
 
 def unpack(parcel: Parcel) -> Any:
     """Return what was packed; its data stays in the memory of the parcel's arrays."""
     sys.meta_path.insert(0, _Finder(parcel.sources))
     _ARRAYS[:] = parcel.arrays
+    settle(parcel.surroundings)
     try:
         return pickle.loads(parcel.payload)
     finally:

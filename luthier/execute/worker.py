@@ -21,6 +21,7 @@ from typing import Any
 import cloudpickle
 
 from luthier.errors import TaskError
+from luthier.execute.surroundings import Surroundings, settle, surroundings
 from luthier.jobs import Job, Lost, Partial, Report, Result
 from luthier.task import is_torch, load_task, source_of
 from luthier.task.call import describe
@@ -34,6 +35,7 @@ TWICE = 0.3  # seconds: a signal that comes again sooner is the same one (a term
 class Load:
     """Message to the worker: the work of a study. ``path`` is the driver's sys.path, ``files`` are the work's own."""
 
+    surroundings: Surroundings
     path: list[str]
     files: list[str]
     payload: bytes
@@ -97,7 +99,7 @@ def load_message(work: Work) -> Load:
         TaskError: If a part of the task cannot be sent; it names the part.
     """
     payload, files = pickled(work, Pickler)
-    return Load(list(sys.path), sorted(files), payload)
+    return Load(surroundings(), list(sys.path), sorted(files), payload)
 
 
 def pickled(work: Any, kind: type[Pickler]) -> tuple[bytes, set[str]]:
@@ -241,6 +243,7 @@ def _receive(connection: Connection, inbox: queue.SimpleQueue[Any], asked: set[i
 
 def _load(message: Load) -> Work:
     sys.path[:] = message.path
+    settle(message.surroundings)
     for file in message.files:
         load_file(file)
     work = _Unpickler(io.BytesIO(message.payload)).load()

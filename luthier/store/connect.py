@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import random
 import threading
@@ -33,6 +34,8 @@ SLICE = 1.0  # seconds that SQLite waits for a lock at a time
 # gives: the processors are taken from the one that has the lock.)
 ANEW = 0.4
 PAUSES = (0.02, 1.0)  # seconds between two tries while the database is away, the first and the longest
+# SQLAlchemy logs with a traceback that a connection which the server has ended cannot be rolled back: we wait that out.
+logging.getLogger("sqlalchemy.pool.impl.NullPool.luthier").addHandler(logging.NullHandler())
 _chance = random.SystemRandom()  # spreads tries of many drivers; no result depends on it
 
 
@@ -80,6 +83,7 @@ class Database:
                 self.url,
                 isolation_level="AUTOCOMMIT",
                 poolclass=sa.NullPool,
+                pool_logging_name="luthier",
                 connect_args=arguments,
                 **({} if self._reader is None else {"creator": self._reader.connect}),
                 paramstyle="named" if self.sqlite else "pyformat",

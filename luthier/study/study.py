@@ -18,6 +18,7 @@ from luthier.optional import optional
 from luthier.seeds import Seeds
 from luthier.space import Config, Space
 from luthier.store import Store, open_store
+from luthier.store.counts import SUSPECT
 from luthier.study import export, settings
 from luthier.study.diverse import By, diverse
 from luthier.study.ledger import MEMORY, Ledger
@@ -115,6 +116,7 @@ class Study:
         self._work: Any = None
         self._reported: dict[int, tuple[int, int]] = {}  # by job: the first step reported, and the steps done
         self._enqueued: list[Config] = []
+        self._suspected: list[Job] = []  # taken, and not given out while there are others
         self._store: Any = self._ledger.store  # where further studies may be written
 
     @staticmethod
@@ -163,7 +165,8 @@ class Study:
     def ask(self, count: int = 1) -> list[Job]:
         """Return jobs to run now: enqueued configurations first, then jobs that a dead process left, then new ones.
 
-        They are this process's until they are told.
+        They are this process's until they are told. A job that process after process has died with comes after all
+        others, by itself.
 
         Args:
             count: Number of jobs that can be run now.
@@ -176,7 +179,8 @@ class Study:
         if self._deadline is not None and time.monotonic() >= self._deadline:
             return []
         while True:
-            jobs = self._ledger.take(count)
+            with self._ledger.lock:
+                jobs = self._taken(count)
             if jobs or not self._ledger.busy:
                 given = self._ledger.history.space.given  # copies, which the user may change
                 return [replace(job, config=given(job.config)) for job in jobs]
@@ -500,9 +504,26 @@ class Study:
 
     def close(self) -> None:
         """Give back the jobs that were asked for and not told. Reading goes on to work."""
+        self._suspected.clear()
         self._ledger.release()
 
     # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _taken(self, count: int) -> list[Job]:
+        """Jobs to run now, one that is suspected of ending its process only when there is no other."""
+        jobs: list[Job] = []
+        while len(jobs) < count and (taken := self._ledger.take(count - len(jobs))):
+            begins = self._ledger.attempts
+            suspected = [job for job in taken if begins.get(job.number, 1) > SUSPECT]
+            self._suspected += suspected
+            jobs += [job for job in taken if job not in suspected]
+        if (
+            not jobs
+            and not self._ledger.busy
+            and not self._ledger.mine.keys() - {job.number for job in self._suspected}
+        ):
+            jobs, self._suspected = self._suspected[:1], self._suspected[1:]
+        return jobs
 
     def _done(self, job: Job | int, steps: int | None, status: Status | None) -> int | None:
         """The steps of a job that ends: as given, else the last that was reported; None where that says nothing."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import luthier as lt
 from luthier.errors import ExecutionError, MethodError, TaskError
@@ -172,6 +173,30 @@ def test_lambdas_and_closures_go_to_workers_and_need_no_torch_there(start: Start
     assert [result.metrics["loss"] for result in results] == [2 + n / 64 for n in range(64)]
     assert {result.metrics["torch"] for result in results} == {0.0}
     assert os.getpid() not in {result.metrics["process"] for result in results}
+
+
+def test_a_worker_has_what_the_script_has_set(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    def function(config):
+        import torch
+
+        return {
+            "loss": float(sys.argv[1]),
+            "bits": torch.ones(1).element_size() * 8.0,
+            "depth": sys.getrecursionlimit(),
+        }
+
+    monkeypatch.setattr(sys, "argv", ["train.py", "0.5"])
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(before + 1)
+    torch.set_default_dtype(torch.float64)
+    try:
+        executor = start(work_on(function), workers=2)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        sys.setrecursionlimit(before)
+    executor.submit(jobs_at(0.0), {})
+    (result,) = collect_all(executor, 1)
+    assert result.metrics == {"loss": 0.5, "bits": 64.0, "depth": before + 1.0}
 
 
 def test_what_cannot_be_sent_is_named(start: Start) -> None:

@@ -195,6 +195,25 @@ def test_a_server_without_a_free_connection_is_waited_for(postgres_url: str, tmp
             chief.execute(f"DROP ROLE {role}")
 
 
+KILLED = """
+import sys, psycopg
+import luthier as lt
+study = lt.Study("killed", lt.Space(x=lt.Float(0, 1)), trials=3, store=sys.argv[1])
+for number in range(3):
+    with psycopg.connect(sys.argv[1].replace("+psycopg", ""), autocommit=True) as other:
+        other.execute("select pg_terminate_backend(pid) from pg_stat_activity"
+                      " where datname = current_database() and pid <> pg_backend_pid()")
+    study.tell(study.ask()[0], 0.5)
+print(len(study.trials))
+"""
+
+
+def test_a_connection_that_the_server_ends_is_no_traceback(postgres_url: str) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", KILLED, postgres_url], env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("3\n", "")
+
+
 def test_dead_is_what_the_system_says_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     here = this_process()
     child = subprocess.Popen([sys.executable, "-c", ""])
