@@ -11,6 +11,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -301,7 +302,7 @@ class StackedLoss:
         self.by_rows = self._form is not None or isinstance(loss, Mean)
         self.name = getattr(loss, "__name__", type(loss).__name__)
         self.form: Literal["written", "vmap", "loop"] = "vmap" if self._form is None else "written"
-        self.reads_hyper = self._form is None and _takes_hyper(loss, self.name)
+        self.reads_hyper = self._form is None and _takes_hyper(loss, f"{what} {self.name}")
 
     def __call__(
         self, outputs: Tensor, targets: Tensor, hyper: Mapping[str, Tensor] | None = None, *, own: bool | None = None
@@ -348,7 +349,12 @@ class StackedLoss:
         return lambda output, target: form(output.unsqueeze(0), target.unsqueeze(0))[0]
 
     def rows(
-        self, outputs: Any, targets: Any, hyper: Mapping[str, Tensor], own: Mapping[str, Tensor] | None = None
+        self,
+        outputs: Any,
+        targets: Any,
+        hyper: Mapping[str, Tensor],
+        own: Mapping[str, Tensor] | None = None,
+        around: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> Tensor:
         """The value of each member on outputs and targets of any nest, measured in turn unless there is a form.
 
@@ -357,6 +363,7 @@ class StackedLoss:
             targets: A nest, the same for all members.
             hyper: (members, …) by name.
             own: The parameters and buffers of a loss that is a module, (members, …) by name.
+            around: Context of each call, which sets the generators that it may draw from.
         """
         if self._form is not None:  # in one layout: the order of a sum follows it, and vmap's varies with the members
             return self._form(outputs.contiguous(), targets.unsqueeze(0))
@@ -366,10 +373,11 @@ class StackedLoss:
         def one(i: int) -> Tensor:
             row = pytree.tree_map_only(Tensor, lambda tensor: tensor[i].contiguous(), outputs)
             knobs = {name: value[i] for name, value in extra.items()}
-            if not own:
-                return self._one(row, targets, knobs, self._measured)
             given = (row, targets, knobs) if self.reads_hyper else (row, targets)
-            return functional_call(self._measured, {name: tensor[i].clone() for name, tensor in own.items()}, given)
+            with around():
+                if not own:
+                    return self._one(row, targets, knobs, self._measured)
+                return functional_call(self._measured, {name: tensor[i].clone() for name, tensor in own.items()}, given)
 
         return torch.stack([one(i) for i in range(members)])
 
@@ -383,11 +391,13 @@ class StackedLoss:
     def _one(self, output: Any, target: Any, hyper: dict[str, Tensor], function: Any = None) -> Tensor:
         function = self._loss if function is None else function
         value: Any = function(output, target, hyper) if self.reads_hyper else function(output, target)
-        if not isinstance(value, Tensor) and (isinstance(value, int | float) or hasattr(value, "item")):
+        number = isinstance(value, int | float) or (hasattr(value, "item") and not getattr(value, "ndim", 0))
+        if number and not isinstance(value, Tensor):
             if not (isinstance(output, Tensor) and output.requires_grad):  # a metric computed outside torch
                 value = torch.as_tensor(float(value), dtype=torch.float64)
-        if not isinstance(value, Tensor) or value.ndim:
+        if not isinstance(value, Tensor) or value.ndim or value.is_complex():
             found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            found = "a complex number" if isinstance(value, Tensor) and value.is_complex() else found
             shape = f" for an output of shape {tuple(output.shape)}" if isinstance(output, Tensor) else ""
             raise TaskError(
                 f"it returned {found}{shape}",
@@ -421,14 +431,14 @@ def stacked_loss(loss: Callable[..., Any], what: str = "loss") -> StackedLoss:
     return StackedLoss(loss, what)
 
 
-def _takes_hyper(loss: Any, name: str) -> bool:
+def _takes_hyper(loss: Any, where: str) -> bool:
     """Return True if the function has a third positional argument without a default, or one called hyper."""
     try:
         arguments = list(inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).parameters.values())
     except (TypeError, ValueError) as error:  # not callable, or built in
         if callable(loss):
             return False
-        raise TaskError(f"{loss!r} cannot be called", where="loss", remedy="Give a function.") from error
+        raise TaskError(f"{loss!r} cannot be called", where=where, remedy="Give a function.") from error
     kinds = inspect.Parameter
     if any(argument.kind is kinds.VAR_POSITIONAL for argument in arguments):
         return False
@@ -438,8 +448,8 @@ def _takes_hyper(loss: Any, name: str) -> bool:
     if len(places) < 2 or len(required) > 3 or unfilled:
         raise TaskError(
             f"it has the arguments ({', '.join(argument.name for argument in arguments)})",
-            where=f"loss {name}",
-            remedy="Write it as loss(output, target) or loss(output, target, hyper).",
+            where=where,
+            remedy="Write it as function(output, target) or function(output, target, hyper).",
         )
     return len(places) > 2 and (places[2].default is kinds.empty or places[2].name == "hyper")
 

@@ -9,15 +9,23 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from luthier.errors import TaskError
+from luthier.hidden import Code
 
 WHERE = "TorchTask(scheduler=…)"
 UNITS = ("step", "epoch")
+TRIED = 20  # calls of step() that are compared with those of another scheduler of the same configuration
+CODE = Code(
+    where=WHERE,
+    what="a scheduler, made and stepped as often under the same configuration,",
+    remedy="Let it be a function of the number of its steps and of the configuration.",
+)
 KEPT = 4096  # members whose schedulers are kept where they have come to
 
 
@@ -36,6 +44,26 @@ class Scheduler:
         self._factory, self._instance = factory, instance
         self._kept: dict[Any, tuple[Any, Any, list[dict[str, float]]]] = {}
         self._others: dict[Any, dict[str, float]] = {}  # settings that a scheduler must not change
+
+    def check(self, config: Mapping[str, Any]) -> None:
+        """Refuse one whose settings depend on more than how often it was stepped."""
+        code = replace(CODE, owners={"scheduler": self._factory})
+        code.checked(lambda: self._beginning(config))
+
+    def _beginning(self, config: Mapping[str, Any]) -> list[dict[str, float]]:
+        """The settings after the first calls of ``step``."""
+        optimizer = self._instance(config)
+        scheduler = self.made(optimizer, config)
+        rows = [_settings(optimizer, scheduler)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the optimizer was not stepped
+            for _ in range(TRIED):
+                try:
+                    scheduler.step()
+                except Exception:  # it has an end
+                    break
+                rows.append(_settings(optimizer, scheduler))
+        return rows
 
     def rows(self, config: Mapping[str, Any], end: int) -> Sequence[dict[str, float]]:
         """The settings, by "<group>.<setting>", after 0, 1, … ``end`` - 1 calls of the scheduler's ``step``.

@@ -11,6 +11,7 @@ import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from luthier.errors import TaskError
+from luthier.hidden import Code
 from luthier.optim.common import Scale, Tensors, clip_by_norm, read
 from luthier.optim.per_member import PerMember, Settings
 
@@ -31,6 +33,12 @@ PENALISED = tuple(
     getattr(torch.optim, name) for name in ("SGD", "Adam", "Adagrad", "Adadelta", "Adamax", "NAdam", "RAdam", "RMSprop")
 )
 DECOUPLED = (torch.optim.AdamW,)
+CODE = Code(
+    where=WHERE,
+    what="a step from the same weights, gradients and state",
+    remedy="Keep it in the state of a parameter, or as a number in the parameter group; draw in the loss or in "
+    "forward, whose draws luthier keys by member and step.",
+)
 # those whose step is not proportional to the learning rate of that step, whatever one step of them shows
 UNEVEN = tuple(getattr(torch.optim, name) for name in ("LBFGS", "Rprop", "ASGD", "Adafactor"))
 
@@ -48,6 +56,7 @@ class Stock:
         values: Maps a stack's hyperparameters to each member's configuration.
         reads: The hyperparameters that ``make`` reads.
         clip_norm: Largest norm of a member's whole gradient, or None.
+        owners: The user's functions that ``make`` calls, by name.
 
     Attributes:
         starts_empty: True if it makes its slots in the first step.
@@ -66,13 +75,16 @@ class Stock:
         values: Callable[[Mapping[str, Tensor]], list[dict[str, Any]]],
         reads: tuple[str, ...],
         clip_norm: float | None = None,
+        owners: Mapping[str, Any] | None = None,
     ) -> None:
         self._make, self._named, self._values = make, dict(named), values
         self.reads, self.clip_norm = reads, clip_norm
         self._names = {id(parameter): name for name, parameter in named.items()}
         self._optimizer = self.instance(configs[0])
         refuse_closures(self._optimizer)
-        self._groups = self._parts(self._optimizer)
+        self._code = replace(CODE, owners={"optimizer": self._optimizer, **(owners or {})})
+        made = replace(self._code, what="it, made again under the same configuration,")
+        self._groups = made.checked(lambda: self._parts(self.instance(configs[0])))
         self._bound, self._own = self._dependences(configs)
         self._scheduled: list[Key] = []  # what a scheduler writes beside learning rates
         self.in_turn, self.traceable, self.starts_empty = False, True, False
@@ -362,6 +374,7 @@ class Stock:
             return
         start, gradients, settings = self._trial()
         self._learn(start, gradients, settings)
+        self._code.checked(lambda: self._alone(start, gradients[0], {}, settings, 0), often=True)
         alone = self._tried(start, gradients, settings, self._rows)
         try:
             together = self._tried(start, gradients, settings, self._together)

@@ -32,7 +32,12 @@ ARITHMETIC = frozenset(
     )
 )
 
+
 Results = list[list[Tensor]]  # loss, gradients (None as an empty tensor), buffers
+
+
+class RemembersError(TaskError):
+    """A module that gives something else the second time."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +62,18 @@ class Subject:
     wanted: str
     rough: bool = False
 
+    def output(self, wanted: str) -> Any:
+        """What the module gives for one member by itself."""
+        noise = Noise(*(torch.zeros(1, dtype=torch.int64, device=_device(self.tensors)) for _ in range(2)))
+        mapped = self.make(Form("loop"))
+        with torch.no_grad():
+            return mapped(self.tensors, self.batch, self.hyper, noise, wanted, training=True)[0]
+
     def run(self, mapped: Callable[..., Any], members: list[float]) -> Results:
         """One step's results for members whose weights are those at hand times these factors."""
         scale = {name: self._scaled(name, members).detach() for name in self.tensors}
         leaves = {name: scale[name].requires_grad_() for name in self.trained}
-        key = torch.tensor([round(factor * 1000) for factor in members], device=next(iter(scale.values())).device)
+        key = torch.tensor([round(factor * 1000) for factor in members], device=_device(scale))
         noise = Noise(key, torch.zeros_like(key))
         hyper = {name: value.expand(len(members), *value.shape[1:]) for name, value in self.hyper.items()}
         loss, buffers = mapped(scale, self.batch, hyper, noise, self.wanted, training=True)
@@ -76,6 +88,10 @@ class Subject:
         if name not in self.trained:
             return tensor.expand(len(members), *tensor.shape[1:]).clone()
         return torch.cat([tensor * factor for factor in members])
+
+
+def _device(tensors: Tensors) -> torch.device:
+    return next(iter(tensors.values())).device
 
 
 def settle(subject: Subject, *, chooses: bool = False, stack: bool = False) -> Mapped:
@@ -147,7 +163,7 @@ def same_alone(subject: Subject, mapped: Callable[..., Any]) -> bool:
 def _refuse_memory(expected: Results, again: Results) -> None:
     if all(map(_equal, _leaves(expected), _leaves(again))):
         return
-    raise TaskError(
+    raise RemembersError(
         "it gives something else the second time, with the same weights, batch and noise: something is kept between "
         "two calls that a stack of members cannot share",
         where="model or loss",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from luthier.errors import TaskError
 from luthier.optim.common import Tensors
+from luthier.task.keyed import drawing
 from luthier.task.member import LOSS, parts
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ def evaluate(program: Program, params: Tensors, buffers: Tensors, hyper: Tensors
         for name, measure in by_rows.items():
             weight = measure.weight(target, rows)
             if weight:
-                sums[name] = sums[name] + measure.rows(output, target, hyper).double() * weight
+                sums[name] = sums[name] + measured(program, name, output, target, {}, hyper) * weight
                 weights[name] += weight
         if len(by_rows) == len(measures):
             continue
@@ -64,9 +66,15 @@ def evaluate(program: Program, params: Tensors, buffers: Tensors, hyper: Tensors
     if outputs:
         output, target = joined(outputs, counts, 1), joined(targets, counts, 0)
         for name in measures.keys() - by_rows.keys():
-            own = {n.removeprefix(LOSS): t for n, t in {**params, **buffers}.items() if n.startswith(LOSS)}
-            found[name] = measures[name].rows(output, target, hyper, own if name == "loss" else None).double()
+            found[name] = measured(program, name, output, target, {**params, **buffers}, hyper)
     return {name: found[name] for name in measures}
+
+
+def measured(program: Program, name: str, output: Any, target: Any, tensors: Tensors, hyper: Tensors) -> Tensor:
+    """The loss or a metric of outputs, (members,) float64; what it draws is the same for all members and times."""
+    own = {n.removeprefix(LOSS): tensor for n, tensor in tensors.items() if n.startswith(LOSS)}
+    around = functools.partial(drawing, 0)
+    return program.measures[name].rows(output, target, hyper, own if name == "loss" else None, around).double()
 
 
 def joined(nests: list[Any], counts: list[int], first: int) -> Any:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from luthier.errors import TaskError
+from luthier.hidden import Code, alike, outside
 from luthier.nn import Choose, Dropout, Values, Width, reading
 from luthier.stack.mapped import TURN
 
@@ -123,38 +125,64 @@ def refuse_gradient_hooks(model: nn.Module, what: str = "model") -> None:
             )
 
 
-def refuse_counting(member: Member, batch: Any, hyper: Mapping[str, Tensor]) -> None:
-    """Refuse a network or loss that counts its calls in a plain attribute, which all members of a stack would share.
+def refuse_counting(member: Member, again: Member, batch: Any, hyper: Mapping[str, Tensor]) -> None:
+    """Refuse a network that computes something else when it is built again, and one that counts its calls.
 
-    Two equal calls leave equal numbers behind, such as the last input's size, or it counts.
+    Two equal calls leave equal numbers in its attributes behind, such as the last input's size, or it counts.
+
+    Args:
+        member: Network and loss.
+        again: The same, built from the same configuration.
+        batch: A minibatch.
+        hyper: Hyperparameters of one member.
 
     Raises:
-        TaskError: If a number differs.
+        TaskError: If losses differ, or a number that is kept.
     """
-    kept: list[dict[str, float]] = []
-    for _ in range(2):
-        try:
-            with TURN, torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
-                member(batch, hyper, "loss", False)
-        except Exception:  # it has run before, in its own way
-            return
-        kept.append(_numbers(member))
-    for name, value in kept[1].items():
-        if kept[0].get(name) != value and value == value:
-            raise TaskError(
-                f"it counts its calls in the attribute {name!r}, which all members of a stack would share",
-                where="model or loss",
-                remedy="Register what is counted as a buffer (register_buffer) and change it in place.",
-            )
+
+    def run(one: Member) -> Any:
+        with TURN, torch.random.fork_rng(devices=[]), _buffers_apart(one):
+            torch.manual_seed(0)
+            return one(batch, hyper, "loss", False).detach()
+
+    code = code_of(member)
+    try:
+        first, rebuilt, before, second = run(member), run(again), outside(code.owners), run(member)
+    except Exception:  # it has run before, in its own way
+        return
+    code.compare(first, second, before, often=True)
+    if not alike(first, rebuilt):
+        raise BUILDER.error([])
 
 
-def _numbers(member: Member) -> dict[str, float]:
-    """The plain numbers that network and loss keep, by the path of their attributes."""
-    holders: dict[str, Any] = {"loss": member._measures["loss"][0], **dict(member.named_modules())}
-    return {
-        f"{path}.{name}".removeprefix("."): value
-        for path, holder in holders.items()
-        for name, value in getattr(holder, "__dict__", {}).items()
-        if type(value) in (int, float)
-    }
+@contextmanager
+def _buffers_apart(member: Member) -> Iterator[None]:
+    """Have a run write into copies of the buffers."""
+    places = [(part._buffers, name) for part in member.modules() for name in part._buffers]
+    kept = [slots[name] for slots, name in places]
+    for (slots, name), tensor in zip(places, kept, strict=True):
+        slots[name] = None if tensor is None else tensor.clone()
+    try:
+        yield
+    finally:
+        for (slots, name), tensor in zip(places, kept, strict=True):
+            slots[name] = tensor
+
+
+BUILDER = Code(
+    where="TorchTask(model=…)",
+    what="model(config), called twice with one configuration and seed,",
+    remedy="Draw initial weights from the global generators of torch, NumPy or random, which luthier sets for each "
+    "training, or from a generator that model(config) makes; and let what it builds depend on the configuration alone.",
+)
+
+
+def code_of(member: Member) -> Code:
+    """The user's code that a training step runs."""
+    forward = {} if member.plain else {"forward": member._call}
+    return Code(
+        where="model or loss",
+        what="a training step from the same weights, minibatch and noise",
+        remedy="Register what is kept as a buffer (register_buffer) and change it in place, or compute it outside.",
+        owners={"model": member.model, "loss": member._measures["loss"][0], **forward},
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from luthier.errors import TaskError
+from luthier.hidden import alike, moved, outside
 from luthier.optim.common import Tensors
 from luthier.stack import Noise
 from luthier.stack.mapped import Form, Mapped, dense
-from luthier.stack.settle import Subject, failing_part, settle
-from luthier.task.member import OUTPUT, Member, own_name, path_of, read_by
+from luthier.stack.settle import RemembersError, Subject, failing_part, settle
+from luthier.task.member import OUTPUT, Member, code_of, own_name, path_of, read_by
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ class Network:
         try:
             self._mapped = settle(subject, chooses=bool(choices), stack=stack)
         except TaskError as error:
+            if isinstance(error, RemembersError):
+                raise _remembering(subject, member) from None
             raise _drawing(error) if before != _generators() else error  # noqa: B904
         except Exception as error:  # anything that a user's forward or loss may raise
             plain = Mapped(member, paths, batch, Form("loop"))
@@ -126,6 +129,17 @@ class Network:
     ) -> tuple[Any, Tensors]:
         tensors = {self._paths[name]: tensor for name, tensor in {**params, **buffers}.items()}
         return self._mapped(tensors, batch, hyper, noise, wanted, training=training)
+
+
+def _remembering(subject: Subject, member: Member) -> TaskError:
+    """The refusal of a network or loss that remembers its calls: which of them it is, and what has changed."""
+    code, first = code_of(member), subject.output(OUTPUT)
+    before = outside(code.owners)
+    same = alike(first, subject.output(OUTPUT))
+    subject.output("loss")
+    part = "TorchTask(forward=…)" if not member.plain else f"model ({type(member.model).__name__})"
+    where = "TorchTask(loss=…)" if same else part
+    return replace(code, where=where).error(moved(before, outside(code.owners)))
 
 
 def _copied(member: Member) -> Member:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from luthier.errors import TaskError
 from luthier.optim import SGD, Adam
-from luthier.optim.stock import WHERE, Stock
+from luthier.optim.stock import CODE, WHERE, Stock
 from luthier.optim.switch import Switch, alone
 from luthier.space import Config, Float, Space
 from luthier.space.groups import GroupView
@@ -55,7 +55,8 @@ def optimizer_of(
         TaskError: If it cannot be made, or not under these settings.
     """
     config = task.space.given(config)
-    given = _resolved(task.optimizer, config)
+    code = replace(CODE, what="optimizer(config), called twice with one configuration,", owners={"it": task.optimizer})
+    given = code.checked(lambda: _resolved(task.optimizer, config))
     if isinstance(given, Switch):
         return given if task.shared else _clipped(given(config), task)
     if isinstance(given, SGD | Adam):
@@ -71,7 +72,8 @@ def optimizer_of(
     _made(given, model, named, recorder)
     reads = tuple(recorder.seen) + tuple(name for name in ("clip_norm",) if name in config)
     configs = [task.space.given(each) for each in (config, *_moved(config, task.space))]
-    return Stock(lambda chosen: _made(given, model, named, chosen), named, configs, values, reads, task.clip_norm)
+    make, owners = (lambda chosen: _made(given, model, named, chosen)), {"optimizer": given}
+    return Stock(make, named, configs, values, reads, task.clip_norm, owners)
 
 
 def refuse_instance(given: Any) -> None:

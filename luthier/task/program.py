@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.func import vmap
 from torch.utils import _pytree as pytree
 
 from luthier.errors import TaskError
+from luthier.hidden import outside
 from luthier.losses import stacked_loss
 from luthier.nn import Choose
 from luthier.optim.adam import MISSED, Adam
@@ -24,10 +26,19 @@ from luthier.stack import Noise
 from luthier.stack.mapped import TURN, dense
 from luthier.stack.settle import Work
 from luthier.task.choices import arrange, check_choices, owners, settle
-from luthier.task.evaluate import evaluate
+from luthier.task.evaluate import evaluate, measured
 from luthier.task.keyed import drawing
 from luthier.task.made import as_eager, converted, materialise, prepared, refuse_doubles, unstack_into
-from luthier.task.member import LOSS, Member, call_model, own_name, parts, refuse_counting, refuse_gradient_hooks
+from luthier.task.member import (
+    BUILDER,
+    LOSS,
+    Member,
+    call_model,
+    own_name,
+    parts,
+    refuse_counting,
+    refuse_gradient_hooks,
+)
 from luthier.task.network import Network
 from luthier.task.reading import InMemory
 from luthier.task.update import Updater
@@ -88,12 +99,13 @@ class Program:
         self._costs = self._measure(template)
         self._penalty = None if task.penalty is None else vmap(task.penalty)
         hyper = self.hyper(config)
-        member = lambda: self._member(self._model(config, key=0))  # noqa: E731
-        self.network = Network(member(), self._trained, self._batch, hyper, stack=self.device.type != "cpu")
+        member = self._rebuilt(template)
+        self.network = Network(member, self._trained, self._batch, hyper, stack=self.device.type != "cpu")
         if self.in_turn and isinstance(self.optimizer, Stock):
             self.optimizer.in_turn = True  # members may reach other parameters, and count other steps for them
         if not task.shared:
-            refuse_counting(member(), self._batch, {name: value[0] for name, value in hyper.items()})
+            again = self._member(self._model(config, key=0))
+            refuse_counting(again, member, self._batch, {name: value[0] for name, value in hyper.items()})
         self._check_readers(config)
 
     @property
@@ -201,13 +213,23 @@ class Program:
                 mean = mean + losses / len(batch)
             return mean, buffers
         if task.augment is not None:
-            inputs, targets = parts(batch)
-            if not task.own_batches:
-                inputs = inputs.expand(len(noise.key), *inputs.shape)
-            batch = task.augment(inputs, hyper, Noise(noise.key, noise.step, AUGMENT_SITE + noise.site)), targets
-        params = self._as_made(params)
-        losses, buffers = self.network.losses(params, buffers, hyper, batch, noise)
-        return (losses if self._penalty is None else losses + self._penalty(params, hyper)), buffers
+            batch = self.augmented(batch, hyper, noise), parts(batch)[1]
+        made = self._as_made(params)
+        losses, buffers = self.network.losses(made, buffers, hyper, batch, noise)
+        return (losses if task.penalty is None else losses + self.penalties(params, hyper)), buffers
+
+    def augmented(self, batch: Batch, hyper: Tensors, noise: Noise) -> Tensor:
+        """The inputs of each member as ``augment`` makes them, (members, batch, …)."""
+        inputs, augment = parts(batch)[0], self.task.augment
+        assert augment is not None
+        if not self.task.own_batches:
+            inputs = inputs.expand(len(noise.key), *inputs.shape)
+        return augment(inputs, hyper, Noise(noise.key, noise.step, AUGMENT_SITE + noise.site))
+
+    def penalties(self, params: Tensors, hyper: Tensors) -> Tensor:
+        """The penalty of each member, (members,)."""
+        assert self._penalty is not None
+        return self._penalty(self._as_made(params), hyper)
 
     def gradient(self, state: State, hyper: Tensors, batch: Batch) -> tuple[Tensor, Tensors, Tensors]:
         """(losses (members,), gradients by parameter, new buffers) of a stack at ``hyper``.
@@ -310,6 +332,15 @@ class Program:
         found = evaluate(self, params, state["buffers"], state["hyper"], split)
         return found | {name: torch.full((members,), cost, dtype=torch.float64) for name, cost in self._costs.items()}
 
+    def measures_of(self, state: State, batch: Batch) -> dict[str, Callable[[], Tensor]]:
+        """Loss and metrics of a minibatch in evaluation mode, each as a function that measures it."""
+        hyper, target, buffers = state["hyper"], parts(batch)[1], state["buffers"]
+        params = self._as_made(self.updater.measured(state))
+        with torch.no_grad():
+            output = self.network.outputs(params, buffers, hyper, batch)
+        of = functools.partial(measured, self, output=output, target=target, tensors={**params, **buffers}, hyper=hyper)
+        return {name: functools.partial(of, name) for name in self.measures}
+
     def objective(self, params: Tensors, buffers: Tensors, hyper: Tensors, batch: Batch, name: str = "loss") -> Tensor:
         """The loss, or the metric ``name``, of each member in evaluation mode, (members,); can be differentiated."""
         return self.network.value(name, self._as_made(params), buffers, hyper, batch)
@@ -341,6 +372,15 @@ class Program:
         if not self._complex:
             return params
         return {n: torch.view_as_complex(p.contiguous()) if n in self._complex else p for n, p in params.items()}
+
+    def _rebuilt(self, template: nn.Module) -> Member:
+        """Build the network again: its weights must be the template's."""
+        code = replace(BUILDER, owners={"model": self.task.model})
+        before = outside(code.owners)
+        model = self._model(self._config, key=0)
+        one, other = (dict([*m.named_parameters(), *m.named_buffers()]) for m in (template, model))
+        code.compare(one, other, before)
+        return self._member(model)
 
     def _member(self, model: nn.Module) -> Member:
         reads = {name: (measure.member, measure.reads_hyper) for name, measure in self.measures.items()}

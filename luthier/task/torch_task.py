@@ -217,9 +217,13 @@ class TorchTask:
             settle(model, recorder)  # reads the names of the choices that are in the network
         note_reads(self, model, recorder)
         if callable(self.data):
-            self._loaded.of(self.data, recorder)
+            self._loaded.of(self._data, recorder)
         if "batch_size" in list(recorder):  # not `in recorder`, which would be a reading
             recorder.note("batch_size")
+
+    def _data(self, config: Any) -> Any:  # the same in each process, also where it splits rows at random
+        with TURN, drawing(0):
+            return self.data(config)
 
     def program(self, config: Config) -> Program:
         """The step for the static values of ``config``, made once for each set of them."""
@@ -248,11 +252,15 @@ class TorchTask:
 
     def sources(self, config: Config) -> Sources:
         """The data under ``config``, made once for each set of values that they depend on."""
-        key, data = self._loaded.of(self.data, self.space.given(config)) if callable(self.data) else ((), self.data)
+        key, data = self._loaded.of(self._data, self.space.given(config)) if callable(self.data) else ((), self.data)
         size = config.get("batch_size", self.batch_size)
         if (key, size) not in self._sources:
             self._sources[key, size] = Sources(self, data, size)
         return self._sources[key, size]
+
+    def sources_anew(self, config: Config) -> Sources:
+        """The data under ``config``, which ``data(config)`` is asked for again."""
+        return Sources(self, self._data(self.space.given(config)), config.get("batch_size", self.batch_size))
 
     def tensors(self, split: str) -> Any:
         """All rows of a split in memory, (inputs, targets), on the task's device, floats in its type."""

@@ -50,6 +50,7 @@ class Updater:
         if task.scheduler is not None:
             factory, self._unit = checked_scheduler(task.scheduler)
             self._scheduler = Scheduler(factory, self._instance)
+            self._scheduler.check(config)
             if isinstance(self.optimizer, Stock):
                 self.optimizer.scheduled(self._scheduler.rows(config, 1)[0])
             recorder = Recorder(config)

@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from luthier.adapt.plain import Plain
+from luthier.errors import LuthierError, TaskError
+from luthier.hidden import Code, outside
 from luthier.optional import optional
 from luthier.space import Config
+from luthier.stack import Noise
 from luthier.stack.run import planned
+from luthier.task.call import describe
+from luthier.task.reading import InMemory, Streamed
+
+if TYPE_CHECKING:
+    from luthier.task.program import Program, State
+    from luthier.task.sources import Sources
+
+DATA = Code(
+    where="TorchTask(data=…)",
+    what="data(config), called twice with one configuration,",
+    remedy="Read or draw the data once, outside of it, or draw from the global generators of torch, NumPy or random, "
+    "which are set for it, or from one that it makes from a fixed seed.",
+)
 
 
 def try_step(task: Any, config: Config) -> Sequence[str]:
@@ -31,10 +51,96 @@ def try_step(task: Any, config: Config) -> Sequence[str]:
     try:
         program = task.program(config)
         plain = Plain()
-        plain.step(program, plain.init(program, config, 0), [program.sources.example(rows=program.batch_size)], None)
+        state = plain.init(program, config, 0)
+        batch = program.sources.example(rows=program.batch_size)
+        plain.step(program, state, [batch], None)
+        _check_data(program, config)
+        _check_loss(program, state, batch)
+        _check_measures(program, state)
         return program.unread
     finally:
         torch.set_num_threads(threads)
+
+
+def _check_data(program: Program, config: Config) -> None:
+    """Refuse a function ``data(config)`` that gives other data when it is called again, as each process calls it."""
+    task = program.task
+    if not callable(task.data):
+        return
+    before = outside({"data": task.data})
+    there, here = (_beginnings(each) for each in (program.sources, task.sources_anew(config)))
+    replace(DATA, owners={"data": task.data}).compare(there, here, before)
+
+
+def _beginnings(sources: Sources) -> Any:
+    """What two readings of the same data have in common: all rows in memory, or the first minibatch."""
+    found: list[Any] = []
+    for name in ("train", "valid"):
+        source, size = sources[name], sources.size(name)
+        found.append(source.steps(size))
+        if not isinstance(source, Streamed):  # nothing is promised of it
+            found.append(source.batch if isinstance(source, InMemory) else source.example(size))
+    return found
+
+
+def _check_loss(program: Program, state: State, batch: Any) -> None:
+    """Refuse a penalty or an augmentation that gives something else when it is run again."""
+    task, noise = program.task, Noise(state["key"], state["t"])
+    scaled = {name: 1.1 * param for name, param in state["params"].items()}
+    runs = {
+        "penalty": [lambda p=p: program.penalties(p, state["hyper"]) for p in (state["params"], scaled)],
+        "augment": [lambda b=b: program.augmented(b, state["hyper"], noise) for b in (batch, _half(batch))],
+    }
+    for name, (run, other) in runs.items():
+        given = getattr(task, name)
+        if given is not None:
+            remedy = "Let it be a function of its arguments alone: augment(inputs, hyper, noise) draws from noise."
+            what = f"{name}, run on the same arguments,"
+            Code(f"TorchTask({name}=…)", what, remedy, {name: given}).checked(run, other, often=True)
+
+
+def _half(batch: Any) -> Any:
+    """The first rows of a minibatch."""
+    return pytree.tree_map_only(Tensor, lambda tensor: tensor[: (len(tensor) + 1) // 2], batch)
+
+
+def _check_measures(program: Program, state: State) -> None:
+    """Refuse a loss or metric that cannot measure the validation split.
+
+    It is tried on one minibatch, and on the whole split where that fails: some need rows of every class.
+    """
+    batch = program.sources["valid"].example(rows=program.sources.size("valid"))
+    measures, others = program.measures_of(state, batch), {}
+    with suppress(Exception):  # a network may want all rows of a minibatch
+        others = program.measures_of(state, _half(batch))
+    for name, run in measures.items():
+        where, given = (
+            (f"metric {name!r}", program.task.metrics.get(name)) if name != "loss" else (name, program.task.loss)
+        )
+        what = "measured on the same outputs and targets, it"
+        code = Code(where, what, "Let it be a function of its arguments alone.", {name: given})
+        with torch.no_grad():
+            try:
+                run()
+            except Exception as error:
+                _refuse_unmeasurable(program, state, where, error)
+            else:
+                code.checked(run, others.get(name))
+
+
+def _refuse_unmeasurable(program: Program, state: State, what: str, error: Exception) -> None:
+    """Raise what a loss or metric raised, unless it can measure the whole split."""
+    try:
+        program.evaluate(state, "valid")
+    except LuthierError:
+        raise
+    except Exception:
+        raise TaskError(
+            f"measuring it fails: {describe(error)}",
+            where=what,
+            remedy="Call it on the outputs and targets of a minibatch to see the whole error: function(output, target) "
+            "returns a number or a scalar tensor.",
+        ) from error
 
 
 def planned_run(task: Any, adapter: Any, config: Config, members: int, steps: int | None) -> str:

@@ -258,8 +258,8 @@ def test_what_a_stack_cannot_carry_is_refused_at_the_call():
         return Decaying(optimizer, lambda step: 1.0)
 
     for wrong, make, more in (
-        ("counts its calls in the attribute 'model.calls'", Counting, {}),
-        ("counts its calls in the attribute 'loss.calls'", lambda: nn.Linear(64, 10), {"loss": Loss()}),
+        ("changes the attribute 'model.calls'", Counting, {}),
+        ("changes the attribute 'loss.calls'", lambda: nn.Linear(64, 10), {"loss": Loss()}),
         ("model, weight: a hook on its gradient", hooked, {}),
         ("model, bias: a hook on its gradient", accumulating, {}),
         ("loss, s: a hook on its gradient", lambda: nn.Linear(64, 10), {"loss": learnt}),
