@@ -39,8 +39,8 @@ class Code:
 
     Args:
         where: Its place, for the error.
-        what: What it is and what it is run on, as the beginning of a sentence.
-        remedy: What to do instead.
+        what: Its name and what it is run on, as the beginning of a sentence.
+        remedy: The way out, as a sentence.
         owners: The functions and objects that are run, by the names of their attributes in the error.
     """
 
@@ -178,7 +178,7 @@ class _Look:
 
 
 def _of_function(function: FunctionType) -> Iterator[tuple[str, str, Any]]:
-    """What a function of the user's refers to by names."""
+    """Values to which a function of the user's refers by names."""
     if not _is_users(function.__module__):
         return
     names, known = _names(function.__code__), function.__globals__

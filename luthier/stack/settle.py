@@ -63,7 +63,7 @@ class Subject:
     rough: bool = False
 
     def output(self, wanted: str) -> Any:
-        """What the module gives for one member by itself."""
+        """The result of the module for one member by itself."""
         noise = Noise(*(torch.zeros(1, dtype=torch.int64, device=_device(self.tensors)) for _ in range(2)))
         mapped = self.make(Form("loop"))
         with torch.no_grad():

@@ -71,7 +71,7 @@ def evaluate(program: Program, params: Tensors, buffers: Tensors, hyper: Tensors
 
 
 def measured(program: Program, name: str, output: Any, target: Any, tensors: Tensors, hyper: Tensors) -> Tensor:
-    """The loss or a metric of outputs, (members,) float64; what it draws is the same for all members and times."""
+    """The loss or a metric of outputs, (members,) float64, which draws the same for all members and times."""
     own = {n.removeprefix(LOSS): tensor for n, tensor in tensors.items() if n.startswith(LOSS)}
     around = functools.partial(drawing, 0)
     return program.measures[name].rows(output, target, hyper, own if name == "loss" else None, around).double()

@@ -73,7 +73,7 @@ def _check_data(program: Program, config: Config) -> None:
 
 
 def _beginnings(sources: Sources) -> Any:
-    """What two readings of the same data have in common: all rows in memory, or the first minibatch."""
+    """The numbers that two readings of the same data have in common: all rows in memory, or the first minibatch."""
     found: list[Any] = []
     for name in ("train", "valid"):
         source, size = sources[name], sources.size(name)
