@@ -283,6 +283,7 @@ def test_the_readme_draws_the_house_as_it_is():
 
 def test_optional_packages_are_imported_in_the_one_file_that_is_named():
     text = (ROOT / "pyproject.toml").read_text()
+    assert [file for file in re.findall(r"luthier/[\w/]+\.py", text) if not (ROOT / file).exists()] == []
     project = tomllib.loads(text)["project"]
     bare = {re.match(r"[A-Za-z0-9-]+", line)[0] for line in project["dependencies"]}  # type: ignore[index]
     required = {MODULE_OF.get(name, name) for name in bare}
