@@ -26,6 +26,7 @@ DEFAULTS: dict[str, Any] = {
     "shares_weights": False,  # it trains all options of the model's choices in one network
     "traceable": True,  # its step does not branch on values
     # of an executor
+    "deaths": None,  # processes that may die under a job
     "device": None,  # where a TorchTask is trained
     "give_back": None,  # give_back(seconds): it hands unended jobs back
     "here": False,  # jobs are trained in this process

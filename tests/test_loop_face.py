@@ -286,6 +286,13 @@ def test_what_an_enqueued_configuration_leaves_out_is_drawn_once(tmp_path: Path)
         lt.Study("t", space).enqueue({"y": 0.5, "kind": "b"})
 
 
+def test_the_old_spelling_of_write_report_warns(tmp_path: Path) -> None:
+    study = tune()
+    with pytest.warns(FutureWarning, match=r"is now study\.write_report"):
+        old = study.report(tmp_path / "old.html")
+    assert old.read_text() == study.write_report(tmp_path / "new.html").read_text()
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_trial_knows_itself_and_keeps_files_and_notes(workers: int, tmp_path: Path) -> None:
     def train(config: dict[str, Any], trial: lt.Trial) -> float:

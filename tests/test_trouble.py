@@ -247,8 +247,8 @@ def test_a_job_that_ends_its_worker_three_times_has_failed_and_no_other(tmp_path
 @pytest.mark.parametrize("said", ["", "its process died", "SIGKILL.", " "])
 def test_what_ended_a_worker_is_told_in_whole_sentences(said: str) -> None:
     """An executor of one's own may say nothing."""
-    for why, begins in (("process", 3), ("storage", 1), ("file", 1)):
-        jobs = again.Again("s", outage=0.0)
+    for why, deaths, begins in (("process", 3, 3), ("process", 1, 1), ("storage", 3, 1), ("file", 3, 1)):
+        jobs = again.Again("s", deaths=deaths, outage=0.0)
         try:
             result = jobs.lost(Job(0, {}), Lost(0, why, said), begins)  # type: ignore[arg-type]
             time.sleep(0.01)
@@ -271,6 +271,11 @@ def test_one_that_ends_its_worker_once_is_none_the_worse(tmp_path: Path) -> None
         return config["x"]
 
     assert status_of(lt.tune(train, space=SPACE, trials=4, workers=2, progress=False)) == {"ok": 4}
+    mark.unlink()
+    with pytest.warns(FutureWarning, match="retries=0"):
+        executor = lt.execute.Local(workers=2, retries=0)
+    study = lt.tune(train, space=SPACE, trials=4, executor=executor, progress=False)
+    assert status_of(study) == {"ok": 3, "failed": 1}
 
 
 def digits(**options: Any) -> lt.TorchTask:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
+import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from multiprocessing import connection
@@ -57,6 +58,7 @@ class Local:
         workers: int = 1,
         width: int | Literal["auto"] = "auto",
         device: str | None = None,
+        retries: int | None = None,
         *,
         devices: Sequence[str] | None = None,
         threads: int = 1,
@@ -66,6 +68,7 @@ class Local:
         self.width, self._most = width_and_most(width, where)
         self.threads, self.device = checked("threads", threads, whole(1), where=where), device
         self.devices = _checked_devices(devices, device, self.workers)
+        self.deaths = _deaths(retries)
         self._reset()
 
     def __repr__(self) -> str:
@@ -277,3 +280,17 @@ def _checked_devices(devices: Sequence[str] | None, device: str | None, workers:
             what, where="Local", remedy="Give devices= alone, and at least as many workers as there are devices."
         )
     return tuple(devices)
+
+
+def _deaths(retries: int | None) -> int | None:
+    """Return how many processes may die under a job, by the old argument; None where it was not given."""
+    if retries is None:
+        return None
+    count = checked("retries", retries, whole(0), where="Local")
+    warnings.warn(
+        f"Local(retries={retries}): a job whose process died is run again by itself, three times in all; retries= will "
+        "go. Until then it is the number of further attempts",
+        FutureWarning,
+        stacklevel=3,
+    )
+    return 1 + count

@@ -19,11 +19,12 @@ class Again:
 
     Args:
         study: The study's name, for messages.
+        deaths: Processes that may die under a job until it has failed.
         outage: Seconds without a single result after which a disk in trouble ends the call.
     """
 
-    def __init__(self, study: str, outage: float = OUTAGE) -> None:
-        self._study, self._outage = study, outage
+    def __init__(self, study: str, deaths: int = DEATHS, outage: float = OUTAGE) -> None:
+        self._study, self._deaths, self._outage = study, deaths, outage
         self._pauses: dict[int, float] = {}
         self._waiting: dict[int, tuple[float, Job]] = {}  # until when
         self._suspects: dict[int, Job] = {}
@@ -50,10 +51,11 @@ class Again:
             StudyError: If the disk is in trouble and has been for some time.
         """
         number = job.number
-        if lost.why == "process" and begins >= DEATHS:
-            last = _told(lost, ", the last time: ")
+        if lost.why == "process" and begins >= self._deaths:
+            times = f"ended its worker {begins} times" if begins > 1 else "ended its worker"
+            last = _told(lost, ", the last time: " if begins > 1 else ": ")
             why = "Out of memory, a crash in compiled code and os._exit end a process so."
-            return Result(number, "failed", error=f"ended its worker {begins} times{last}. {why}")
+            return Result(number, "failed", error=f"{times}{last}. {why}")
         if lost.why == "machine":
             self._waiting[number] = 0.0, job
         elif lost.why in ("storage", "file"):

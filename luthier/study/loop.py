@@ -17,7 +17,7 @@ from luthier.errors import CheckpointError, StudyError
 from luthier.execute import Executor
 from luthier.jobs import DIVERGED, FAILED, PRUNED, Budget, History, Job, Lost, Partial, Report, Result
 from luthier.optional import optional
-from luthier.store.counts import SUSPECT
+from luthier.store.counts import DEATHS, SUSPECT
 from luthier.study.again import Again
 from luthier.study.following import Followers
 from luthier.study.interrupt import Interrupts
@@ -72,7 +72,7 @@ class Loop:
         self.shown = choose(progress, ledger.name)
         self.loud = progress is not False
         self.interrupts = Interrupts()
-        self.again = Again(ledger.name, ledger.store.outage)
+        self.again = Again(ledger.name, optional(executor, "deaths") or DEATHS, ledger.store.outage)
         self.followers = followers or Followers([], ledger.history)
         self.ended = ended  # whether one of the user's conditions to stop is met
         self.eager = eager  # nobody may want to say something between a result and the next proposal

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, final
+from typing import TYPE_CHECKING, Any, Self, final, overload
 
 from luthier.arguments import answered
 from luthier.attributes import elsewhere
@@ -252,7 +253,15 @@ class Study:
             self._enqueued.append(whole)
             return enqueue_new(self._ledger, [one for one in self._enqueued if one == whole])[-1]
 
-    def report(self, job: Job | int, step: int, /, *values: Any, **metrics: Any) -> bool:
+    @overload
+    def report(self, job: Job | int, step: int, /, **metrics: Any) -> bool: ...
+
+    @overload
+    def report(self, path: str | Path, /) -> Path: ...
+
+    def report(
+        self, job: Job | int | str | Path, step: int | None = None, /, *values: Any, **metrics: Any
+    ) -> bool | Path:
         """Record values of a running job; return True if the job should stop.
 
         Steps are counted as :class:`luthier.Trial` counts them: a job whose first report is at step 0 has done one
@@ -267,6 +276,8 @@ class Study:
             StudyError: If this process has no such job.
             TaskError: If the step is not a whole number from 0 on, or a value is not a real number.
         """
+        if isinstance(job, str | Path):
+            return self._report_page(job)
         ledger = self._ledger
         number = job.number if isinstance(job, Job) else job
         if number not in ledger.mine:
@@ -292,6 +303,12 @@ class Study:
         """
         with self._ledger.lock:
             return export.to_html(self._ledger, path)
+
+    def _report_page(self, path: str | Path) -> Path:
+        warnings.warn(
+            f"study.report({str(path)!r}) is now study.write_report({str(path)!r})", FutureWarning, stacklevel=3
+        )
+        return self.write_report(path)
 
     # -- what is known ----------------------------------------------------------------------------------------------
 
@@ -332,6 +349,12 @@ class Study:
 
         Of several objectives it is the best by the first of them, and the Pareto set is :attr:`front`.
         """
+        if len(self._ledger.history.objectives) > 1:
+            warnings.warn(
+                "study.best of several objectives is the best by the first; the list that it was is study.front",
+                FutureWarning,
+                stacklevel=2,
+            )
         with self._ledger.lock:
             best = next(iter(best_jobs(self.history)), None)
             return None if best is None else self._record(self._ledger.history, best)

@@ -99,6 +99,14 @@ def test_settings_out_of_range(settings: dict[str, Any]) -> None:
         Local(**settings)
 
 
+def test_the_old_argument_for_dead_workers_warns_and_counts() -> None:
+    with pytest.warns(FutureWarning, match="three times in all"):
+        assert Local(retries=2).deaths == 3
+    with pytest.raises(MethodError, match="retries must be an integer ≥ 0, got -1"):
+        Local(retries=-1)
+    assert Local().deaths is None
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
