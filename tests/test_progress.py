@@ -17,6 +17,8 @@ from luthier.jobs import Budget, History, Job, Report, Result
 from luthier.study.loop import expected
 from luthier.study.pace import Pace
 from luthier.study.progress import LiveLine, PlainLines, Tick, duration, line
+from luthier.tables import new_table
+from luthier.testing.adapters import digits_task
 
 ROOT = Path(__file__).parents[1]
 SPACE = lt.Space(x=lt.Float(-1.0, 1.0))
@@ -229,6 +231,16 @@ def test_a_running_trial_is_told_by_its_last_report_and_one_that_nobody_runs_wai
     with lt.Study("m", SPACE, trials=2) as memory:
         memory.ask()
         assert memory.trials[0].status == "running"
+
+
+def test_moves_of_an_adapter_are_told_and_numbers_of_a_table_stand_at_the_right(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lt.tune(digits_task(), "hypergradient", trials=1, steps=40, progress=True)
+    told = [text for text in capsys.readouterr().err.splitlines() if "job 0 · step" in text]
+    assert told and all("lr " in text and "hypergradient " in text for text in told), told
+    table = new_table("studies", "name", "jobs", right=["jobs"])
+    assert [column.justify for column in table.columns] == ["left", "right"]
 
 
 def test_after_a_crash_nothing_says_running(tmp_path: Path) -> None:

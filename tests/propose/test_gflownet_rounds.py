@@ -13,6 +13,7 @@ from luthier.propose.gflownet import _improving, good_until
 from luthier.propose.process_surrogate import Where, process_of
 from luthier.propose.rounds import WORTH, Known, Making, Round, apart_from, nearly_best, round_of
 from luthier.propose.surrogate import Surrogate
+from luthier.seeds import Seeds
 from luthier.space import Choice, Config, Float, Space
 from luthier.space.distance import distances, first_apart
 from luthier.space.encoder import Points, encoding_of, join, keys
@@ -170,3 +171,14 @@ def test_more_different_good_ones_than_other_methods_find() -> None:
         rows = np.argsort(values)[: (values < values.min() + 0.2).sum()]
         counts[type(method).__name__] = len(first_apart(space, history.codes[rows], history.mask[rows], 0.1))
     assert counts["GFlowNet"] >= 2 * max(counts["GaussianProcess"], counts["Random"]), counts
+
+
+def test_rounds_are_kept_for_the_next_one_alone() -> None:
+    method = GFlowNet(batch=4, initial=4).bind(Budget(trials=24))
+    history, seeds = History(SQUARE), Seeds(0)
+    for number in range(24):
+        (job,) = method.propose(history, 1, seeds)
+        history.add(job)
+        history.add(Result(number, "ok", {"loss": ring(job.config)}))
+    rounds = history.fold(("gflownet", method, seeds), dict, lambda state, event: state)
+    assert sorted(rounds) == [4, 5]

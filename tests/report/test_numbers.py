@@ -33,6 +33,17 @@ def figures_of(history: History, section: str) -> list[dict]:
     return [json.loads(script_json(item.spec)) for item in flat if isinstance(item, Figure)]
 
 
+def test_bars_of_a_lineage_end_at_their_ages_and_leave_a_narrow_gap() -> None:
+    history = studies.population()
+    (figure,) = figures_of(history, "lineage")
+    bars = [trace for trace in figure["data"] if trace.get("line", {}).get("width") == 9]
+    drawn = sorted(pair for trace in bars for pair in zip(trace["x"][::3], trace["x"][1::3], strict=True))
+    end = float(history.age.max())
+    starts = [float(history.age[n] - history.steps[n]) for n in range(len(history))]
+    expected = sorted((start + 0.006 * end, float(age)) for start, age in zip(starts, history.age, strict=True))
+    assert np.allclose(drawn, expected)
+
+
 @pytest.mark.parametrize("objective", ["accuracy", "loss"])
 def test_best_so_far_is_monotone_and_ends_at_the_best(objective: str) -> None:
     history = studies.random_search(objective=objective)
