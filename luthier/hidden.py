@@ -92,14 +92,18 @@ def alike(one: Any, other: Any) -> bool:
 
 
 def _same(a: Any, b: Any) -> bool:
-    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
-        try:
+    try:
+        if not isinstance(a, Tensor) or not isinstance(b, Tensor):
             return type(a) is type(b) and bool(a is b or np.all(a == b) or (a != a and b != b))
-        except Exception:  # a type that cannot be compared is no evidence
-            return True
+        return _same_numbers(a.detach(), b.detach())
+    except Exception:  # a type that cannot be compared is no evidence
+        return True
+
+
+def _same_numbers(a: Tensor, b: Tensor) -> bool:
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
-    a, b = (t.detach() if t.layout == torch.strided else t.detach().to_dense() for t in (a, b))
+    a, b = (t if t.layout == torch.strided else t.to_dense() for t in (a, b))
     if a.device.type == "cpu" or not a.is_floating_point():
         return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
     return torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max() if b.numel() else 0), equal_nan=True)

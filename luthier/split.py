@@ -219,8 +219,15 @@ def _tensors(tree: Any, name: str) -> Any:
     """A nest with a tensor in every place; arrays, and what gives one by ``to_numpy``, become tensors."""
 
     def tensor(leaf: Any) -> Tensor:
-        if isinstance(leaf, Tensor):
+        if isinstance(leaf, Tensor) and leaf.layout == torch.strided and not leaf.is_nested:
             return leaf
+        if isinstance(leaf, Tensor):
+            raise DataError(
+                f"there is a {'nested' if leaf.is_nested else 'sparse'} tensor among the {name}",
+                where="Split",
+                remedy="Give rows that lie side by side, tensor.to_dense(); what belongs to no row, such as the matrix "
+                "of a graph, goes into the model (register_buffer), or into minibatches by a DataLoader's collate_fn.",
+            )
         array = leaf.to_numpy() if hasattr(leaf, "to_numpy") else leaf
         if isinstance(array, np.ndarray) and array.dtype.kind in "biufc":
             fresh = array.astype(array.dtype.newbyteorder("="), copy=not array.flags.writeable)
@@ -229,7 +236,8 @@ def _tensors(tree: Any, name: str) -> Any:
         raise DataError(
             f"there is {kind} among the {name}",
             where="Split",
-            remedy="Give tensors or NumPy arrays of numbers, with one example a row, or tuples and dicts of them.",
+            remedy="Give tensors or NumPy arrays of numbers, with one example a row, or tuples and dicts of them; "
+            "texts come by a Dataset or a DataLoader.",
         )
 
     if isinstance(tree, Mapping) and type(tree) is not dict:

@@ -202,6 +202,97 @@ def test_a_last_row_is_never_measured_alone() -> None:
     assert [trial.status for trial in study.trials] == ["ok", "ok"]
 
 
+class Centred(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output = self.layer(x)
+        return output - output.mean(0)
+
+
+def normed() -> nn.Module:
+    return nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 2))
+
+
+@pytest.mark.parametrize("make", [normed, Centred])
+def test_outputs_that_depend_on_the_other_rows_are_those_of_the_whole_split(make: Callable[[], nn.Module]) -> None:
+    """In memory by all rows at once; by a loader by its own minibatches, as a plain loop does it."""
+    x = torch.randn(1300, 5, generator=torch.Generator().manual_seed(0)).cumsum(0) / 20
+    y = (x.sum(1) > 0).long()
+    loader = DataLoader(TensorDataset(x, y), 50)
+    for valid, parts in ((lt.Split(x, y), [slice(None)]), (loader, [slice(i, i + 50) for i in range(0, 1300, 50)])):
+        data = lt.Splits((x[:64], y[:64]), valid)
+        given = lt.TorchTask(SPACE, lambda config: make(), data, loss=F.cross_entropy, optimizer=torch.optim.SGD)
+        study = lt.tune(given, trials=2, epochs=1, seed=0, progress=False)
+        model = study.model()
+        with torch.no_grad():
+            output = torch.cat([model(x[part]) for part in parts])
+        assert study.best is not None
+        assert study.best.value == pytest.approx(float(F.cross_entropy(output, y)), rel=1e-6)
+
+
+class Named(Dataset):
+    """Texts beside numbers; the last minibatch has fewer of them."""
+
+    def __init__(self, rows: int, letter: str) -> None:
+        self.rows, self.letter = rows, letter
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return {"x": DIGITS.train.inputs[i], "text": self.letter * (i % 5), "tags": [self.letter, str(i)]}
+
+
+class Reading(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(65, 10)
+
+    def forward(self, x: Tensor, text: list[str], tags: Any) -> Tensor:
+        return self.layer(torch.cat((x, torch.tensor([[float(len(each))] for each in text])), 1))
+
+
+def test_texts_and_sparse_matrices_of_a_minibatch_reach_model_and_loss() -> None:
+    def lengths(output: Tensor, batch: Any) -> Tensor:
+        return F.cross_entropy(output, torch.tensor([len(each) for each in batch["text"]]))
+
+    given = {"space": SPACE, "optimizer": torch.optim.SGD, "batch_size": 16}
+    data = lt.Splits(Named(48, "a"), Named(70, "b"))
+    one = lt.TorchTask(model=lambda config: Reading(), data=data, loss=lengths, **given)
+    study = lt.tune(one, trials=2, epochs=2, seed=0, progress=False)
+    rows = [Named(70, "b")[i] for i in range(70)]
+    with torch.no_grad():
+        output = study.model()(torch.stack([row["x"] for row in rows]), [row["text"] for row in rows], None)
+    assert study.best is not None
+    expected = F.cross_entropy(output, torch.tensor([len(row["text"]) for row in rows]))
+    assert study.best.value == pytest.approx(float(expected), rel=1e-6)
+
+    def neighbours(rows: list[int]) -> Any:
+        x = DIGITS.train.inputs[rows]
+        return {"x": x, "matrix": (x @ x.T > 20).float().to_sparse()}, DIGITS.train.targets[rows]
+
+    def forward(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+        return model(torch.sparse.mm(inputs["matrix"], inputs["x"]) / 16)
+
+    loader = DataLoader(range(48), 16, collate_fn=neighbours)  # type: ignore[arg-type]
+    given |= {"batch_size": None, "forward": forward, "model": net, "data": lt.Splits(loader, loader)}
+    found = []
+    for width in (2, 1):
+        executor = lt.execute.Local(width=width)
+        task = lt.TorchTask(loss=F.cross_entropy, **given)
+        study = lt.tune(task, trials=2, epochs=2, seed=0, progress=False, executor=executor)
+        found.append([result.metrics for result in study.history.results if result is not None])
+    assert found[0] == found[1]
+    batches = [neighbours(list(range(i, i + 16))) for i in (0, 16, 32)]
+    with torch.no_grad():
+        output = torch.cat([forward(study.model(), inputs) for inputs, _ in batches])
+    assert study.best is not None
+    assert study.best.value == pytest.approx(float(F.cross_entropy(output, DIGITS.train.targets[:48])), rel=1e-6)
+
+
 def test_nests_arrays_and_pairs_are_tensors_in_memory() -> None:
     inputs, targets = DIGITS.train.inputs.numpy(), DIGITS.train.targets.numpy()
     dataset = TensorDataset(DIGITS.train.inputs, DIGITS.train.targets)
@@ -220,6 +311,30 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "lengths": (lambda: lt.Split((X, X[:5]), Y), "differ in their first axis"),
     "no row": (lambda: lt.Split(X[:0], Y[:0]), "no row"),
     "words": (lambda: lt.Split(np.array(["a", "b"]), np.zeros(2)), "an array of <U1"),
+    "a sparse tensor": (lambda: lt.Split({"x": X.to_sparse()}, Y), "a sparse tensor among the inputs"),
+    "a nested tensor": (
+        lambda: (
+            task(
+                lt.Splits(
+                    *[
+                        DataLoader(
+                            range(96),
+                            16,
+                            collate_fn=lambda rows: torch.nested.nested_tensor([X[:2]], layout=torch.jagged),
+                        )
+                    ]
+                    * 2
+                )
+            )  # type: ignore[arg-type]
+            .sources({})
+            .check()
+        ),
+        "a minibatch is a nested tensor",
+    ),
+    "a fault in the dataset": (
+        lambda: task(lt.Splits([{"x": X[0].to_sparse()}] * 64, DIGITS.valid)).sources({}).check(),
+        "reading its first rows fails: RuntimeError",
+    ),
     "numbers": (lambda: lt.Split([1.0, 2.0], torch.zeros(2)), "a float among the inputs"),
     "another nest": (lambda: lt.Splits(lt.Split((X, X), Y), DIGITS.valid), "a row of valid"),
     "an empty dataset": (lambda: lt.Splits([], DIGITS.valid), "an empty dataset"),

@@ -125,6 +125,10 @@ class Mapped:
             self._draws[training] = True
             return run(tensors, batch, hyper, noise, wanted, keyed=True)
 
+    def draws(self, *, training: bool) -> bool:
+        """Return True if it has been seen to draw in this mode."""
+        return self._draws[training]
+
     def own(self, batch: Any) -> list[bool]:
         """Mask of a batch's leaves that hold one tensor for each member."""
         leaves = _flat(batch)[0]

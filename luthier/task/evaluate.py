@@ -10,11 +10,15 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from luthier.errors import TaskError
+from luthier.hidden import alike
 from luthier.optim.common import Tensors
+from luthier.stack.settle import close
 from luthier.task.keyed import drawing
 from luthier.task.member import LOSS, parts
+from luthier.task.reading import EVALUATED, InMemory, Listed
 
 if TYPE_CHECKING:
+    from luthier.task.network import Network
     from luthier.task.program import Program
 
 GATHERED = 1 << 30  # bytes of the outputs of a stack that are held at once
@@ -41,7 +45,9 @@ def evaluate(program: Program, params: Tensors, buffers: Tensors, hyper: Tensors
     targets: list[Any] = []
     counts: list[int] = []
     held = 0
-    for batch in program.sources[split].in_order(program.batch_size):
+    source = program.sources[split]
+    whole = isinstance(source, InMemory) and len(source) > EVALUATED and program.mixes_rows
+    for batch in [source.batch] if whole else source.in_order(program.batch_size):
         target = parts(batch)[1]
         output = program.network.outputs(params, buffers, hyper, batch)
         rows = next(len(leaf) for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor))
@@ -70,6 +76,26 @@ def evaluate(program: Program, params: Tensors, buffers: Tensors, hyper: Tensors
     return {name: found[name] for name in measures}
 
 
+def mixes_rows(network: Network, params: Tensors, buffers: Tensors, hyper: Tensors, batch: Any) -> bool:
+    """Return True if the outputs for a minibatch are others than those for its two halves."""
+    rows = next(len(leaf) for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor))
+    counts = [rows // 2, rows - rows // 2]
+    halves = [
+        pytree.tree_map_only(Tensor, lambda t, s=s: t[s], batch) for s in (slice(counts[0]), slice(counts[0], None))
+    ]
+    with torch.no_grad():
+        whole = network.outputs(params, buffers, hyper, batch)
+        parted = [network.outputs(params, buffers, hyper, half) for half in halves]
+    if network.draws:  # by place, so that fewer rows draw other numbers
+        return False
+    try:
+        found = joined(parted, counts, 1)
+    except TaskError:  # which the measurement raises too
+        return False
+    pairs = zip(pytree.tree_leaves(found), pytree.tree_leaves(whole), strict=True)
+    return not all(close([a], [b]) for a, b in pairs if isinstance(b, Tensor))
+
+
 def measured(program: Program, name: str, output: Any, target: Any, tensors: Tensors, hyper: Tensors) -> Tensor:
     """The loss or a metric of outputs, (members,) float64, which draws the same for all members and times."""
     own = {n.removeprefix(LOSS): tensor for n, tensor in tensors.items() if n.startswith(LOSS)}
@@ -94,13 +120,13 @@ def joined(nests: list[Any], counts: list[int], first: int) -> Any:
     def join(*leaves: Any) -> Any:
         one = leaves[0]
         if not isinstance(one, Tensor):
-            return one
+            return Listed(each for leaf in leaves for each in leaf) if isinstance(one, Listed) else one
         for axis in range(first, one.ndim):
             if all(leaf.shape[axis] == count for leaf, count in zip(leaves, counts, strict=True)):
                 return torch.cat(leaves, axis)
         if one.ndim == first and one.is_floating_point():
             return sum(leaf * count for leaf, count in zip(leaves, counts, strict=True)) / sum(counts)
-        if all(torch.equal(one, leaf) for leaf in leaves):
+        if all(alike(one, leaf) for leaf in leaves):
             return one
         raise TaskError(
             f"a tensor of shape {tuple(one.shape[first:])} has no axis of the {counts[0]} rows of its batch",

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from luthier.errors import TaskError
 from luthier.hidden import alike, moved, outside
@@ -93,6 +94,8 @@ class Network:
         form = self._mapped.form
         self.at_once = form.least if form.kind == "vmap" else 1  # members that run where there is one
         self.in_turn = form.kind == "loop" or bool(choices)
+        norms = [part for part in member.model.modules() if isinstance(part, _BatchNorm)]
+        self.over_rows = any(norm.running_mean is None for norm in norms)  # its statistics are always the minibatch's
         homes = {type(part).__module__.partition(".")[0] for part in member.model.modules()}
         layers = homes <= {"torch", "luthier"} and member.plain
         self.execution = Execution("loop" if self.in_turn else "vmap", form.why, layers)
@@ -111,6 +114,11 @@ class Network:
     def value(self, name: str, params: Tensors, buffers: Tensors, hyper: Tensors, batch: Any) -> Tensor:
         """The loss or a metric of a batch in evaluation mode, (members,)."""
         return self._run(params, buffers, hyper, batch, _quiet(params, buffers), name, training=False)[0]
+
+    @property
+    def draws(self) -> bool:
+        """True if it has been seen to draw in evaluation mode."""
+        return self._mapped.draws(training=False)
 
     def own(self, batch: Any) -> list[bool]:
         """Mask of a batch's leaves that hold one tensor for each member."""

@@ -26,7 +26,7 @@ from luthier.stack import Noise
 from luthier.stack.mapped import TURN, dense
 from luthier.stack.settle import Work
 from luthier.task.choices import arrange, check_choices, owners, settle
-from luthier.task.evaluate import evaluate, measured
+from luthier.task.evaluate import evaluate, measured, mixes_rows
 from luthier.task.keyed import drawing
 from luthier.task.made import as_eager, converted, materialise, prepared, refuse_doubles, unstack_into
 from luthier.task.member import (
@@ -131,6 +131,15 @@ class Program:
             noise = Noise(state["key"], state["t"])
             self.network.losses(self._as_made(state["params"]), state["buffers"], state["hyper"], self._batch, noise)
         return work.elements // self.network.at_once
+
+    @functools.cached_property
+    def mixes_rows(self) -> bool:
+        """True if an output in evaluation mode depends on the other rows of its minibatch."""
+        if self.network.over_rows:
+            return True
+        state = self.init(self._config, 0)
+        params, batch = self._as_made(state["params"]), self.sources.example("valid", rows=8)
+        return mixes_rows(self.network, params, state["buffers"], state["hyper"], batch)
 
     def init(
         self, config: Config, key: int, parent: State | None = None, overwrite: Mapping[str, Any] | None = None
@@ -393,8 +402,8 @@ class Program:
             what = "networks that share weights have no costs of their own"
             raise TaskError(what, where="TorchTask(costs=…)", remedy=remedy)
         found: dict[str, float] = {}
-        example = pytree.tree_map_only(Tensor, lambda t: t[:2], parts(self._batch)[0])
         for name, cost in self.task.costs.items():
+            example = pytree.tree_map_only(Tensor, lambda t: t[:2], parts(self._batch)[0])
             with torch.no_grad():
                 value = cost(template.eval(), example)
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):

@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
-from luthier.errors import DataError
+from luthier.errors import DataError, LuthierError
+from luthier.hidden import alike
 from luthier.seeds import Seeds
 from luthier.split import Split
+from luthier.task.call import describe
 from luthier.task.keyed import Guard, KeyedRows, Order, places_of, sampled, seed_all, shuffles
 
 EVALUATED = 1000  # rows in memory that are measured at once
@@ -76,16 +78,27 @@ def rows_of_tree(tree: Any, index: Any) -> Any:
     return pytree.tree_map_only(Tensor, lambda tensor: tensor[index], tree)
 
 
+class Listed(list[Any]):
+    """A list without tensors, such as the texts of a minibatch: one leaf of its nest, however many rows it has."""
+
+
 def plain(batch: Any) -> Any:
     """A minibatch in few types: mappings as dicts, lists as tuples, NumPy arrays as tensors."""
     if isinstance(batch, Tensor):
+        if batch.is_nested:
+            raise DataError(
+                "a minibatch is a nested tensor, which no operator runs for several members",
+                where="TorchTask(data=…)",
+                remedy="Pad it: torch.nn.utils.rnn.pad_sequence, with the lengths or a mask beside it.",
+            )
         return batch
     if isinstance(batch, np.ndarray) and batch.dtype.kind in "biufc":
         return torch.from_numpy(batch)
     if isinstance(batch, Mapping):
         return {name: plain(value) for name, value in batch.items()}
     if isinstance(batch, list) or type(batch) is tuple:
-        return tuple(plain(value) for value in batch)
+        parts = tuple(plain(value) for value in batch)
+        return parts if any(isinstance(x, Tensor) for x in pytree.tree_leaves(parts)) else Listed(batch)
     return batch
 
 
@@ -225,9 +238,17 @@ class MapStyle:
             with Guard():
                 chosen = 0 if self._unbatched else list(range(min(rows, len(self._dataset))))
                 samples = KeyedRows(self._dataset, Seeds(0), "example")
-                found.append(plain(next(self._read([places_of(0, 0, chosen)], samples, {}))))
-        first, second = (pytree.tree_leaves(each) for each in found)
-        if len(first) != len(second) or not all(map(_same, first, second)):
+                try:
+                    found.append(plain(next(self._read([places_of(0, 0, chosen)], samples, {}))))
+                except LuthierError:
+                    raise
+                except Exception as error:  # of the dataset, its transforms or collate_fn
+                    raise DataError(
+                        f"reading its first rows fails: {describe(error)}",
+                        where=f"TorchTask(data=…), {type(self._dataset).__name__}",
+                        remedy="Call next(iter(DataLoader(dataset, batch_size=4))) to see the whole error.",
+                    ) from error
+        if not alike(*found):
             raise DataError(
                 f"{type(self._dataset).__name__} gives other numbers when the same rows are read again",
                 where="TorchTask(data=…)",
@@ -351,12 +372,3 @@ class Streamed:
                 where="TorchTask(data=…)",
                 remedy="Let __len__ give the number of examples that one iteration yields, all workers together.",
             ) from None
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.shape == b.shape and bool(torch.equal(a.nan_to_num(), b.nan_to_num()))
-    try:
-        return bool(a == b)
-    except Exception:  # a type that cannot be compared is no evidence
-        return True

@@ -129,5 +129,5 @@ class Sources:
 
 
 def _form(batch: Any) -> Any:
-    """The nest of a minibatch with the number of axes in the place of each tensor."""
-    return pytree.tree_map_only(Tensor, lambda tensor: tensor.ndim, batch)
+    """The nest of a minibatch with the number of axes in the place of a tensor, the type in that of anything else."""
+    return pytree.tree_map(lambda x: x.ndim if isinstance(x, Tensor) else type(x).__name__, batch)

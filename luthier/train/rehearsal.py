@@ -89,7 +89,7 @@ def _check_loss(program: Program, state: State, batch: Any) -> None:
     scaled = {name: 1.1 * param for name, param in state["params"].items()}
     runs = {
         "penalty": [lambda p=p: program.penalties(p, state["hyper"]) for p in (state["params"], scaled)],
-        "augment": [lambda b=b: program.augmented(b, state["hyper"], noise) for b in (batch, _half(batch))],
+        "augment": [lambda f=f: program.augmented(f(batch), state["hyper"], noise) for f in (lambda b: b, _half)],
     }
     for name, (run, other) in runs.items():
         given = getattr(task, name)
