@@ -20,6 +20,7 @@ functorch: Any = torch._C._functorch  # type: ignore[attr-defined]
 LINEAR = F.linear
 BATCH_NORM: Callable[..., Tensor] = F.batch_norm
 EMBEDDING = F.embedding
+NARROW = 8
 CONVOLUTIONS = {name: getattr(F, name) for name in ("conv1d", "conv2d", "conv3d")}
 
 
@@ -59,6 +60,8 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
         return LINEAR(input, weight, bias)
     x = _stacked(input, level)
     if x is None:
+        if input.ndim == 2 and input.shape[1] <= NARROW:  # MKL copies such rows for each member
+            input = input.t().contiguous().t()
         x = input.expand(len(matrix), *input.shape)
     if x.ndim == 3:
         result = product(matrix, x.transpose(1, 2), offset).transpose(1, 2)

@@ -8,7 +8,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from luthier.optional import optional
-from luthier.stack.trace import Eager, Traced, trace
+from luthier.stack.trace import Eager, Traced, leaves_of, trace
 
 TRACED_STEPS = 1000  # of stacks of one shape, from which on a trace repays its making
 PARAMETERS = 4 << 20  # bytes of the parameters of a stack: wider ones leave the caches of a core between two operators
@@ -86,18 +86,8 @@ def _can_be_traced(program: Any, adapter: Any) -> bool:
 
 
 def _shapes(*parts: Any) -> list[torch.Size]:
-    """The shapes of all tensors of a step's minibatches, without pytree, which takes longer than a small step."""
-    found: list[torch.Size] = []
-    for part in parts:
-        if isinstance(part, torch.Tensor):
-            found.append(part.shape)
-        elif isinstance(part, list | tuple):
-            found += _shapes(*part)
-        elif isinstance(part, dict):
-            found += _shapes(*part.values())
-        elif part is not None:
-            found += [leaf.shape for leaf in pytree.tree_leaves(part) if isinstance(leaf, torch.Tensor)]
-    return found
+    """The shapes of all tensors of a step's minibatches."""
+    return [leaf.shape for leaf in leaves_of(parts) if isinstance(leaf, torch.Tensor)]
 
 
 class Prepared:

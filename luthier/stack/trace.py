@@ -41,6 +41,15 @@ class Eager:
         return metrics
 
 
+def leaves_of(tree: Any) -> list[Any]:
+    """The leaves of a nest, as pytree has them, which takes longer than a small step."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    if isinstance(tree, list) or type(tree) is tuple:
+        return [leaf for part in tree for leaf in leaves_of(part)]
+    return pytree.tree_leaves(tree) if tree is not None else []
+
+
 @dataclass(frozen=True)
 class Graph:
     """A traced step, without any state: shared by all stacks of equal shapes."""
@@ -49,7 +58,7 @@ class Graph:
     main: Callable[..., tuple[Tensor, ...]]  # leaves, data, hoisted values -> changed leaves, metrics
     changed: tuple[int, ...]  # leaves that a step replaces or overwrites
     invariant: tuple[int, ...]  # leaves that hoist reads
-    metrics: pytree.TreeSpec
+    metrics: tuple[str, ...]  # names
 
 
 class Traced:
@@ -61,22 +70,21 @@ class Traced:
     """
 
     def __init__(self, graph: Graph, state: Any) -> None:
-        self._graph = graph
+        self._graph, self._main = graph, getattr(graph.main, "forward", graph.main)
         leaves, self._spec = pytree.tree_flatten(state)
         changed = set(graph.changed)
         self._leaves = [leaf.clone() if i in changed else leaf for i, leaf in enumerate(leaves)]
         with torch.inference_mode():
             self._hoisted = graph.hoist(*[self._leaves[i] for i in graph.invariant])
 
-    @torch.inference_mode()
     def __call__(self, batches: Sequence[Any], valid: Any) -> dict[str, Tensor]:
         """Advance the state by one step; returns its metrics."""
         graph, leaves = self._graph, self._leaves
-        data = pytree.tree_leaves((list(batches), [] if valid is None else [valid]))
-        outputs = graph.main(*leaves, *data, *self._hoisted)
+        with torch.inference_mode():
+            outputs = self._main(*leaves, *leaves_of((batches, valid)), *self._hoisted)
         for position, leaf in enumerate(graph.changed):
             leaves[leaf] = outputs[position]
-        return pytree.tree_unflatten(outputs[len(graph.changed) :], graph.metrics)
+        return dict(zip(graph.metrics, outputs[len(graph.changed) :], strict=True))
 
     @property
     def state(self) -> Any:
@@ -114,7 +122,7 @@ def trace(
 def _build(step: Step, state: Any, batches: Sequence[Any], valid: Any, compiled: bool) -> Graph:
     leaves, spec = pytree.tree_flatten(state)
     data, data_spec = pytree.tree_flatten((list(batches), [valid] if valid is not None else []))
-    metric_spec: list[pytree.TreeSpec] = []
+    names: list[str] = []
 
     def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
         inner, inner_valid = pytree.tree_unflatten(tensors[len(leaves) :], data_spec)
@@ -123,9 +131,8 @@ def _build(step: Step, state: Any, batches: Sequence[Any], valid: Any, compiled:
         new_leaves, new_spec = pytree.tree_flatten(new_state)
         if new_spec != spec:
             raise TypeError("the step changed the structure of its state")
-        metric_leaves, metrics_spec = pytree.tree_flatten(dict(metrics))
-        metric_spec.append(metrics_spec)
-        return (*new_leaves, *metric_leaves)
+        names[:] = metrics
+        return (*new_leaves, *metrics.values())
 
     # the tracer must not see tensors that require gradients: the step asks for them itself
     inputs = [tensor.detach().clone() for tensor in leaves] + [tensor.detach() for tensor in data]
@@ -136,6 +143,8 @@ def _build(step: Step, state: Any, batches: Sequence[Any], valid: Any, compiled:
     (output,) = [node for node in graph.nodes if node.op == "output"]
     passes.simplify(graph, list(output.args[0]))
     passes.free_constants(graph)
+    passes.sink_transposes(graph)
+    passes.simplify(graph, list(output.args[0]))
     graph.eliminate_dead_code()
     passes.merge_equal(graph, list(output.args[0]))
 
@@ -150,11 +159,16 @@ def _build(step: Step, state: Any, batches: Sequence[Any], valid: Any, compiled:
     constants = graph.owning_module
     hoist = passes.subgraph(constants, invariant, hoisted, needed)
     results = [outputs[i] for i in changed] + outputs[len(leaves) :]
-    targets = {} if compiled else passes.reused(graph, placeholders[: len(leaves)], outputs, body)
+    targets = None if compiled else passes.reused(graph, placeholders[: len(leaves)], outputs, body)
     main = passes.subgraph(constants, placeholders + needed, body, results, targets)
-    if compiled:
-        main = torch.compile(main, fullgraph=True, dynamic=False)
-    return Graph(hoist, main, changed, tuple(placeholders.index(node) for node in invariant), metric_spec[-1])
+    run: Callable[..., tuple[Tensor, ...]] = main
+    if compiled:  # not by torch.compile, whose look at every argument takes as long as a small step
+        from torch._inductor import compile as inductor_compile  # takes a second
+
+        with torch.no_grad():
+            run = inductor_compile(main, [*inputs, *hoist(*[inputs[placeholders.index(x)] for x in invariant])])
+    numbers = tuple(placeholders.index(node) for node in invariant)
+    return Graph(hoist, run, changed, numbers, tuple(names))
 
 
 def _difference(step: Step, graph: Graph, state: Any, steps: Sequence[Any], *, exact: bool) -> str:

@@ -23,6 +23,7 @@ from luthier.task.call import describe
 from luthier.task.keyed import Guard, KeyedRows, Order, places_of, sampled, seed_all, shuffles
 
 EVALUATED = 1000  # rows in memory that are measured at once
+WIDE = 256  # bytes of a row from which on gathering costs less than a shuffled copy of all
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,10 @@ def source_of(part: Any, convert: Convert) -> Source:
 def rows_of_tree(tree: Any, index: Any) -> Any:
     """The rows of every tensor of a nest."""
     if isinstance(tree, Tensor):
-        return tree[index]
+        return tree.index_select(0, index) if isinstance(index, Tensor) and index.ndim == 1 else tree[index]
     if type(tree) is tuple:  # a pair, mostly: pytree would take longer than a step of a small network
         return tuple(rows_of_tree(part, index) for part in tree)
-    return pytree.tree_map_only(Tensor, lambda tensor: tensor[index], tree)
+    return pytree.tree_map_only(Tensor, lambda tensor: rows_of_tree(tensor, index), tree)
 
 
 class Listed(list[Any]):
@@ -131,8 +132,8 @@ def _read_on(
 class InMemory:
     """Tensors, moved to their device once.
 
-    Each epoch has a permutation drawn from (seed, epoch), and the split is shuffled once an epoch, so that a minibatch
-    is a slice; a last, smaller one is left out.
+    Each epoch has a permutation drawn from (seed, epoch). A split of narrow rows is shuffled once an epoch, so that a
+    minibatch is a slice; of wide ones each minibatch is gathered. A last, smaller one is left out.
     """
 
     def __init__(self, split: Split, convert: Convert) -> None:
@@ -155,14 +156,17 @@ class InMemory:
 
     def stream(self, size: int, seeds: Seeds, purpose: str) -> Callable[[int], Any]:
         """One order for all."""
-        epoch, shuffled = -1, None
+        epoch, shuffled, order = -1, None, torch.empty(0)
+        wide = any(leaf[:1].nbytes > WIDE for leaf in pytree.tree_leaves(self.batch) if isinstance(leaf, Tensor))
 
         def at(number: int) -> Any:
-            nonlocal epoch, shuffled
+            nonlocal epoch, shuffled, order
             now, position = divmod(number, self.steps(size))
             if now != epoch:
-                epoch, shuffled = now, rows_of_tree(self.batch, self._order(seeds, now, purpose))
-            return rows_of_tree(shuffled, slice(position * size, (position + 1) * size))
+                epoch, order = now, self._order(seeds, now, purpose)
+                shuffled = None if wide else rows_of_tree(self.batch, order)
+            rows = slice(position * size, (position + 1) * size)
+            return rows_of_tree(self.batch, order[rows]) if wide else rows_of_tree(shuffled, rows)
 
         return at
 

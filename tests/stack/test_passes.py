@@ -87,9 +87,8 @@ def graph_of(step: Callable[[State, Tensor], Made]) -> Any:
 
 
 def test_memory_that_nobody_reads_again_is_written_over():
-    targets = [node.target for node in graph_of(several_updates).nodes]
-    assert torch.ops.aten.lerp.Scalar not in targets
-    assert targets.count(torch.ops.aten.lerp.Scalar_out) == 6
+    moved = [node for node in graph_of(several_updates).nodes if node.target is torch.lerp]
+    assert ["out" in node.kwargs for node in moved] == [True] * 6
 
 
 def test_what_is_equal_is_computed_once():
@@ -97,7 +96,7 @@ def test_what_is_equal_is_computed_once():
         return {**state, "a": state["a"] + (x + 1).exp() * (x + 1).exp()}, {"m": state["a"]}
 
     targets = [node.target for node in graph_of(twice).nodes]
-    assert targets.count(torch.ops.aten.exp.default) == 1
+    assert targets.count(torch.exp) == 1
 
 
 def test_axes_that_vmap_leaves_where_they_are_cost_no_operator():
@@ -107,4 +106,21 @@ def test_axes_that_vmap_leaves_where_they_are_cost_no_operator():
 
     graph = trace(step, {"w": torch.ones(2, 3)}, [torch.full((2, 3), 0.5)], None)
     assert graph is not None
-    assert torch.ops.aten.permute.default not in {node.target for node in graph.main.graph.nodes}
+    assert "permute" not in {getattr(node.target, "__name__", "")[:7] for node in graph.main.graph.nodes}
+
+
+def test_arithmetic_runs_in_the_order_of_memory_so_that_transposes_fall_away():
+    """Operators that round more than once stay: their last bits could depend on the order of the axes."""
+
+    def step(state, batches, valid):
+        x = batches[0].transpose(1, 2)
+        rows = (x * x.relu()).transpose(1, 2)
+        return {"w": state["w"] + rows}, {"loss": x.sigmoid().transpose(1, 2).sum((1, 2))}
+
+    x = torch.linspace(-2, 2, 30).reshape(2, 3, 5)
+    graph = trace(step, {"w": torch.ones(2, 3, 5)}, [x], None)
+    assert graph is not None
+    assert [node.target for node in graph.main.graph.nodes].count(torch.transpose) == 2
+    traced = Traced(graph, {"w": torch.ones(2, 3, 5)})
+    traced([x], None)
+    assert torch.equal(traced.state["w"], 1 + x * x.relu())
