@@ -93,6 +93,17 @@ def test_tune_show_studies_export_and_report(here: Path) -> None:
     assert "too deep" in (here / "mine-random.html").read_text()
 
 
+def test_settings_of_the_proposer_that_comes_with_an_adapter() -> None:
+    found = named_method("enas", {"draws": 3, "search": 0.25, "response": "identity"}, 1)
+    assert (found.proposer.draws, found.proposer.search, found.adapter.response) == (3, 0.25, "identity")
+    assert {"draws", "response"} <= {*settings_of("enas")} and "draws" not in settings_of("enas", alone=False)
+    with pytest.raises(MethodError, match="drows") as error:
+        named_method("enas", {"drows": 3}, 1)
+    assert "draws" in error.value.remedy and "response" in error.value.remedy
+    with pytest.raises(MethodError, match="no setting"):
+        named_method("random+enas", {"draws": 3}, 1)
+
+
 def test_settings_of_the_method_and_of_the_objective(here: Path) -> None:
     run("tune", "mine.py", "-m", "grid", "--set", "points=2", "--set", "shuffle=true", "--store", "s.db", "--name", "g")
     study = Study.load("g", here / "s.db")

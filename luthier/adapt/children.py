@@ -89,7 +89,9 @@ def members_of(task: Program, hyper: Mapping[str, Tensor]) -> set[str]:
     }
 
 
-def judge(problem: Problem, response: Response, settings: Mapping[str, Any]) -> tuple[State, Verdict]:
+def judge(
+    problem: Problem, response: Response, settings: Mapping[str, Any], trains: bool = True
+) -> tuple[State, Verdict]:
     """Train a child, and judge it.
 
     Args:
@@ -101,6 +103,7 @@ def judge(problem: Problem, response: Response, settings: Mapping[str, Any]) -> 
             ``"implicit"``, -L(w) - ∇L(w)·(w* - w), where w* is the result of a Newton step from w, by conjugate
             gradients.
         settings: Settings of ``luthier.response.implicit``.
+        trains: False where its steps are wanted for the verdict alone: then those that would not count are left out.
 
     Returns:
         The part after its steps, and the verdict.
@@ -114,6 +117,8 @@ def judge(problem: Problem, response: Response, settings: Mapping[str, Any]) -> 
         slopes, change = _implicit(problem, settings)
         change = torch.maximum(change, -loss)  # no loss is below zero, wherever the straight line leads
     names = [name for name in problem.floats if name not in slopes] if response != "none" else []
+    if response == "none" and not trains:
+        return problem.state, Verdict(-loss, -change, slopes, loss.new_zeros(0))
     after, losses, leaves = _train(problem, names)
     detached = pytree.tree_map(lambda tensor: tensor.detach(), after)
     if response == "identity" or leaves:

@@ -11,10 +11,13 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from luthier.adapt.children import Problem, Response, Verdict, judge, part_of, put_back, ruined
+from luthier.adapt.common_weights import CommonWeights
 from luthier.adapt.controller import SITE, decided, defaults, finite, hyper_of, norm_of, policy_of, row, sample, shown
 from luthier.adapt.draw import Draw
 from luthier.adapt.plain import Plain
 from luthier.checks import one_of, real, require, whole
+from luthier.errors import MethodError
+from luthier.optim import SGD, Adam
 from luthier.optim.common import Tensors
 from luthier.policy import Decisions, Policy
 from luthier.policy.collapse import collapsed
@@ -25,6 +28,7 @@ from luthier.stack import Noise
 from luthier.task.program import Batch, Program, State
 
 TOLD_EVERY = 10  # steps between two looks at the controller
+SAFE = Adam(lr=1e-3)  # for shared weights
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,12 @@ class Enas:
 
     The controller decides names of the space: options of :class:`luthier.nn.Choose`, widths, the family of a
     :class:`luthier.optim.Switch` and its settings, rates of dropout. At each step it samples some children; each in
-    turn trains its own part of the shared weights for a few minibatches under its own optimizer, and gets a reward:
-    minus a validation loss. Then the controller moves once, by REINFORCE with these rewards. The outer gradient is the
-    sum of a direct and a response part (Adam and Lorraine, eq. 2), and both are reported. The direct part judges the
-    weights as the child finds them: it knows nothing of learning rates. The response part counts what the child's own
-    training makes of them:
+    turn trains its own part of the shared weights for a few minibatches, and gets a reward: minus a validation loss.
+    Where the controller decides settings of the optimizer, a child trains a copy under its own, by which it is judged,
+    and the shared weights move under one that is safe for all. Then the controller moves once, by REINFORCE with these
+    rewards. The outer gradient is the sum of a direct and a response part (Adam and Lorraine, eq. 2), and both are
+    reported. The direct part judges the weights as the child finds them: it knows nothing of learning rates. The
+    response part counts what the child's own training makes of them:
 
     ============== ====================================================================================================
     ``"none"``     nothing, as in ENAS
@@ -65,8 +70,10 @@ class Enas:
         samples: Number of children in one step of the controller.
         steps: Number of minibatches on which each of them trains.
         warmup: Epochs before the controller moves.
-        guard: Largest rise of the loss of a child's first minibatch. The steps of a child that exceeds it are undone:
-            one bad learning rate must not ruin the weights of all. The controller still learns what they led to.
+        shared: Optimizer of the shared weights where the controller decides settings of the task's; both read the same
+            minibatches. None: the child's own trains the shared weights themselves.
+        guard: Largest rise of the loss of a child's first minibatch by the steps of the shared weights. Those that
+            exceed it are undone: one child must not ruin the weights of all. The controller still learns from it.
         iterations: Number of iterations of conjugate gradients, under ``"implicit"``.
         damping: Added to the Hessian, under ``"implicit"``.
 
@@ -89,6 +96,7 @@ class Enas:
     samples: int = 4
     steps: int = 5
     warmup: float = 1.0
+    shared: SGD | Adam | None = SAFE
     guard: float = 0.1
     iterations: int = 5
     damping: float = 0.1
@@ -104,6 +112,12 @@ class Enas:
         rules = {"samples": whole(2), "steps": whole(1), "iterations": whole(1), "policy": one_of("lstm", "factorised")}
         rules |= {name: real(0) for name in ("warmup", "guard", "damping")}
         require(self, "Enas", response=one_of("none", "identity", "unrolled", "implicit"), **rules)
+        if self.shared is not None and not (isinstance(self.shared, SGD | Adam) and self.shared.lr):
+            raise MethodError(
+                f"shared must be lt.optim.SGD(lr=…), lt.optim.Adam(lr=…) or None, got {self.shared!r}",
+                where="Enas",
+                remedy="Give shared=lt.optim.Adam(lr=1e-3), with a learning rate: it is not searched.",
+            )
 
     @property
     def window(self) -> int:
@@ -131,7 +145,8 @@ class Enas:
             told = self._told(task, policy, learner, Noise(state["key"], state["t"], SITE))
             own = pytree.tree_map(lambda tensor: tensor.to(task.device)[None], {"enas": learner, "told": told})
             state = {**state, "own": {**state["own"], **own}}
-        return state
+        common = self._common(task, policy)
+        return state if common is None else common.begun(state)
 
     def step(
         self, task: Program, state: State, batches: Sequence[Batch], valid: Batch | None
@@ -159,7 +174,7 @@ class Enas:
         policy = policy_of(self.policy, self.decide, task)
         learner = pytree.tree_map(lambda tensor: tensor[0], state["own"]["enas"])
         noise = Noise(state["key"], state["t"], SITE)
-        decisions = sample(policy, learner["params"], noise, self.samples)
+        decisions, common = sample(policy, learner["params"], noise, self.samples), self._common(task, policy)
         values = policy.values(decisions)
         verdicts, undone = [], 0
         for i, config in enumerate(policy.configs(decisions)):
@@ -167,11 +182,15 @@ class Enas:
             floats = {name: hyper[name] for name in values if name in hyper} if self._pathwise else {}
             mine = batches[i * self.steps : (i + 1) * self.steps]
             problem = Problem(task, part_of(task, state, hyper), floats, mine, valid)
-            after, verdict = judge(problem, self.response, self._settings)
+            after, verdict = judge(problem, self.response, self._settings, trains=common is None)
+            if common is not None:
+                problem, after, verdict = common.train(state, problem, verdict)
             if ruined(problem, after, verdict.losses, self.guard):
-                verdict, after, undone = verdict._replace(losses=verdict.losses[:1]), None, undone + 1
+                verdict, undone = verdict._replace(losses=verdict.losses[:1]), undone + 1
+                state = {**state, "t": state["t"] + self.steps}
+            else:
+                state = put_back(state, after) if common is None else common.put_back(state, after)
             verdicts.append(verdict)
-            state = {**state, "t": state["t"] + self.steps} if after is None else put_back(state, after)
         rewards, pathwise = self._rewards(verdicts, decisions, values)
         after, facts = self._learn(task, policy, learner, decisions, rewards, pathwise, state)
         (config,) = policy.configs(finite(policy.mode(after["params"])))
@@ -240,6 +259,12 @@ class Enas:
             after = {**learner, **{name: after[name] for name in ("baseline", "variance", "weight")}}
         means = {f"reward_{part}": x.mean() for part, x in rewards.items()}
         return (after if self.learner else learner), {"reward": facts["reward"], "entropy": facts["entropy"], **means}
+
+    def _common(self, task: Program, policy: Policy) -> CommonWeights | None:
+        """The training of the shared weights, where it is not that of the children themselves."""
+        if self.shared is None or not set(policy.space) & set(task.optimizer.reads):
+            return None
+        return CommonWeights.of(task, self.shared)
 
     @property
     def _pathwise(self) -> bool:

@@ -172,12 +172,13 @@ def named_method(text: str, settings: dict[str, Any], objectives: int) -> Any:
     if len(parts) != 2 or any(part not in METHODS for part in parts):
         return resolve(text, settings, objectives)  # one method, or an error that names all there are
     given: list[dict[str, Any]] = [{}, {}]
+    known = [list(settings_of(part, alone=False)) for part in parts]
     for name, value in settings.items():
         owner, dot, rest = name.rpartition(".")
-        places = [n for n, part in enumerate(parts) if rest in settings_of(part) and (not dot or owner == part)]
+        places = [n for n, of in enumerate(known) if rest in of and (not dot or owner == parts[n])]
         if len(places) != 1:
-            known = "; ".join(f"{part}: {', '.join(settings_of(part)) or 'none'}" for part in parts)
+            listed = "; ".join(f"{part}: {', '.join(of) or 'none'}" for part, of in zip(parts, known, strict=True))
             which = f"is a setting of both: write {parts[0]}.{rest} or {parts[1]}.{rest}" if places else "is no setting"
-            raise MethodError(f"{name}={value!r} {which}", where=f"method {text}", remedy=f"The settings are {known}.")
+            raise MethodError(f"{name}={value!r} {which}", where=f"method {text}", remedy=f"The settings are {listed}.")
         given[places[0]][rest] = value
     return tuple(METHODS[part].load(objectives)(**own) for part, own in zip(parts, given, strict=True))

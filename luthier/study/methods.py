@@ -7,7 +7,9 @@ import importlib
 import inspect
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from luthier.optional import optional
 
 MethodName = Literal[
     "random",
@@ -263,18 +265,43 @@ ELSEWHERE = {
 }
 
 
-def settings_of(name: str) -> dict[str, tuple[str, str]]:
+def starter(adapter: Any) -> Any:
+    """Return the class of the proposer that comes with an adapter alone: the one that it names, or random search.
+
+    It may name ``"derive"``, a method of the table, or its own as ``"module:class"``.
+    """
+    named = optional(adapter, "proposer")
+    path = "luthier.propose.derive:Derive" if named == "derive" else METHODS[named].path if named in METHODS else named
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def parts_of(name: str, objectives: int = 1, alone: bool = True) -> list[Any]:
+    """The class of a method and, where it adapts and is given alone, that of the proposer that comes with it."""
+    kind = METHODS[name].load(objectives)
+    return [kind, starter(kind)] if alone and METHODS[name].kind == "during" else [kind]
+
+
+def settable(kind: Any) -> list[Any]:
+    """The fields of a method's class that a user sets."""
+    return [field for field in dataclasses.fields(kind) if field.init and field.repr]
+
+
+def settings_of(name: str, alone: bool = True) -> dict[str, tuple[str, str]]:
     """The settings of a method: for each its default as text, and what its docstring says of it.
+
+    Args:
+        name: The method.
+        alone: True for those of the proposer that comes with an adapter, too.
 
     Examples:
         >>> settings_of("pbt")["rounds"][0]
         '10'
     """
-    kind = METHODS[name].load()
-    told = _arguments(inspect.getdoc(kind) or "")
-    found = {}
-    for field in dataclasses.fields(kind):
-        if field.init and field.repr:
+    found: dict[str, tuple[str, str]] = {}
+    for kind in parts_of(name, alone=alone):
+        told = _arguments(inspect.getdoc(kind) or "")
+        for field in settable(kind):
             default = field.default
             if field.default_factory is not dataclasses.MISSING:
                 default = field.default_factory()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from luthier.errors import MethodError
 from luthier.optional import optional
 from luthier.propose.inner import PLACES
-from luthier.study.methods import ELSEWHERE, METHODS, MethodName
+from luthier.study.methods import ELSEWHERE, METHODS, MethodName, parts_of, settable, starter
 from luthier.task import Task, level
 
 if TYPE_CHECKING:
@@ -76,16 +75,29 @@ def resolve(method: Any = "random", options: Mapping[str, Any] | None = None, ob
         return method
     if isinstance(method, tuple):
         return _pair(method, options, objectives)
-    made = _named(method, options, objectives) if isinstance(method, str) else method
-    if not isinstance(method, str) and options:
+    if isinstance(method, str):
+        return _by_name(method, dict(options or {}), objectives)
+    if options:
         raise MethodError(
             f"options {dict(options)!r} came with a method object, {method!r}",
             where="method",
             remedy="Options belong to a method given by name; an object carries its settings itself.",
         )
-    kind = _kind(made)
-    made = _with_inner(made)
-    return Resolved(made, None) if kind == "between" else Resolved(_starter(made), made, alone=True)
+    kind = _kind(method)
+    made = _with_inner(method)
+    return Resolved(made, None) if kind == "between" else Resolved(starter(made)(), made, alone=True)
+
+
+def _by_name(name: str, options: Mapping[str, Any], objectives: int) -> Resolved:
+    """A method of the table; settings of one that adapts may be those of the proposer that comes with it."""
+    _check_name(name)
+    kinds = parts_of(name, objectives)
+    _check_options(name, kinds, options)
+    made = []
+    for kind in kinds:
+        own = {field.name for field in settable(kind)}
+        made.append(kind(**{option: value for option, value in options.items() if option in own}))
+    return Resolved(_with_inner(made[0]), None) if len(made) == 1 else Resolved(made[1], made[0], alone=True)
 
 
 def for_task(method: Resolved, task: Task) -> Resolved:
@@ -93,17 +105,6 @@ def for_task(method: Resolved, task: Task) -> Resolved:
     if level(task) == "function" and optional(method.proposer, "stopping"):
         return method._replace(proposer=method.proposer.stopping())
     return method
-
-
-def _starter(adapter: Any) -> Any:
-    """Return the proposer of an adapter that was given alone: the one that it names, or random search.
-
-    It may name ``"derive"``, a method of the table, or its own as ``"module:class"``.
-    """
-    named = optional(adapter, "proposer")
-    path = "luthier.propose.derive:Derive" if named == "derive" else METHODS[named].path if named in METHODS else named
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)()
 
 
 def _pair(pair: tuple, options: Mapping[str, Any] | None, objectives: int) -> Resolved:
@@ -119,7 +120,7 @@ def _pair(pair: tuple, options: Mapping[str, Any] | None, objectives: int) -> Re
             where="method",
             remedy="Give the pair as objects that carry their settings.",
         )
-    proposer, adapter = (_named(part, None, objectives) if isinstance(part, str) else part for part in pair)
+    proposer, adapter = (_named(part, objectives) if isinstance(part, str) else part for part in pair)
     for part, wanted in ((proposer, "between"), (adapter, "during")):
         if _kind(part) != wanted:
             raise MethodError(
@@ -138,7 +139,7 @@ def _with_inner(proposer: Any) -> Any:
     return dataclasses.replace(proposer, inner=METHODS[inner].load()())
 
 
-def _named(name: str, options: Mapping[str, Any] | None, objectives: int) -> Any:
+def _check_name(name: str) -> None:
     if name not in METHODS:
         words = next((ours for ours, theirs in ELSEWHERE.items() if name.lower().strip("_-") in theirs.split()), None)
         close = [words] if words else difflib.get_close_matches(name, METHODS, n=1)
@@ -148,16 +149,23 @@ def _named(name: str, options: Mapping[str, Any] | None, objectives: int) -> Any
             where="method",
             remedy=f"{hint}The methods are: {', '.join(METHODS)}; or give a proposer or an adapter object.",
         )
-    kind = METHODS[name].load(objectives)
-    known = [field.name for field in dataclasses.fields(kind) if field.init and field.repr]
-    for option, value in (options or {}).items():
+
+
+def _check_options(name: str, kinds: Sequence[Any], options: Mapping[str, Any]) -> None:
+    """Refuse what is a setting of none of the classes."""
+    known = [field.name for kind in kinds for field in settable(kind)]
+    for option, value in options.items():
         if option not in known:
             raise MethodError(
                 f"{option}={value!r} is not a setting of {name!r}",
                 where=f"method {name}",
                 remedy=f"Its settings are: {', '.join(known)}." if known else "It has no settings.",
             )
-    return kind(**(options or {}))
+
+
+def _named(name: str, objectives: int) -> Any:
+    _check_name(name)
+    return METHODS[name].load(objectives)()
 
 
 def _kind(part: Any) -> Literal["between", "during"]:

@@ -194,7 +194,7 @@ def test_what_is_not_in_a_child_stands_still(response):
 
 def test_a_child_that_ruins_the_weights_is_undone():
     space = lt.Space({**SPACE.domains, "lr": lt.Float(30.0, 90.0)})
-    adapter = Enas("none", samples=2, steps=3)
+    adapter = Enas("none", samples=2, steps=3, shared=None)
     program, state, data = started(adapter, task(space=space), {**CHILD, "lr": 50.0})
     after, metrics = adapter.step(program, state, *data(0))
     assert float(metrics["undone"]) == 1.0 and bool(metrics["train_loss"].isfinite().all())
@@ -202,11 +202,68 @@ def test_a_child_that_ruins_the_weights_is_undone():
     assert after["t"].item() == adapter.window
 
 
+@pytest.mark.parametrize("response", ["none", "identity", "unrolled"])
+def test_shared_weights_do_not_depend_on_the_optimizers_of_children(response):
+    """The children trained copies: what is shared is the same under rates of 1e-4 and of 50."""
+    adapter, ends = Enas(response, samples=2, steps=3, warmup=9.0), []
+    for low, high in ((1e-4, 1e-3), (30.0, 90.0)):
+        space = lt.Space({**SPACE.domains, "lr": lt.Float(low, high)})
+        program, state, data = started(adapter, task(space=space), {**CHILD, "lr": (low + high) / 2})
+        after, metrics = adapter.step(program, state, *data(0))
+        assert float(metrics["undone"]) == 0.0 and not equal(after["params"], state["params"])
+        assert equal(after["opt"], state["opt"]) and not equal(after["own"]["shared"], state["own"]["shared"])
+        ends.append((after["params"], float(metrics["reward_response"])))
+    assert equal(ends[0][0], ends[1][0])
+    assert (ends[0][1] > ends[1][1]) == (response != "none"), "the rewards are of the copies"
+
+
+def test_shared_weights_train_as_under_torch():
+    adapter = Enas("none", samples=2, steps=4, shared=lt.optim.SGD(lr=0.3, momentum=0.9))
+    program, state, data = started(adapter, task(dtype=torch.float64))
+    common, hyper, batches = (
+        adapter._common(program, policy_of("lstm", None, program)),
+        program.hyper(CHILD),
+        data(0)[0],
+    )
+    problem = Problem(program, part_of(program, state, hyper), {}, batches[:4], data(0)[1])
+    _, after, _ = common.train(state, problem, judge(problem, "none", {}, trains=False)[1])  # type: ignore[union-attr]
+    model = network({})
+    plain = nn.Sequential(*model[:2], nn.Tanh(), *model[4].options[1]).double()  # type: ignore[union-attr,index]
+    assert len(list(plain.parameters())) == len(problem.state["params"])
+    for param, start in zip(plain.parameters(), problem.state["params"].values(), strict=True):
+        param.data = start[0].clone()
+    sgd = torch.optim.SGD(plain.parameters(), 0.3, momentum=0.9)
+    for inputs, targets in batches[:4]:
+        sgd.zero_grad()
+        nn.functional.cross_entropy(plain(inputs), targets).backward()
+        sgd.step()
+    for param, name in zip(plain.parameters(), problem.state["params"], strict=True):
+        assert torch.allclose(param, after["params"][name][0], rtol=0, atol=1e-12)
+
+
+def test_a_fixed_optimizer_trains_the_shared_weights_itself_and_an_older_state_gets_its_slots():
+    fixed = started(Enas("identity", decide=("norm", "depth")))[1]
+    assert "shared" not in fixed["own"]
+    program, old, data = started(Enas("identity", samples=2, steps=3, shared=None))
+    adapter = Enas("identity", samples=2, steps=3)
+    state = adapter.init(program, CHILD, 5, parent=old)
+    after, _ = adapter.step(program, state, *data(0))
+    assert "shared" not in old["own"] and not equal(after["own"]["shared"], state["own"]["shared"])
+
+
+def test_the_guard_holds_for_the_safe_optimizer_too():
+    adapter = Enas("none", samples=2, steps=3, shared=lt.optim.SGD(lr=50.0))
+    program, state, data = started(adapter)
+    after, metrics = adapter.step(program, state, *data(0))
+    assert float(metrics["undone"]) == 1.0 and equal(after["params"], state["params"])
+
+
+@pytest.mark.parametrize("shared", [None, lt.optim.Adam(lr=1e-3)], ids=["theirs", "safe"])
 @pytest.mark.parametrize("response", ["none", "identity", "unrolled", "implicit"])
-def test_children_that_overflow_do_not_end_the_search(response):
+def test_children_that_overflow_do_not_end_the_search(response, shared):
     wild = lt.Space(**{**SPACE.domains, "lr": lt.Float(1e-3, 1e30, log=True)})
     program = task(space=wild).sharing().program(CHILD)
-    adapter = Enas(response, samples=6, steps=3, warmup=0.0)
+    adapter = Enas(response, samples=6, steps=3, warmup=0.0, shared=shared)
     state, undone = adapter.init(program, CHILD, 3), 0.0
     train, valid = Batches(program, "train", Seeds(0)), Batches(program, "valid", Seeds(0))
     for t in range(12):  # long enough for a look at the controller
@@ -215,7 +272,7 @@ def test_children_that_overflow_do_not_end_the_search(response):
         undone += float(metrics["undone"][0])
         assert all(torch.isfinite(value).all() for value in metrics.values()), t
         assert all(torch.isfinite(tensor).all() for tensor in pytree.tree_leaves(state))
-    assert undone > 1.0, "some of them did overflow"
+    assert (undone > 1.0) == (shared is None), "some of them did overflow, and the shared weights where they train them"
 
 
 @pytest.mark.parametrize("policy", ["lstm", "factorised"])
@@ -369,6 +426,8 @@ def test_a_search_that_is_killed_goes_on_bit_for_bit(study, tmp_path: Path, seen
         {"steps": 0},
         {"steps": 2.5},
         {"guard": -1.0},
+        {"shared": "adam"},
+        {"shared": lt.optim.SGD()},
         {"warmup": float("nan")},
         {"iterations": 0},
     ],
