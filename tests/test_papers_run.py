@@ -20,7 +20,8 @@ SMALL: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"random", "grid", "bayesian_tpe", "bayesian_gp", "hypergradient", "pbt", "pbt_schedules"},
     ),
     "genetic": (
-        {"train": 128, "valid": 100, "epochs": 1, "channels": (2, 2), "hidden": 4, "seeds": 1},
+        {"train": 128, "valid": 100, "epochs": 1, "channels": (2, 2), "hidden": 4, "seeds": 1}
+        | {"example": (2, 2), "pixels": 14, "seeds_example": 1, "elsewhere": 1},
         {"figure1", "compared"},
     ),
     "gflownet": (
@@ -96,7 +97,7 @@ def test_the_device_reaches_the_tasks(papers: Any) -> None:
     )
     assert network.task("2-3-1", data, device="meta").device == "meta"
     genetic = importlib.import_module("papers.genetic.run")
-    assert genetic.task_of(genetic.LOG_SPACE, genetic.REDUCED, "meta").device == "meta"
+    assert genetic.task_of(genetic.ARMS["log random"], genetic.REDUCED, "meta").device == "meta"
     assert importlib.import_module("papers.gflownet.sweep").task(100, "meta").device == "meta"
     joint = importlib.import_module("papers.joint_enas.run")
     assert joint.task_of(joint.JOINT, joint.REDUCED, "meta").device == "meta"
