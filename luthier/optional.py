@@ -20,6 +20,7 @@ DEFAULTS: dict[str, Any] = {
     "stops_early": False,  # most of its trials end before their steps are spent
     "suggest": None,  # suggest(history): it has a model of the results
     # of an adapter
+    "earlier": (),  # settings for which studies of earlier versions stand that leave them at their defaults
     "phase": None,  # phase(tag): the adapter of a job
     "proposer": "random",  # what it comes with where it is given alone
     "response": None,  # response(program, config, state): it learns how the weights respond

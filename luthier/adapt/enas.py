@@ -105,6 +105,7 @@ class Enas:
     traceable: ClassVar[bool] = False  # it runs the modules that were decided for, and no others
     shares_weights: ClassVar[bool] = True
     proposer: ClassVar[str] = "derive"
+    earlier: ClassVar[Any] = ({"shared": None},)
 
     def __post_init__(self) -> None:
         if self.decide is not None:

@@ -11,8 +11,18 @@ from torch import Tensor
 
 from luthier.adapt.differentiable import coupled_decay
 from luthier.errors import MethodError
+from luthier.optim import SGD
 from luthier.optim.common import Tensors, add_scaled, clip_by_norm, norm, read, total
-from luthier.optim.rate_rules import Rule, checked_bounds, checked_hyper_lr
+from luthier.optim.rate_rules import (
+    OPTIMISM,
+    OPTIMISM_OF_MEMORY,
+    Rule,
+    adapted,
+    checked_bounds,
+    checked_optimism,
+    checked_rule,
+    memory,
+)
 from luthier.optim.stock import Stock
 from luthier.space import Config, Float
 from luthier.task.program import Batch, Program, State
@@ -23,25 +33,28 @@ class Hypergradient:
     """Moves the learning rate of each member against its hypergradient, at every training step.
 
     With g the gradient now and u the last update of the weights at rate α, the derivative of the training loss by that
-    rate is h = g · ∂u/∂α; the rate moves before the weights do, α ← α (1 - β h / (‖g‖ ‖∂u/∂α‖)), or α ← α - β h as
-    first published. The loss is that of the next minibatch, one step ahead, with the penalty of a coupled weight decay.
+    rate is h = g · ∂u/∂α; the rate moves against it before the weights do, by the rules of
+    :class:`luthier.optim.HypergradientDescent`. The loss is that of the next minibatch, one step ahead, with the
+    penalty of a coupled weight decay.
     It tunes ``lr`` alone: where the training starts decides the rest, so any proposer may choose it.
 
     The hypergradient is reported as the metric ``"hypergradient"``, of the last step before each measurement. A
     learning-rate schedule of the task multiplies the rate that is tuned.
 
     Args:
-        hyper_lr: β. By default 0.05 under the multiplicative rule, where it must be below 1; the additive rule has no
-            default, since its right size goes with 1/‖g‖².
-        rule: ``"multiplicative"``, which does not depend on the scale of loss or weights, or ``"additive"``.
+        hyper_lr: β. By default 2 under the adaptive rule, and 0.05 under the multiplicative one, where it must be below
+            1; the additive rule has no default, since its right size goes with 1/‖g‖².
+        rule: ``"adaptive"``, ``"multiplicative"`` or ``"additive"``; the first two do not depend on the scale of loss
+            or weights. By default the first; the second where ``hyper_lr`` is given alone.
         bounds: Smallest and largest rate, above zero; by default those of ``lr`` in the space.
+        optimism: b of the adaptive rule. By default 0.08 for plain gradient steps, 0.02 for others.
 
     Raises:
         MethodError: If a setting makes no sense.
 
     Examples:
-        >>> Hypergradient(0.05)
-        Hypergradient(hyper_lr=0.05, rule='multiplicative', bounds=None)
+        >>> Hypergradient()
+        Hypergradient(hyper_lr=2.0, rule='adaptive', bounds=None, optimism=None)
 
     References:
         Baydin, Cornish, Martínez Rubio, Schmidt and Wood (2018), Online learning rate adaptation with hypergradient
@@ -49,14 +62,22 @@ class Hypergradient:
     """
 
     hyper_lr: float | None = None
-    rule: Rule = "multiplicative"
+    rule: Rule | None = None
     bounds: tuple[float, float] | None = None
+    optimism: float | None = None
 
     window: ClassVar[int] = 1
     needs_valid: ClassVar[bool] = False
+    earlier: ClassVar[Any] = (
+        {"optimism": None},
+        {"rule": "multiplicative", "hyper_lr": 0.05, "optimism": None},  # the defaults before the adaptive rule
+    )
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hyper_lr", checked_hyper_lr(self.hyper_lr, self.rule, "Hypergradient"))
+        rule, hyper_lr = checked_rule(self.rule, self.hyper_lr, "Hypergradient")
+        object.__setattr__(self, "rule", rule)
+        object.__setattr__(self, "hyper_lr", hyper_lr)
+        checked_optimism(self.optimism, self.rule, "Hypergradient")
         if self.bounds is not None:
             object.__setattr__(self, "bounds", checked_bounds(self.bounds, "Hypergradient"))
 
@@ -73,6 +94,8 @@ class Hypergradient:
         if "direction" not in state["own"]:
             zeros = {name: torch.zeros_like(param) for name, param in state["params"].items()}
             state = {**state, "own": {**state["own"], "direction": zeros}}
+        if self.rule == "adaptive" and "rate_memory" not in state["own"]:
+            state = {**state, "own": {**state["own"], "rate_memory": memory(state["hyper"]["lr"])}}
         return state
 
     def step(
@@ -82,7 +105,7 @@ class Hypergradient:
         (batch,) = batches
         losses, gradients, buffers = task.gradient(state, state["hyper"], batch)
         objective = objective_gradient(task.optimizer, state["params"], gradients, state["hyper"])
-        h, lr = self._moved(task, state, objective)
+        h, lr, own = self._moved(task, state, objective)
         hyper = {**state["hyper"], "lr": lr}
 
         # A step is proportional to its rate. Done at a rate of one it gives the direction, with the digits that a small
@@ -90,7 +113,7 @@ class Hypergradient:
         after = task.apply(state, {**hyper, "lr": torch.ones_like(lr)}, gradients, buffers)
         direction = {name: param - after["params"][name] for name, param in state["params"].items()}
         params = {name: add_scaled(param, direction[name], lr, -1.0) for name, param in state["params"].items()}
-        own = {**state["own"], "direction": direction}
+        own = {**own, "direction": direction}
         after = task.updater.averaged(state, {**after, "params": params, "hyper": hyper, "own": own})
         return after, {"train_loss": losses, "hypergradient": h}
 
@@ -98,19 +121,36 @@ class Hypergradient:
         """The learning rates, (members,)."""
         return {"lr": state["hyper"]["lr"]}
 
-    def _moved(self, task: Program, state: State, gradients: Tensors) -> tuple[Tensor, Tensor]:
-        """(h, the next learning rates), each (members,)."""
-        beta, lr, direction = self.hyper_lr, state["hyper"]["lr"], state["own"]["direction"]
+    def _moved(self, task: Program, state: State, gradients: Tensors) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """(h, the next learning rates), each (members,), and what the state has of its own, the memory moved on."""
+        beta, lr, own = self.hyper_lr, state["hyper"]["lr"], state["own"]
         assert beta is not None, "__post_init__ has put the default there"
-        descent = _dot(gradients, direction)  # -h: the direction is -∂u/∂α
-        if self.rule == "additive":
+        descent, scale = (
+            _dot(gradients, own["direction"]),
+            norm(gradients) * norm(own["direction"]),
+        )  # -h, and its scale
+        if self.rule == "adaptive":
+            new, known = adapted(lr, -descent, scale, own["rate_memory"], beta, self._optimism(task, state))
+            own = {**own, "rate_memory": known}
+        elif self.rule == "additive":
             new = lr + beta * descent
         else:
-            scale = norm(gradients) * norm(direction)
             nonzero = scale > 0
             new = lr * (1 + beta * torch.where(nonzero, descent / torch.where(nonzero, scale, 1.0), 0.0))
         low, high = self._limits(task, lr.dtype)
-        return -descent, torch.where(new.isfinite(), new, lr).clamp(low, high)
+        return -descent, torch.where(new.isfinite(), new, lr).clamp(low, high), own
+
+    def _optimism(self, task: Program, state: State) -> float | Tensor:
+        """b, one for all members or (members,)."""
+        if self.optimism is not None:
+            return self.optimism
+        optimizer = task.optimizer
+        plain: Any = isinstance(optimizer, Stock) and optimizer.plain
+        if isinstance(optimizer, SGD):
+            plain = read("momentum", optimizer.momentum, state["hyper"]) == 0
+        if not isinstance(plain, Tensor):
+            return OPTIMISM if plain else OPTIMISM_OF_MEMORY
+        return torch.where(plain, OPTIMISM, OPTIMISM_OF_MEMORY).to(task.task.dtype)
 
     def _limits(self, task: Program, dtype: torch.dtype) -> tuple[float, float]:
         """The bounds of the learning rate, moved inward by what rounding to ``dtype`` might move them outward.

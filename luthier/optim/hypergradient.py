@@ -11,13 +11,23 @@ from torch import Tensor
 
 from luthier.checks import checked, one_of
 from luthier.errors import MethodError
-from luthier.optim.rate_rules import Rule, checked_bounds, checked_hyper_lr, moved
+from luthier.optim.rate_rules import (
+    OPTIMISM,
+    OPTIMISM_OF_MEMORY,
+    Rule,
+    adapted,
+    checked_bounds,
+    checked_optimism,
+    checked_rule,
+    memory,
+    moved,
+)
 from luthier.optim.stock import PENALISED, UNEVEN
 
 Per = Literal["all", "group"]
 
 DIRECTION = "hypergradient_direction"  # in the state of a parameter: minus the derivative of its last step by the rate
-TUNED, REFERENCE = "tuned_lr", "reference_lr"  # in a parameter group
+TUNED, REFERENCE, MEMORY = "tuned_lr", "reference_lr", "tuned_memory"  # in a parameter group
 
 
 class HypergradientDescent(torch.optim.Optimizer):
@@ -26,7 +36,8 @@ class HypergradientDescent(torch.optim.Optimizer):
     With g the gradient of the objective now and u the last update of the weights at rate α, the derivative of the
     objective by that rate is h = g · ∂u/∂α. Before each step, the rate moves against it:
 
-    * multiplicative: α ← α (1 - β h / (‖g‖ ‖∂u/∂α‖)), which does not depend on the scale of loss or weights;
+    * adaptive: α ← α exp(β f / √(3 + Σf²)), f = b - h / s, s a running mean of ‖g‖ ‖∂u/∂α‖, b a little optimism;
+    * multiplicative: α ← α (1 - β h / (‖g‖ ‖∂u/∂α‖)), which does not depend on the scale of loss or weights either;
     * additive: α ← α - β h, as first published.
 
     ∂u/∂α is the difference that the optimizer made to the weights, divided by the rate; for ``torch.optim.SGD`` it is
@@ -39,9 +50,11 @@ class HypergradientDescent(torch.optim.Optimizer):
     Args:
         optimizer: The optimizer. Its parameter groups and its state are shared, and hold all that is kept, so that
             ``state_dict`` has the usual form and a resumed training goes on identically.
-        hyper_lr: β. By default 0.05 under the multiplicative rule, where it must be below 1; the additive rule has no
-            default, since its right size goes with 1/‖g‖².
-        rule: ``"multiplicative"`` or ``"additive"``.
+        hyper_lr: β. By default 2 under the adaptive rule, and 0.05 under the multiplicative one, where it must be below
+            1; the additive rule has no default, since its right size goes with 1/‖g‖².
+        rule: ``"adaptive"``, ``"multiplicative"`` or ``"additive"``. By default the first; the second where β is given
+            alone.
+        optimism: b of the adaptive rule. By default 0.08 for plain gradient steps, 0.02 for others.
         per: ``"all"`` takes one hypergradient over all parameter groups and changes their rates alike, ``"group"``
             one for each group.
         bounds: Smallest and largest tuned rate, above zero.
@@ -53,7 +66,7 @@ class HypergradientDescent(torch.optim.Optimizer):
     Examples:
         >>> w = torch.nn.Parameter(torch.tensor([3.0, -2.0]))
         >>> optimizer = HypergradientDescent(torch.optim.SGD([w], lr=1e-4))
-        >>> for _ in range(250):
+        >>> for _ in range(100):
         ...     optimizer.zero_grad()
         ...     (w**2).sum().backward()
         ...     _ = optimizer.step()
@@ -63,6 +76,8 @@ class HypergradientDescent(torch.optim.Optimizer):
     References:
         Baydin, Cornish, Martínez Rubio, Schmidt and Wood (2018), Online learning rate adaptation with hypergradient
         descent, algorithms 4 to 6 and the multiplicative rule.
+        Duchi, Hazan and Singer (2011), Adaptive subgradient methods (AdaGrad).
+        Gao, Chu, Ye and Udell (2025), Gradient methods with online scaling: normalised feedback, and AdaGrad on it.
     """
 
     def __init__(
@@ -70,17 +85,18 @@ class HypergradientDescent(torch.optim.Optimizer):
         optimizer: torch.optim.Optimizer,
         hyper_lr: float | None = None,
         *,
-        rule: Rule = "multiplicative",
+        rule: Rule | None = None,
+        optimism: float | None = None,
         per: Per = "all",
         bounds: tuple[float, float] = (1e-8, 100.0),
     ) -> None:
         _check_optimizer(optimizer)
-        self.hyper_lr = checked_hyper_lr(hyper_lr, rule, "HypergradientDescent")
+        self.rule, self.hyper_lr = checked_rule(rule, hyper_lr, "HypergradientDescent")
+        checked_optimism(optimism, self.rule, "HypergradientDescent")
         self.bounds = checked_bounds(bounds, "HypergradientDescent")
         checked("per", per, one_of("all", "group"), where="HypergradientDescent")
         super().__setstate__({"defaults": optimizer.defaults})  # hooks alone: the groups are the optimizer's
-        self.optimizer, self.per = optimizer, per
-        self.rule: Rule = rule
+        self.optimizer, self.per, self.optimism = optimizer, per, optimism
         self.hypergradients = [0.0] * len(self.param_groups)  # h of each group at the last step
         for group in self.param_groups:
             self._adopt(group)
@@ -91,7 +107,7 @@ class HypergradientDescent(torch.optim.Optimizer):
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __reduce__(self) -> Any:
-        settings = {"rule": self.rule, "per": self.per, "bounds": self.bounds}
+        settings = {"rule": self.rule, "per": self.per, "bounds": self.bounds, "optimism": self.optimism}
         return _rebuild, (self.optimizer, self.hyper_lr, settings)
 
     def __repr__(self) -> str:
@@ -189,7 +205,20 @@ class HypergradientDescent(torch.optim.Optimizer):
             for i in members:
                 self.hypergradients[i] = h
                 group = self.param_groups[i]
-                group[TUNED] = moved(group[TUNED], h, scale, self.hyper_lr, self.rule, self.bounds)
+                if self.rule == "adaptive":
+                    self._adapt(group, h, scale)
+                else:
+                    group[TUNED] = moved(group[TUNED], h, scale, self.hyper_lr, self.rule, self.bounds)
+
+    def _adapt(self, group: dict[str, Any], h: float, scale: float) -> None:
+        """Move the rate of a group by the adaptive rule, whose memory is kept as plain numbers in the group."""
+        rate, h_, scale_ = (torch.tensor([x], dtype=torch.float64) for x in (group[TUNED], h, scale))
+        known = memory(rate) | {n: torch.tensor([x], dtype=torch.float64) for n, x in group.get(MEMORY, {}).items()}
+        plain = type(self.optimizer) is torch.optim.SGD and group["momentum"] == 0
+        optimism = self.optimism if self.optimism is not None else OPTIMISM if plain else OPTIMISM_OF_MEMORY
+        new, known = adapted(rate, h_, scale_, known, self.hyper_lr, optimism)
+        group[TUNED] = min(max(new.item(), self.bounds[0]), self.bounds[1])
+        group[MEMORY] = {name: x.item() for name, x in known.items()}
 
     def _seen(self, p: Tensor) -> bool:
         return DIRECTION in self.state.get(p, ())

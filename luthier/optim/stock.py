@@ -131,6 +131,12 @@ class Stock:
         return type(self._optimizer).__name__
 
     @property
+    def plain(self) -> bool:
+        """A step is the gradient times lr, and remembers no earlier one."""
+        still = all(group.get("momentum") == 0 for _, group in self._groups)
+        return type(self._optimizer) is torch.optim.SGD and still and all(key != "momentum" for _, key in self._bound)
+
+    @property
     def proportional(self) -> bool:
         """A step is the hyperparameter lr times something that does not depend on it: tried on a second step."""
         everywhere = all(self._bound.get((i, "lr"), ("", 0.0))[0] == "lr" for i in range(len(self._groups)))

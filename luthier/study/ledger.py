@@ -71,6 +71,7 @@ class Ledger:
     ) -> None:
         self.store, self.name, self.settings, self.history = store, name, settings, history
         self.kept_as = ""  # the name that an older study of this name has now
+        self.adapter: Any = None  # what trains its jobs, in the form in which it was begun
         self.seeds, self.budget = seeds, budget or Budget()
         self.proposing = 0.0  # seconds of this thread's CPU time spent in the method
         self.busy = False  # somebody else is proposing: nothing was given, more may come

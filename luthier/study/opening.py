@@ -12,6 +12,7 @@ from luthier.optional import optional
 from luthier.seeds import Seeds
 from luthier.store import Store, open_store
 from luthier.study import settings as study_settings
+from luthier.study.earlier import as_begun
 from luthier.study.ledger import MEMORY, Ledger
 from luthier.study.resolve import Resolved
 from luthier.text import public_url
@@ -52,10 +53,12 @@ def open_ledger(
     try:
         kept_as = _lay_aside(opened, name) if fresh else ""
         stored = opened.create(name, given)
+        adapter, told = as_begun(method.adapter, stored["method"]["adapter"])
+        given["method"] = {**given["method"], "adapter": told}
         lines = study_settings.differences(stored, given, optional(bound, "extendable"))
         study_settings.refuse(name, public_url(opened.url), lines)
         ledger = Ledger(opened, name, stored, history, method.proposer, Seeds(seed), budget)
-        ledger.kept_as = kept_as
+        ledger.kept_as, ledger.adapter = kept_as, adapter
         ledger.go_on(given, on_change)
         return ledger
     except BaseException:

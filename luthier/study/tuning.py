@@ -162,7 +162,7 @@ def tune(
     built = check_first(given, resolved.adapter, executor, seed, first)
     history = History(given.space, goals, kept)
     ledger = open_ledger(name, history, resolved, budget, seed, store, task_name(task), fresh, on_change)
-    work = _work(given, ledger, resolved.adapter, goals, checkpoints, trial_seconds)
+    work = _work(given, ledger, ledger.adapter, goals, checkpoints, trial_seconds)
     study = Study.of(ledger, work)
     if "environment" not in ledger.settings:
         ledger.update_settings(environment=environment_now())

@@ -51,7 +51,7 @@ def double(name: str = "sgd", **settings: Any) -> lt.TorchTask:
 
 
 @pytest.mark.parametrize("schedule", [False, True])
-@pytest.mark.parametrize("rule", ["multiplicative", "additive"])
+@pytest.mark.parametrize("rule", ["multiplicative", "additive", "adaptive"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_equals_the_torch_optimizer(name: str, rule: Any, schedule: bool):
     beta, rate = BETAS[name] if rule == "additive" else 0.05, 1e-3 if "adam" in name else 0.02
@@ -119,7 +119,7 @@ def test_without_a_hyper_rate_it_is_plain_training():
             assert torch.allclose(param, states[1]["params"][name], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("rule", "hyper_lr"), [("multiplicative", 0.99), ("additive", 1e4), ("additive", 1e30)])
+@pytest.mark.parametrize(("rule", "hyper_lr"), [("multiplicative", 0.99), ("additive", 1e4), ("adaptive", 50.0)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_rates_stay_in_the_domain(dtype: torch.dtype, rule: Any, hyper_lr: float):
     domain = lt.Float(0.3, 0.7)  # neither bound is a float32
@@ -135,7 +135,7 @@ def test_rates_stay_in_the_domain(dtype: torch.dtype, rule: Any, hyper_lr: float
     assert min(seen) < 0.3001 and max(seen) > 0.6999, "the bounds were not reached"
 
 
-@pytest.mark.parametrize("rule", ["multiplicative", "additive"])
+@pytest.mark.parametrize("rule", ["multiplicative", "additive", "adaptive"])
 def test_zero_gradients_and_a_rate_of_zero_give_no_nan(rule: Any):
     silent = digits_task(space=lt.Space(lr=RATE), optimizer=lt.optim.Adam())
     object.__setattr__(silent, "loss", lambda output, target: (output * 0).sum())
@@ -188,6 +188,29 @@ def test_it_continues_what_a_plain_training_began():
     assert after["hyper"]["lr"].item() != 0.02
 
 
+def test_optimism_is_of_each_member_and_of_the_optimizer():
+    """Members with and without momentum side by side; torch's SGD is as plain as ours."""
+    space = lt.Space(lr=RATE, momentum=lt.Float(0.0, 0.9))
+    adapter = Hypergradient()
+    ours = digits_task(space=space).program({"lr": 0.1, "momentum": 0.0})
+    states = [adapter.init(ours, {"lr": 0.1, "momentum": m}, 7) for m in (0.0, 0.5)]
+    stack = pytree.tree_map(lambda *leaves: torch.cat(leaves), *states)
+    assert adapter._optimism(ours, stack).tolist() == pytest.approx([0.08, 0.02])  # type: ignore[union-attr]
+    found = {
+        name: adapter._optimism(
+            program := digits_task(space=lt.Space(lr=RATE), optimizer=make).program({"lr": 0.1}),
+            adapter.init(program, {"lr": 0.1}, 7),
+        )
+        for name, make in {
+            "sgd": torch.optim.SGD,
+            "momentum": partial(torch.optim.SGD, momentum=0.9),
+            "rmsprop": torch.optim.RMSprop,
+            "adam": lt.optim.adam,
+        }.items()
+    }
+    assert found == {"sgd": 0.08, "momentum": 0.02, "rmsprop": 0.02, "adam": 0.02}
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -197,6 +220,7 @@ def test_it_continues_what_a_plain_training_began():
         (lambda: Hypergradient(bounds=(0.5, 0.1)), "0.5, 0.1"),
         (lambda: Hypergradient(bounds=0.1), "0.1"),  # type: ignore[arg-type]
         (lambda: Hypergradient(hyper_lr="fast"), "fast"),  # type: ignore[arg-type]
+        (lambda: Hypergradient(0.1, optimism=0.1), "optimism"),
     ],
 )
 def test_mistakes_are_named(make: Any, words: str):

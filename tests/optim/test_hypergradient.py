@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import pickle
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -63,13 +64,18 @@ def flat(model: nn.Module) -> Tensor:
 
 
 class Published:
-    """Algorithms 4, 5 and 6 over all weights as one vector; the direction is minus the derivative of the update."""
+    """Algorithms 4, 5 and 6 over all weights as one vector; the direction is minus the derivative of the update.
+
+    The adaptive rule is ours.
+    """
 
     def __init__(self, kind: str, rate: float, beta: float, rule: str, decay: float = 0.0) -> None:
         self.kind, self.rate, self.beta, self.rule, self.decay = kind, rate, beta, rule, decay
         self.previous: Any = None
         self.m = self.v = 0.0
         self.t = 0
+        self.scales: list[float] = []
+        self.feedback: list[float] = []
 
     def step(self, w: Tensor, g: Tensor) -> Tensor:
         g = g + self.decay * w
@@ -77,6 +83,15 @@ class Published:
             h = -(g @ self.previous).item()
             if self.rule == "additive":
                 self.rate = self.rate - self.beta * h
+            elif self.rule == "adaptive":
+                self.scales.append((g.norm() * self.previous.norm()).item())
+                shares = [0.9**age for age in range(len(self.scales))][::-1]
+                mean = sum(s * x for s, x in zip(shares, self.scales, strict=True)) / sum(shares)
+                optimism = 0.08 if self.kind == "sgd" else 0.02
+                mean = min(mean, self.scales[-1] / (3 * optimism))
+                self.feedback.append(optimism - min(max(h / mean, -3), 3))
+                step = self.beta * self.feedback[-1] / math.sqrt(3 + sum(f * f for f in self.feedback))
+                self.rate *= math.exp(min(max(step, -1), 1))
             else:
                 self.rate = self.rate * (1 - self.beta * h / (g.norm() * self.previous.norm()).item())
         self.t += 1
@@ -103,10 +118,10 @@ BETAS = {"sgd": 1e-2, "sgdn": 1e-4, "adam": 1e-6}
 
 
 @pytest.mark.parametrize("decay", [0.0, 1e-2])
-@pytest.mark.parametrize("rule", ["additive", "multiplicative"])
+@pytest.mark.parametrize("rule", ["additive", "multiplicative", "adaptive"])
 @pytest.mark.parametrize("kind", MAKE)
 def test_equals_the_published_recursion(kind: str, rule: Any, decay: float):
-    beta = BETAS[kind] if rule == "additive" else 0.02
+    beta = BETAS[kind] if rule == "additive" else 0.02 if rule == "multiplicative" else 0.5
     model = network()
     optimizer = MAKE[kind](model.parameters(), hyper_lr=beta, rule=rule, weight_decay=decay)
     published = Published(kind, RATES[kind], beta, rule, decay)
@@ -216,7 +231,10 @@ class Renamed(torch.optim.SGD):
 def test_the_analytic_direction_equals_the_measured_one(settings: dict[str, Any]):
     models = network(), network()
     kinds = torch.optim.SGD, Renamed
-    both = [HypergradientDescent(k(m.parameters(), 0.02, **settings)) for k, m in zip(kinds, models, strict=True)]
+    both = [
+        HypergradientDescent(k(m.parameters(), 0.02, **settings), optimism=0.05)
+        for k, m in zip(kinds, models, strict=True)
+    ]
     rates = [train(model, optimizer) for model, optimizer in zip(models, both, strict=True)]
     assert rates[0] == pytest.approx(rates[1], rel=1e-10)
     assert torch.allclose(flat(models[0]), flat(models[1]), rtol=0, atol=1e-10)
@@ -226,7 +244,7 @@ def test_a_rate_too_small_to_move_float32_weights_still_grows():
     rates = {}
     for kind, dtype in ((torch.optim.SGD, torch.float32), (Renamed, torch.float32), (torch.optim.SGD, torch.float64)):
         model = network(dtype)
-        rates[kind, dtype] = train(model, HypergradientDescent(kind(model.parameters(), 1e-8)), 30)[-1]
+        rates[kind, dtype] = train(model, HypergradientDescent(kind(model.parameters(), 1e-8), 0.05), 30)[-1]
     assert rates[torch.optim.SGD, torch.float32] == pytest.approx(rates[torch.optim.SGD, torch.float64], rel=1e-3)
     assert rates[Renamed, torch.float32] < 0.8 * rates[torch.optim.SGD, torch.float32], "a smaller rate shows it better"
     assert rates[torch.optim.SGD, torch.float32] > 1.5e-8
@@ -373,7 +391,7 @@ def test_mixed_precision_unscaling_and_skipped_steps(fused: bool):
 # --- what it must survive
 
 
-@pytest.mark.parametrize("rule", ["multiplicative", "additive"])
+@pytest.mark.parametrize("rule", ["multiplicative", "additive", "adaptive"])
 @pytest.mark.parametrize("name", ["sgd", "nesterov", "adam", "adamw"])
 def test_zero_and_bad_gradients(name: str, rule: Any):
     model = network()
@@ -394,7 +412,7 @@ def test_zero_and_bad_gradients(name: str, rule: Any):
         assert hd.rates() == kept
 
 
-@pytest.mark.parametrize(("rule", "hyper_lr"), [("multiplicative", 0.99), ("additive", 1e6)])
+@pytest.mark.parametrize(("rule", "hyper_lr"), [("multiplicative", 0.99), ("additive", 1e6), ("adaptive", 50.0)])
 def test_rates_stay_in_their_bounds(rule: Any, hyper_lr: float):
     w = nn.Parameter(torch.ones(5, dtype=torch.float64))
     hd = HypergradientDescent(torch.optim.SGD([w], 1e-3), hyper_lr, rule=rule, bounds=(1e-4, 1e-1))
@@ -476,6 +494,8 @@ def weights() -> list[nn.Parameter]:
         (lambda: HypergradientDescent(torch.optim.SGD(weights(), 0.1), bounds=(0.0, 1.0)), "0.0"),
         (lambda: HypergradientDescent(torch.optim.SGD(weights(), 0.1), bounds=(1.0, 0.5)), "0.5"),
         (lambda: HypergradientDescent(torch.optim.SGD(weights(), 0.1), bounds=(1e-8, 0.01)), "0.1"),
+        (lambda: HypergradientDescent(torch.optim.SGD(weights(), 0.1), optimism=1.0), "optimism"),
+        (lambda: HypergradientDescent(torch.optim.SGD(weights(), 0.1), 0.05, optimism=0.1), "multiplicative"),
         (lambda: SGDHD(weights(), 0.0), "0.0"),
         (lambda: AdamHD(weights(), hyper_lr=float("nan")), "nan"),
     ],
@@ -484,3 +504,24 @@ def test_mistakes_are_named(make: Callable[[], Any], words: str):
     with pytest.raises(MethodError, match=words) as error:
         make()
     assert error.value.where and error.value.remedy
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_the_default_rule_does_not_depend_on_the_scale_of_the_loss(scale: float):
+    """A loss times a constant, and its rates divided by it, give the same training."""
+    one, other = network(), network()
+    plain = HypergradientDescent(torch.optim.SGD(one.parameters(), 1e-4))
+    scaled = HypergradientDescent(torch.optim.SGD(other.parameters(), 1e-4 / scale), bounds=(1e-12, 1e6))
+    for inputs, targets in batches(count=40):
+        advance(one, plain, inputs, targets)
+        scaled.zero_grad()
+        (scale * nn.functional.cross_entropy(other(inputs), targets)).backward()
+        scaled.step()
+        assert scaled.rates()[0] * scale == pytest.approx(plain.rates()[0], rel=1e-6)
+    assert plain.rates()[0] > 0.01 and torch.allclose(flat(one), flat(other), atol=1e-8)
+
+
+def test_a_rate_given_alone_means_the_rule_that_it_always_meant():
+    sgd = torch.optim.SGD(weights(), 0.1)
+    assert [HypergradientDescent(sgd, *given).rule for given in ((), (0.1,))] == ["adaptive", "multiplicative"]
+    assert HypergradientDescent(sgd, rule="multiplicative").hyper_lr == 0.05
