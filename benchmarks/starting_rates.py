@@ -4,8 +4,9 @@
     python benchmarks/starting_rates.py --part choosing    # prints the same of the problems on which rules are chosen
 
 Each optimizer trains from 1e-1, 1e-2, …, 1e-6 until the running mean of its training loss (decay 0.98) is below a
-target, for at most four times the steps that the best of fifteen fixed rates of plain SGD needs. "Worst" is the worst of
-the six starts over that best fixed rate. Problems and seeds of choosing and reporting are in starting_rates_split.json.
+target, for at most four times the steps that the best of fifteen fixed rates of plain SGD needs. "Worst" is the worst
+of the six starts over that best fixed rate. Problems and seeds of choosing and reporting are in
+starting_rates_split.json.
 
 - "adaptive", "multiplicative": rules of ``lt.optim.HypergradientDescent`` around SGD; "adaptive, Adam" around Adam;
 - "online scaled": AdaGrad with 0.3 on the normalised feedback -g·g'/‖g'‖², by whose idea the adaptive rule came about;
@@ -20,6 +21,7 @@ Rows are kept as they come, and the same command goes on where it was stopped.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -117,7 +119,7 @@ class Sequences(nn.Module):
 def layers(*sizes: int, activation: type[nn.Module] = nn.ReLU) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
         made: list[nn.Module] = [nn.Flatten()]
-        for before, after in zip(sizes[:-1], sizes[1:], strict=True):
+        for before, after in itertools.pairwise(sizes):
             made += [nn.Linear(before, after), activation()]
         return nn.Sequential(*made[:-1])
 
@@ -191,11 +193,11 @@ def optimizers() -> dict[str, Callable[[Any, float], Any]]:
 
     hd, sgd, adam = lt.optim.HypergradientDescent, torch.optim.SGD, torch.optim.Adam
     return {
-        "adaptive": lambda params, lr: hd(sgd(params, lr)),
+        "adaptive": lambda params, lr: hd(sgd(params, lr), rule="adaptive"),
         "multiplicative": lambda params, lr: hd(sgd(params, lr), rule="multiplicative"),
         "online scaled": lambda params, lr: OnlineScaled(params, lr),
         "online scaled, null step": lambda params, lr: OnlineScaled(params, lr, null=True),
-        "adaptive, Adam": lambda params, lr: hd(adam(params, lr)),
+        "adaptive, Adam": lambda params, lr: hd(adam(params, lr), rule="adaptive"),
         "multiplicative, Adam": lambda params, lr: hd(adam(params, lr), rule="multiplicative"),
         "Prodigy": lambda params, lr: prodigyopt.Prodigy(params, d0=lr),
         "schedule-free AdamW": lambda params, lr: schedulefree.AdamWScheduleFree(params, lr=lr),

@@ -19,8 +19,8 @@ from luthier.optim.rate_rules import (
     Rule,
     adapted,
     checked_bounds,
+    checked_hyper_lr,
     checked_optimism,
-    checked_rule,
     memory,
 )
 from luthier.optim.stock import Stock
@@ -42,10 +42,10 @@ class Hypergradient:
     learning-rate schedule of the task multiplies the rate that is tuned.
 
     Args:
-        hyper_lr: β. By default 2 under the adaptive rule, and 0.05 under the multiplicative one, where it must be below
-            1; the additive rule has no default, since its right size goes with 1/‖g‖².
-        rule: ``"adaptive"``, ``"multiplicative"`` or ``"additive"``; the first two do not depend on the scale of loss
-            or weights. By default the first; the second where ``hyper_lr`` is given alone.
+        hyper_lr: β. By default 0.05 under the multiplicative rule, where it must be below 1, and 2 under the adaptive
+            one; the additive rule has no default, since its right size goes with 1/‖g‖².
+        rule: ``"multiplicative"``, ``"adaptive"`` or ``"additive"``; the first two do not depend on the scale of loss
+            or weights.
         bounds: Smallest and largest rate, above zero; by default those of ``lr`` in the space.
         optimism: b of the adaptive rule. By default 0.08 for plain gradient steps, 0.02 for others.
 
@@ -53,7 +53,7 @@ class Hypergradient:
         MethodError: If a setting makes no sense.
 
     Examples:
-        >>> Hypergradient()
+        >>> Hypergradient(rule="adaptive")
         Hypergradient(hyper_lr=2.0, rule='adaptive', bounds=None, optimism=None)
 
     References:
@@ -62,21 +62,16 @@ class Hypergradient:
     """
 
     hyper_lr: float | None = None
-    rule: Rule | None = None
+    rule: Rule = "multiplicative"
     bounds: tuple[float, float] | None = None
     optimism: float | None = None
 
     window: ClassVar[int] = 1
     needs_valid: ClassVar[bool] = False
-    earlier: ClassVar[Any] = (
-        {"optimism": None},
-        {"rule": "multiplicative", "hyper_lr": 0.05, "optimism": None},  # the defaults before the adaptive rule
-    )
+    earlier: ClassVar[Any] = ({"optimism": None},)
 
     def __post_init__(self) -> None:
-        rule, hyper_lr = checked_rule(self.rule, self.hyper_lr, "Hypergradient")
-        object.__setattr__(self, "rule", rule)
-        object.__setattr__(self, "hyper_lr", hyper_lr)
+        object.__setattr__(self, "hyper_lr", checked_hyper_lr(self.hyper_lr, self.rule, "Hypergradient"))
         checked_optimism(self.optimism, self.rule, "Hypergradient")
         if self.bounds is not None:
             object.__setattr__(self, "bounds", checked_bounds(self.bounds, "Hypergradient"))

@@ -17,8 +17,8 @@ from luthier.optim.rate_rules import (
     Rule,
     adapted,
     checked_bounds,
+    checked_hyper_lr,
     checked_optimism,
-    checked_rule,
     memory,
     moved,
 )
@@ -36,8 +36,8 @@ class HypergradientDescent(torch.optim.Optimizer):
     With g the gradient of the objective now and u the last update of the weights at rate α, the derivative of the
     objective by that rate is h = g · ∂u/∂α. Before each step, the rate moves against it:
 
-    * adaptive: α ← α exp(β f / √(3 + Σf²)), f = b - h / s, s a running mean of ‖g‖ ‖∂u/∂α‖, b a little optimism;
-    * multiplicative: α ← α (1 - β h / (‖g‖ ‖∂u/∂α‖)), which does not depend on the scale of loss or weights either;
+    * multiplicative: α ← α (1 - β h / (‖g‖ ‖∂u/∂α‖)), which does not depend on the scale of loss or weights;
+    * adaptive, likewise: α ← α exp(β f / √(3 + Σf²)), f = b - h / s, s a running mean of ‖g‖ ‖∂u/∂α‖, b some optimism;
     * additive: α ← α - β h, as first published.
 
     ∂u/∂α is the difference that the optimizer made to the weights, divided by the rate; for ``torch.optim.SGD`` it is
@@ -50,10 +50,9 @@ class HypergradientDescent(torch.optim.Optimizer):
     Args:
         optimizer: The optimizer. Its parameter groups and its state are shared, and hold all that is kept, so that
             ``state_dict`` has the usual form and a resumed training goes on identically.
-        hyper_lr: β. By default 2 under the adaptive rule, and 0.05 under the multiplicative one, where it must be below
-            1; the additive rule has no default, since its right size goes with 1/‖g‖².
-        rule: ``"adaptive"``, ``"multiplicative"`` or ``"additive"``. By default the first; the second where β is given
-            alone.
+        hyper_lr: β. By default 0.05 under the multiplicative rule, where it must be below 1, and 2 under the adaptive
+            one; the additive rule has no default, since its right size goes with 1/‖g‖².
+        rule: ``"multiplicative"``, ``"adaptive"`` or ``"additive"``.
         optimism: b of the adaptive rule. By default 0.08 for plain gradient steps, 0.02 for others.
         per: ``"all"`` takes one hypergradient over all parameter groups and changes their rates alike, ``"group"``
             one for each group.
@@ -65,7 +64,7 @@ class HypergradientDescent(torch.optim.Optimizer):
 
     Examples:
         >>> w = torch.nn.Parameter(torch.tensor([3.0, -2.0]))
-        >>> optimizer = HypergradientDescent(torch.optim.SGD([w], lr=1e-4))
+        >>> optimizer = HypergradientDescent(torch.optim.SGD([w], lr=1e-4), rule="adaptive")
         >>> for _ in range(100):
         ...     optimizer.zero_grad()
         ...     (w**2).sum().backward()
@@ -85,18 +84,19 @@ class HypergradientDescent(torch.optim.Optimizer):
         optimizer: torch.optim.Optimizer,
         hyper_lr: float | None = None,
         *,
-        rule: Rule | None = None,
+        rule: Rule = "multiplicative",
         optimism: float | None = None,
         per: Per = "all",
         bounds: tuple[float, float] = (1e-8, 100.0),
     ) -> None:
         _check_optimizer(optimizer)
-        self.rule, self.hyper_lr = checked_rule(rule, hyper_lr, "HypergradientDescent")
-        checked_optimism(optimism, self.rule, "HypergradientDescent")
+        self.hyper_lr = checked_hyper_lr(hyper_lr, rule, "HypergradientDescent")
+        checked_optimism(optimism, rule, "HypergradientDescent")
         self.bounds = checked_bounds(bounds, "HypergradientDescent")
         checked("per", per, one_of("all", "group"), where="HypergradientDescent")
         super().__setstate__({"defaults": optimizer.defaults})  # hooks alone: the groups are the optimizer's
         self.optimizer, self.per, self.optimism = optimizer, per, optimism
+        self.rule: Rule = rule
         self.hypergradients = [0.0] * len(self.param_groups)  # h of each group at the last step
         for group in self.param_groups:
             self._adopt(group)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ def adapted(
         rate: The rates, (members,).
         h: The hypergradients, g · ∂u/∂α.
         scale: ‖g‖ ‖∂u/∂α‖.
-        known: What :func:`memory` begins.
+        known: Memory, begun by :func:`memory`.
         hyper_lr: γ.
         optimism: b.
 
@@ -77,23 +77,21 @@ def moved(rate: float, h: float, scale: float, hyper_lr: float, rule: Rule, boun
     return min(max(new, bounds[0]), bounds[1]) if math.isfinite(new) else rate
 
 
-def checked_rule(rule: str | None, hyper_lr: float | None, where: str) -> tuple[Rule, float]:
-    """The rule and β: the adaptive rule where nothing is given, the multiplicative one where β alone is.
+def checked_hyper_lr(hyper_lr: float | None, rule: str, where: str) -> float:
+    """β, or the default of its rule.
 
     Raises:
         MethodError: If there is no such rule, or β does not fit it.
     """
-    rule = checked("rule", rule, maybe(one_of("adaptive", "multiplicative", "additive")), where=where)
-    chosen: Any = rule or ("adaptive" if hyper_lr is None else "multiplicative")
-    if hyper_lr is None and chosen == "additive":
+    checked("rule", rule, one_of("adaptive", "multiplicative", "additive"), where=where)
+    if hyper_lr is None and rule == "additive":
         raise MethodError(
             "the additive rule came without hyper_lr",
             where=where,
             remedy="Give hyper_lr: its right size goes with 1/‖gradient‖², so try powers of ten from 1e-6 on.",
         )
-    value = HYPER_LR[chosen] if hyper_lr is None else hyper_lr
-    limit = 1.0 if chosen == "multiplicative" else None
-    return chosen, float(checked("hyper_lr", value, real(0, below=limit), where=where))
+    value = HYPER_LR[rule] if hyper_lr is None else hyper_lr
+    return float(checked("hyper_lr", value, real(0, below=1.0 if rule == "multiplicative" else None), where=where))
 
 
 def checked_optimism(optimism: float | None, rule: str, where: str) -> float | None:

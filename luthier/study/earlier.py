@@ -13,11 +13,11 @@ from luthier.study.settings import describe
 def as_begun(adapter: Any, stored: Any) -> tuple[Any, Any]:
     """An adapter in the form in which a stored study was begun, and its description.
 
-    What a call leaves at its default means for a study that is there what it meant when that was begun.
+    A setting that a call leaves at its default has, for a study that is there, the value of the version that began it.
 
     Args:
-        adapter: That of this call.
-        stored: The description that the study has.
+        adapter: Adapter of this call.
+        stored: Description in the study's settings.
 
     Returns:
         The adapter of this call and its own description where they differ by more than defaults.

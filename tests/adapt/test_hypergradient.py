@@ -191,7 +191,7 @@ def test_it_continues_what_a_plain_training_began():
 def test_optimism_is_of_each_member_and_of_the_optimizer():
     """Members with and without momentum side by side; torch's SGD is as plain as ours."""
     space = lt.Space(lr=RATE, momentum=lt.Float(0.0, 0.9))
-    adapter = Hypergradient()
+    adapter = Hypergradient(rule="adaptive")
     ours = digits_task(space=space).program({"lr": 0.1, "momentum": 0.0})
     states = [adapter.init(ours, {"lr": 0.1, "momentum": m}, 7) for m in (0.0, 0.5)]
     stack = pytree.tree_map(lambda *leaves: torch.cat(leaves), *states)

@@ -232,7 +232,7 @@ def test_the_analytic_direction_equals_the_measured_one(settings: dict[str, Any]
     models = network(), network()
     kinds = torch.optim.SGD, Renamed
     both = [
-        HypergradientDescent(k(m.parameters(), 0.02, **settings), optimism=0.05)
+        HypergradientDescent(k(m.parameters(), 0.02, **settings), rule="adaptive", optimism=0.05)
         for k, m in zip(kinds, models, strict=True)
     ]
     rates = [train(model, optimizer) for model, optimizer in zip(models, both, strict=True)]
@@ -244,7 +244,7 @@ def test_a_rate_too_small_to_move_float32_weights_still_grows():
     rates = {}
     for kind, dtype in ((torch.optim.SGD, torch.float32), (Renamed, torch.float32), (torch.optim.SGD, torch.float64)):
         model = network(dtype)
-        rates[kind, dtype] = train(model, HypergradientDescent(kind(model.parameters(), 1e-8), 0.05), 30)[-1]
+        rates[kind, dtype] = train(model, HypergradientDescent(kind(model.parameters(), 1e-8)), 30)[-1]
     assert rates[torch.optim.SGD, torch.float32] == pytest.approx(rates[torch.optim.SGD, torch.float64], rel=1e-3)
     assert rates[Renamed, torch.float32] < 0.8 * rates[torch.optim.SGD, torch.float32], "a smaller rate shows it better"
     assert rates[torch.optim.SGD, torch.float32] > 1.5e-8
@@ -494,7 +494,7 @@ def weights() -> list[nn.Parameter]:
         (lambda: HypergradientDescent(torch.optim.SGD(weights(), 0.1), bounds=(0.0, 1.0)), "0.0"),
         (lambda: HypergradientDescent(torch.optim.SGD(weights(), 0.1), bounds=(1.0, 0.5)), "0.5"),
         (lambda: HypergradientDescent(torch.optim.SGD(weights(), 0.1), bounds=(1e-8, 0.01)), "0.1"),
-        (lambda: HypergradientDescent(torch.optim.SGD(weights(), 0.1), optimism=1.0), "optimism"),
+        (lambda: HypergradientDescent(torch.optim.SGD(weights(), 0.1), rule="adaptive", optimism=1.0), "optimism"),
         (lambda: HypergradientDescent(torch.optim.SGD(weights(), 0.1), 0.05, optimism=0.1), "multiplicative"),
         (lambda: SGDHD(weights(), 0.0), "0.0"),
         (lambda: AdamHD(weights(), hyper_lr=float("nan")), "nan"),
@@ -507,11 +507,12 @@ def test_mistakes_are_named(make: Callable[[], Any], words: str):
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
-def test_the_default_rule_does_not_depend_on_the_scale_of_the_loss(scale: float):
+def test_the_adaptive_rule_does_not_depend_on_the_scale_of_the_loss(scale: float):
     """A loss times a constant, and its rates divided by it, give the same training."""
     one, other = network(), network()
-    plain = HypergradientDescent(torch.optim.SGD(one.parameters(), 1e-4))
-    scaled = HypergradientDescent(torch.optim.SGD(other.parameters(), 1e-4 / scale), bounds=(1e-12, 1e6))
+    sgd = torch.optim.SGD(other.parameters(), 1e-4 / scale)
+    plain = HypergradientDescent(torch.optim.SGD(one.parameters(), 1e-4), rule="adaptive")
+    scaled = HypergradientDescent(sgd, rule="adaptive", bounds=(1e-12, 1e6))
     for inputs, targets in batches(count=40):
         advance(one, plain, inputs, targets)
         scaled.zero_grad()
@@ -519,9 +520,3 @@ def test_the_default_rule_does_not_depend_on_the_scale_of_the_loss(scale: float)
         scaled.step()
         assert scaled.rates()[0] * scale == pytest.approx(plain.rates()[0], rel=1e-6)
     assert plain.rates()[0] > 0.01 and torch.allclose(flat(one), flat(other), atol=1e-8)
-
-
-def test_a_rate_given_alone_means_the_rule_that_it_always_meant():
-    sgd = torch.optim.SGD(weights(), 0.1)
-    assert [HypergradientDescent(sgd, *given).rule for given in ((), (0.1,))] == ["adaptive", "multiplicative"]
-    assert HypergradientDescent(sgd, rule="multiplicative").hyper_lr == 0.05
