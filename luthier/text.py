@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import sys
+import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import unquote
 
@@ -16,6 +19,7 @@ _OPTION = re.compile(r"([\w%.-]+)(\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&;,'\")\]}]+)")
 _ADDRESS = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*(?::/{1,3}|//))([^\s'\"<>]*)@")
 SECRET = re.compile(r"(?i)password|passwd|passfile|\bpwd\b|secret|access_key$|scram_\w+_key")  # names of options
 STARS = "***"
+_OURS = f"{Path(__file__).parent}/"
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four are full width
 
 
@@ -125,3 +129,11 @@ def _address(found: re.Match[str]) -> str:
 def _option(found: re.Match[str]) -> str:
     name, equals, _ = found.groups()
     return f"{name}{equals}{STARS}" if SECRET.search(unquote(name)) else found.group()
+
+
+def warn(text: str) -> None:
+    """Warn of what happens at the user's own line: the innermost one outside of luthier."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_code.co_filename.startswith(_OURS) and frame.f_back is not None:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, RuntimeWarning, stacklevel=level)

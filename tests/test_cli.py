@@ -211,6 +211,9 @@ def test_the_real_command(here: Path) -> None:
         [*command, "-n", "6", "--seed", "1"], env=environment, capture_output=True, text=True, timeout=60
     )
     assert wrong.returncode == 1 and "stored 0, given 1" in wrong.stderr and len(wrong.stderr.splitlines()) == 1
+    (here / "mine.py").write_text(TASK.replace("** 2", "** 4"))
+    said = subprocess.run([*command, "-n", "6"], env=environment, capture_output=True, text=True, timeout=60).stderr
+    assert said.startswith("study 'mine-random': the task's code has changed") and len(said.splitlines()) == 2, said
 
     (here / "slow.py").write_text(
         TASK.replace("    if", "    print('called', flush=True)\n    __import__('time').sleep(0.2)\n    if")

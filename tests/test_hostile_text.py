@@ -246,6 +246,13 @@ def test_no_password_is_told(url: str, tmp_path: Path, monkeypatch: pytest.Monke
     assert not list(tmp_path.iterdir())  # no file of that name was made
 
 
+def test_wrong_use_of_a_command_shows_no_password() -> None:
+    url = f"postgresql://me:{SECRET}@h/db"
+    for wrong in (["studies", url], [url], ["show", "s", "--last", url], [f"--{url}"]):
+        result = CliRunner().invoke(app, wrong)
+        assert result.exit_code == 2 and SECRET not in result.output and "***" in result.output
+
+
 def test_what_is_shown_of_a_url_has_no_password() -> None:
     assert public_url("postgresql://me:a%40b@h:5/db") == "postgresql://me@h:5/db"
     assert (

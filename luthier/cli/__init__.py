@@ -7,15 +7,33 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import Annotated
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from luthier import __version__
 from luthier.cli import keeping, looking, tuning
+from luthier.text import plain, without_secrets
+
+
+class _Commands(TyperGroup):
+    """The commands. What was typed wrong is told without the passwords in it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if isinstance(message := getattr(error, "message", None), str):  # of a wrong use
+                error.message = without_secrets(message)  # type: ignore[attr-defined]
+            raise
+
 
 app = typer.Typer(
     name="luthier",
+    cls=_Commands,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -59,4 +77,12 @@ for command in (
 
 def main() -> None:
     """The ``luthier`` command."""
+    with_place, commands = warnings.formatwarning, str(Path(typer.__file__).parent)
+
+    def formatted(message: Any, category: type[Warning], filename: str, *more: Any) -> str:
+        """A warning of luthier's is of no line of a program that the user has written."""
+        ours = filename.startswith(commands)
+        return plain(f"{message}") + "\n" if ours else with_place(message, category, filename, *more)
+
+    warnings.formatwarning = formatted
     app()

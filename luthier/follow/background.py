@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import queue
 import threading
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, final
 
 from luthier.follow import Follower
 from luthier.jobs import Event, History
+from luthier.text import warn
 
 PATIENCE = 60.0  # seconds that the end of a study waits for what is left to write
 
@@ -51,7 +51,7 @@ class Background(Follower):
             thread.join(self._patience)
             if thread.is_alive():
                 text = f"{self.inner!r} was not ready {self._patience:.0f} s after the study, and is left behind"
-                warnings.warn(text, RuntimeWarning, stacklevel=2)
+                warn(text)
         self._tell()
 
     def _later(self, call: Callable[[], None]) -> None:
@@ -72,4 +72,4 @@ class Background(Follower):
         if self._error is not None and not self._warned:
             self._warned = True
             text = f"{self.inner!r} failed, and the study goes on: {type(self._error).__name__}: {self._error}"
-            warnings.warn(text, RuntimeWarning, stacklevel=4)
+            warn(text)

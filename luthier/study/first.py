@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from luthier.seeds import Seeds
 from luthier.space import Config
 from luthier.task import FunctionTask, Task, TrainableTask
 from luthier.task.call import describe
+from luthier.text import warn
 
 TRIES = 4  # configurations that must fail before the task is blamed and not a configuration
 LOOKS = 16  # configurations among which a reader of a name is looked for
@@ -120,11 +120,9 @@ def _check_readers(task: Any, adapter: Any, config: Config, unread: Sequence[str
             "by model(config), lt.nn.Dropout(name), the loss, penalty, augment or schedule.",
         )
     names = ", ".join(unread)
-    warnings.warn(
+    warn(
         f"{names}: nothing reads it under {config!r}, though something does under other configurations; "
-        f"when={{…}} says where it matters, so that no method looks for an effect that is not there",
-        RuntimeWarning,
-        stacklevel=4,
+        f"when={{…}} says where it matters, so that no method looks for an effect that is not there"
     )
 
 

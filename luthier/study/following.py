@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from luthier.errors import MethodError
 from luthier.jobs import Event, History, Note, Result
 from luthier.optional import optional
 from luthier.task.call import describe, short
+from luthier.text import warn
 
 METHODS = ("started", "events", "finished")
 
@@ -73,7 +73,7 @@ class Followers:
                 if place not in self._blamed:
                     self._blamed.add(place)
                     text = f"the follower {short(one)} raised in {name}, and the study goes on: {describe(error)}"
-                    warnings.warn(text, RuntimeWarning, stacklevel=2)
+                    warn(text)
 
 
 class Unjudged:
@@ -106,5 +106,5 @@ class Unjudged:
                 continue
             self._said = True
             text = f"trial {event.number} reported {what}, so that nothing can be stopped early: {remedy}"
-            warnings.warn(text, RuntimeWarning, stacklevel=2)
+            warn(text)
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from luthier.space import Config, Space
 from luthier.study.ledger import Ledger
 from luthier.study.starting import text
 from luthier.task.call import as_objectives, short
+from luthier.text import warn
 
 OnChange = Literal["warn", "error"]
 Results = list[tuple[Config, dict[str, float]]]
@@ -78,18 +78,14 @@ def tell_known(ledger: Ledger, given: Results, outside: Sequence[str]) -> None:
         if fresh:
             ledger.know(fresh)
     if given and optional(ledger.proposer, "learns_known") is None:
-        warnings.warn(
+        warn(
             f"study {ledger.name!r}: {type(ledger.proposer).__name__} keeps the {len(given)} known results and learns "
-            "nothing from them: methods with a model do, such as gp, tpe, freeze_thaw, gflownet and cmaes",
-            RuntimeWarning,
-            stacklevel=3,
+            "nothing from them: methods with a model do, such as gp, tpe, freeze_thaw, gflownet and cmaes"
         )
     if outside:
-        warnings.warn(
+        warn(
             f"study {ledger.name!r}: {len(outside)} of {len(outside) + len(given)} known results lie outside the space "
-            f"and are left aside, the first because of {outside[0]}",
-            RuntimeWarning,
-            stacklevel=3,
+            f"and are left aside, the first because of {outside[0]}"
         )
 
 
@@ -109,11 +105,9 @@ def check_code(ledger: Ledger, mark: str, on_change: OnChange) -> None:
                 where=f"study {ledger.name!r}",
                 remedy="Give another name=, or leave on_change out: old and new results are then in one study.",
             )
-        warnings.warn(
+        warn(
             f"study {ledger.name!r}: {what}; it goes on, with results of both: another name= begins anew, "
-            "on_change='error' refuses",
-            RuntimeWarning,
-            stacklevel=3,
+            "on_change='error' refuses"
         )
     if mark:
         ledger.fingerprint(mark)

@@ -6,7 +6,6 @@ import itertools
 import os
 import threading
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
@@ -23,6 +22,7 @@ from luthier.store import Store, StudyStore
 from luthier.study.heartbeat import Heartbeat
 from luthier.study.succession import check_succession, say_succession
 from luthier.study.tidying import Tidying
+from luthier.text import warn
 
 Given = ParamSpec("Given")
 Returned = TypeVar("Returned")
@@ -206,11 +206,7 @@ class Ledger:
         self._ready += self._hold(done.jobs, first)
         if len(done.accepted) < len(results):
             lost = sorted({result.number for result in results} - set(done.accepted))
-            warnings.warn(
-                f"study {self.name!r}: the results of jobs {lost} were dropped: others had brought theirs before",
-                RuntimeWarning,
-                stacklevel=3,
-            )
+            warn(f"study {self.name!r}: the results of jobs {lost} were dropped: others had brought theirs before")
         if not done.synced:
             self.sync()
         return done.accepted

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import sys
 import time
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -26,7 +25,7 @@ from luthier.study.pace import Pace
 from luthier.study.progress import Tick, choose, moved
 from luthier.study.refusals import check_limited
 from luthier.task import is_torch
-from luthier.text import Tolerant, public_url
+from luthier.text import Tolerant, public_url, warn
 from luthier.train import Work
 from luthier.train.halt import Halt
 from luthier.trials import best_jobs, front, lineage, on_test
@@ -373,7 +372,7 @@ class Loop:
                     metrics = final_test(self.work, history.jobs[number], result)
                 except CheckpointError as error:  # the training is recorded all the same
                     text = f"study {ledger.name!r}: the test split could not be measured on job {number}: {error}"
-                    warnings.warn(text, RuntimeWarning, stacklevel=2)
+                    warn(text)
             if metrics:
                 tests.append({"number": number, "metrics": metrics})
         given = tests if len(history.objectives) > 1 else next(iter(tests), known)

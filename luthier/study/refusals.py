@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from luthier.limits import Bounds, described
 from luthier.optional import optional
 from luthier.study.resolve import Resolved
 from luthier.task import Task, is_torch, level, require_level
+from luthier.text import warn
 
 
 def check_fit(
@@ -102,11 +102,9 @@ def warn_infeasible(study: Any) -> None:
     result = history.results[nearest]
     known = {} if result is None else {name: result.metrics[name] for name in history.limits if name in result.metrics}
     values = ", ".join(f"{name}={value:.6g}" for name, value in known.items())
-    warnings.warn(
+    warn(
         f"study {study.name!r}: none of {len(judged)} results lies within the limits, {described(history.limits)}"
-        + (f"; the nearest is job {nearest} with {values}" if values else ""),
-        RuntimeWarning,
-        stacklevel=5,  # of the caller of tune, which has a wrapper
+        + (f"; the nearest is job {nearest} with {values}" if values else "")
     )
 
 

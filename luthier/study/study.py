@@ -133,7 +133,7 @@ class Study:
             limits = check_limits(stored.get("limits"))
             history = History(Space.from_json(stored["space"]), stored["objectives"], limits)
             seeds = Seeds(stored["seed"])
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StudyError(
                 f"its settings are damaged ({type(error).__name__}: {error})",
                 where=f"study {name!r} in {public_url(opened.url)}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from luthier.errors import StudyError
 from luthier.jobs import History, Succession
 from luthier.optional import optional
 from luthier.study.settings import label
+from luthier.text import warn
 
 
 def check_succession(
@@ -58,11 +58,9 @@ def say_succession(name: str, change: Succession, proposer: Any) -> None:
         how = f"under other settings ({differing(change.before, change.now)})"
     learns = optional(proposer, "learns_known") is not None
     what = f"{'with the results of' if learns else 'and learns nothing from'} its {change.first} jobs"
-    warnings.warn(
+    warn(
         f"study {name!r}: {label(change.now)} goes on {how}, {what}: another name= begins anew, on_change='error' "
-        "refuses",
-        RuntimeWarning,
-        stacklevel=4,
+        "refuses"
     )
 
 

@@ -20,8 +20,9 @@ from typer.testing import CliRunner
 
 import luthier as lt
 from luthier.cli import app
-from luthier.errors import StoreError
+from luthier.errors import StoreError, StudyError
 from luthier.store import open_store
+from luthier.study.study import Study
 
 NOBODY = 65534
 SPACE = lt.Space(x=lt.Float(0, 1))
@@ -246,3 +247,10 @@ def test_a_damaged_study_spoils_no_listing(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["show", "good", "--store", str(path)]).exit_code == 0
     result = CliRunner().invoke(app, ["show", "bad", "--store", str(path)])
     assert result.exit_code == 1 and "study 'bad'" in result.output and isinstance(result.exception, SystemExit)
+    with sqlite3.connect(path) as base:
+        base.execute(
+            "UPDATE luthier_studies SET settings = json_set(settings, '$.objectives', 'x') WHERE name = 'worse'"
+        )
+    base.close()
+    with pytest.raises(StudyError, match=r"study 'worse' in .*: its settings are damaged"):
+        Study.load("worse", path)
