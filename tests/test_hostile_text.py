@@ -248,9 +248,9 @@ def test_no_password_is_told(url: str, tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_wrong_use_of_a_command_shows_no_password() -> None:
     url = f"postgresql://me:{SECRET}@h/db"
-    for wrong in (["studies", url], [url], ["show", "s", "--last", url], [f"--{url}"]):
+    for wrong in (["studies", url], [url], ["show", "s", "--last", url], ["show", "s", f"--{url}"], [f"--{url}"]):
         result = CliRunner().invoke(app, wrong)
-        assert result.exit_code == 2 and SECRET not in result.output and "***" in result.output
+        assert result.exit_code == 2 and SECRET not in result.output and "Usage" in result.output
 
 
 def test_what_is_shown_of_a_url_has_no_password() -> None:

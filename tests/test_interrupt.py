@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -9,6 +10,7 @@ import time
 
 import pytest
 
+import luthier as lt
 from luthier.study.interrupt import Interrupts
 
 
@@ -64,3 +66,19 @@ def test_the_handler_before_is_put_back_and_other_threads_are_left_alone() -> No
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_processes_that_a_training_forks_end_by_a_signal_as_without_luthier(workers: int) -> None:
+    def train(config: dict[str, float]) -> dict[str, float]:
+        forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
+        forked.start()
+        forked.terminate()  # what a Pool does at its end, and then it waits
+        forked.join(5)
+        code = forked.exitcode
+        forked.kill()
+        return {"loss": config["x"], "code": 0.0 if code is None else float(code)}
+
+    study = lt.tune(train, space=lt.Space(x=lt.Float(0, 1)), trials=2, workers=workers, progress=False)
+    assert [trial.metrics["code"] for trial in study.trials] == [-signal.SIGTERM] * 2

@@ -5,9 +5,11 @@ May import: public (luthier itself and all that is below it).
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,13 +24,23 @@ from luthier.text import plain, without_secrets
 class _Commands(TyperGroup):
     """The commands. What was typed wrong is told without the passwords in it."""
 
+    def make_context(self, *given: Any, **named: Any) -> Any:
+        with _without_secrets():
+            return super().make_context(*given, **named)
+
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with _without_secrets():
             return super().invoke(ctx)
-        except Exception as error:
-            if isinstance(message := getattr(error, "message", None), str):  # of a wrong use
-                error.message = without_secrets(message)  # type: ignore[attr-defined]
-            raise
+
+
+@contextlib.contextmanager
+def _without_secrets() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if isinstance(message := getattr(error, "message", None), str):  # of a wrong use
+            error.message = without_secrets(message)  # type: ignore[attr-defined]
+        raise
 
 
 app = typer.Typer(

@@ -21,6 +21,7 @@ from typing import Any
 import cloudpickle
 
 from luthier.errors import TaskError
+from luthier.execute.forked import handle
 from luthier.execute.surroundings import Surroundings, settle, surroundings
 from luthier.jobs import Job, Lost, Partial, Report, Result
 from luthier.task import is_torch, load_task, source_of
@@ -216,7 +217,7 @@ def _end_on_signals(guard: halt.Guard, inbox: queue.SimpleQueue[Any]) -> list[st
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, end)
+            handle(number, end)
     return told
 
 

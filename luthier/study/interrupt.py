@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, TypeVar
 
+from luthier.execute.forked import handle, put_back
 from luthier.train.halt import guard
 
 Value = TypeVar("Value")
@@ -46,16 +47,16 @@ class Interrupts:
     def __enter__(self) -> Interrupts:
         self._stack.enter_context(self._guard.active())
         if threading.current_thread() is threading.main_thread():
-            self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
+            self._previous[signal.SIGINT] = handle(signal.SIGINT, self._interrupt)
             for number in (getattr(signal, name) for name in ENDS if hasattr(signal, name)):
                 if signal.getsignal(number) is not signal.SIG_IGN:
-                    self._previous[number] = signal.signal(number, self._end)
+                    self._previous[number] = handle(number, self._end)
         return self
 
     def __exit__(self, *_: object) -> None:
         previous, self._previous = self._previous, {}
-        for number, handler in previous.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for number in previous:
+            put_back(number)
         self._stack.close()
         handler = previous.get(self.told) if self.told is not None else None
         if callable(handler):
