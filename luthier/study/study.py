@@ -148,7 +148,7 @@ class Study:
         """A study around a ledger that is open already, with the work that trained it."""
         study = object.__new__(Study)
         study._ledger, study._deadline, study._work, study._reported = ledger, None, work, {}
-        study._enqueued, study._store = [], ledger.store
+        study._enqueued, study._suspected, study._store = [], [], ledger.store
         return study
 
     def __repr__(self) -> str:
