@@ -87,28 +87,32 @@ def task(seed: int, numbers: int) -> lt.TorchTask:
     )
 
 
-def run(method: str, start: float | None, seed: int) -> dict[str, Any]:
-    """One row."""
+def run(method: str, seed: int) -> list[dict[str, Any]]:
+    """The rows of a method: a study of one training from each start, side by side, or a search."""
     begin = time.process_time()
     kept: dict[str, Any] = {"steps": STEPS, "seed": seed, "progress": False}
     if method in SEARCHES:
         kind, trainings = SEARCHES[method]
         study = lt.tune(task(seed, 1), kind, trials=trainings, **kept)
+        assert study.best is not None
+        found = [("random", study.best.number)]
     else:
         numbers, tuner = TUNERS[method]
         made = lt.propose.Random() if tuner is None else (lt.propose.Random(), tuner)
-        study = lt.tune(task(seed, numbers), made, trials=1, start=[{"penalty": [start] * numbers}], **kept)
-    best = study.best
-    assert best is not None
-    ended = {**best.config, **best.final}["penalty"]
-    row = {"method": method, "start": _title(start), "seed": seed}
-    logs = [math.log10(x) for x in (ended if isinstance(ended, list | tuple) else [ended])]
-    losses = {"valid": best.metrics["loss"], "test": best.test["loss"]}
-    return row | losses | {"log10 penalty": statistics.median(logs), "cpu": time.process_time() - begin}
-
-
-def _title(start: float | None) -> str:
-    return "random" if start is None else f"{start:g}"
+        start = [{"penalty": [value] * numbers} for value in STARTS]
+        study = lt.tune(task(seed, numbers), made, trials=len(STARTS), start=start, **kept)
+        found = [(f"{value:g}", number) for number, value in enumerate(STARTS)]  # trials are numbered in this order
+    cpu = (time.process_time() - begin) / len(found)
+    test, rows = task(seed, 1).data.test, []
+    for start, job in found:
+        ended = {**study.history.jobs[job].config, **study.history.final(job)}["penalty"]
+        logs = [math.log10(x) for x in (ended if isinstance(ended, list | tuple) else [ended])]
+        with torch.no_grad():
+            loss = nn.functional.mse_loss(study.model(job)(test.inputs), test.targets).item()
+        result: Any = study.history.results[job]
+        row = {"method": method, "start": start, "seed": seed, "valid": result.metrics["loss"], "test": loss}
+        rows.append(row | {"log10 penalty": statistics.median(logs), "cpu": round(cpu, 2)})
+    return rows
 
 
 def main() -> None:
@@ -120,23 +124,24 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows = json.loads(arguments.out.read_text())["runs"] if arguments.out.exists() else []
-    done = {(row["method"], row["start"], row["seed"]) for row in rows}
-    arms = [(m, start) for m in arguments.methods for start in ((None,) if m in SEARCHES else STARTS)]
+    done = {(row["method"], row["seed"]) for row in rows}
     for seed in SPLIT[arguments.part]["seeds"]:
-        for method, start in arms:
-            if (method, _title(start), seed) in done:
+        for method in arguments.methods:
+            if (method, seed) in done:
                 continue
-            rows.append(run(method, start, seed))
-            print(rows[-1], file=sys.stderr, flush=True)
+            rows += run(method, seed)
+            print(*rows[-len(STARTS) :], sep="\n", file=sys.stderr, flush=True)
             command = " ".join(["python benchmarks/hypernet_starts.py", *sys.argv[1:]])
             found = {"command": command, "machine": lt.environment(), "runs": rows}
             arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+    starts = [f"{start:g}" for start in STARTS]
+    arms = [(method, start) for method in arguments.methods for start in (["random"] if method in SEARCHES else starts)]
     for method, start in arms:
-        mine = [row for row in rows if (row["method"], row["start"]) == (method, _title(start))]
+        mine = [row for row in rows if (row["method"], row["start"]) == (method, start)]
         if mine:
             cells = [[row[name] for row in mine] for name in ("valid", "test", "log10 penalty", "cpu")]
             shown = (f"{statistics.fmean(x):.4f} ± {statistics.stdev(x) if x[1:] else 0:.4f}" for x in cells)
-            print(f"{method:28}{_title(start):8}", *shown)
+            print(f"{method:28}{start:8}", *shown)
 
 
 if __name__ == "__main__":

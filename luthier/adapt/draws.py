@@ -91,11 +91,22 @@ def noise(state: State, site: int, samples: int, numbers: int, *, uniform: bool 
     return torch.cat((draw, -draw), 1) if paired else draw
 
 
-def one_at_a_time(state: State, numbers: int) -> Tensor:
-    """Each number by 1 up and down while the others stay, (members, 2 · numbers, numbers)."""
+def one_at_a_time(state: State, numbers: int, chosen: int | None = None) -> Tensor:
+    """Numbers by 1 up and down while all others stay, (members, 2 · chosen, numbers).
+
+    Args:
+        state: The stack at the step at hand.
+        numbers: How many there are.
+        chosen: How many of them, which take turns from step to step; None is all.
+    """
     like = next(iter(state["params"].values()))
-    steps = torch.eye(numbers, dtype=like.dtype, device=like.device)
-    return torch.cat((steps, -steps)).expand(len(like), -1, -1)
+    if chosen is None or chosen >= numbers:
+        steps = torch.eye(numbers, dtype=like.dtype, device=like.device).expand(len(like), -1, -1)
+    else:
+        places = torch.arange(numbers, device=like.device)
+        turns = (state["t"].unsqueeze(1) * chosen + places[:chosen]) % numbers  # (members, chosen)
+        steps = (turns.unsqueeze(2) == places).to(like.dtype)
+    return torch.cat((steps, -steps), 1)
 
 
 def entering(task: Program, state: State) -> set[str]:

@@ -54,7 +54,8 @@ class Hypernet:
             the response says which.
         samples: Draws of λ a step, each with the whole minibatch; an even number comes in pairs of opposite sign. None
             is two for each number that moves: it alone up and down by the width, so that no other one's effect is taken
-            for its own. Beyond 50 numbers, and in global mode, None is two draws of all.
+            for its own. Beyond 50 numbers, and in global mode, None is two draws of all. Where the response follows the
+            training (``follow``), fewer draws mean that numbers take turns, with slower responses at less cost.
         scale: Width of the draws at first. 0 is the simplified local form, λ = λ̂, which needs ``centred=False`` and
             learns from the way of λ̂ alone.
         entropy: Weight τ of the draws' entropy, with which their width is learnt; None keeps it. Not in global mode.
@@ -212,9 +213,9 @@ class Hypernet:
 
     def _follow(self, task: Program, state: State, batch: Batch) -> tuple[State, Tensor]:
         """The same, the response moved by the step that moves the weights; see `luthier.adapt.tangent`."""
-        domains, own = self._domains(task, state), _own(state)
+        domains, own = self._domains(task, state), dict(_own(state))
         place = self._place(domains, state)
-        points = self._drawn(domains, state, place)
+        points = self._drawn(domains, state, place, turns=True)
         base, response = self._phi(state)
         there = self._weights(domains, base, response, points, place)
         params = {name: weight.detach().requires_grad_() for name, weight in there.items()}
@@ -224,9 +225,9 @@ class Hypernet:
         hyper = {**state["hyper"], **undecayed}
         gradients = task.updater.clipped({n: folding.mean(g) for n, g in each.items()}, hyper)
         after = task.apply(state, hyper, gradients, buffers)
-        slope = tangent.slopes(each, points - place.unsqueeze(1))
-        response, moment = tangent.stepped(task, state, after, hyper, gradients, response, slope, own["opt"])
-        own = {**own, "opt": moment}
+        slope, seen = tangent.slopes(each, points - place.unsqueeze(1))
+        moved, moment = tangent.stepped(task, state, after, hyper, gradients, response, slope, own["opt"])
+        response, own["opt"] = tangent.where(seen, (moved, moment), (response, own["opt"]))
         loss = folding.mean(losses.detach().unflatten(0, (-1, points.shape[1])))
         return self._with_phi(_with(after, self._averaged(own, response)), after["params"], response), loss
 
@@ -357,15 +358,19 @@ class Hypernet:
         """λ̂ on the scale without bounds, (members, n)."""
         return draws.together({name: _own(state)["free"][name] for name in domains})
 
-    def _drawn(self, domains: draws.Domains, state: State, place: Tensor) -> Tensor:
-        """Return the points at which φ is trained, (members, samples, n)."""
+    def _drawn(self, domains: draws.Domains, state: State, place: Tensor, turns: bool = False) -> Tensor:
+        """Return the points at which φ is trained, (members, samples, n); under ``turns`` numbers take turns."""
         if self.mode == "global":
             uniform = draws.noise(state, INNER, self.samples or PAIR, place.shape[1], uniform=True)
             return draws.everywhere(domains, uniform)
         if self.scale == 0:
             return place.unsqueeze(1)
         width = aligned(F.softplus, _own(state)["width"]) if self._learns_width else self.scale
-        return draws.around(domains, place, width, self._noise(state, INNER, place.shape[1]))
+        if turns and self.samples is not None:
+            noise = draws.one_at_a_time(state, place.shape[1], self.samples // 2)
+        else:
+            noise = self._noise(state, INNER, place.shape[1])
+        return draws.around(domains, place, width, noise)
 
     def _noise(self, state: State, site: int, count: int) -> Tensor:
         """The draws of the step at hand, in widths, (members, samples, count)."""

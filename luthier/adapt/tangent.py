@@ -8,8 +8,8 @@ than J. P is the learning rate of SGD; of Adam it is, for each parameter, the le
 as safe as the weights' own and goes by the loss, where the entries' own rates would let the response run ahead in those
 that the loss hardly sees.
 
-H J + M is measured: as the difference of the training gradient between w + J x and w - J x at λ + x and λ - x, draws in
-pairs of opposite sign.
+H J + M is measured: as the difference of the training gradient between w + J x and w - J x at λ + x and λ - x, by one
+number of λ at a time. Draws of all at once would mix the columns of J, a noise that this descent does not survive.
 
 References:
     Franceschi et al. 2017, Forward and reverse gradient-based hyperparameter optimization (a training's derivative,
@@ -20,9 +20,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from luthier.optim import SGD, Adam
 from luthier.optim.common import Scale, Tensors, clip_factor, read, rows
@@ -34,7 +36,7 @@ MOMENT = {SGD: "momentum", Adam: "first"}  # the slot that a step of the respons
 
 
 def can_follow(task: Program, structure: str, samples: int | None) -> bool:
-    """True if the step of the weights is known, and draws come in pairs of opposite sign."""
+    """True if the step of the weights is known, and draws can be of numbers up and down."""
     return structure == FOLLOWING and type(task.optimizer) in MOMENT and (samples is None or samples % 2 == 0)
 
 
@@ -44,22 +46,27 @@ def slots(task: Program, response: Tensors, hyper: Mapping[str, Tensor]) -> dict
     return {slot: tree for slot, tree in task.optimizer.init(response, hyper).items() if slot == moment}
 
 
-def slopes(gradients: Tensors, x: Tensor) -> Tensors:
-    """H J + M in the form of the response, from gradients at draws in pairs of opposite sign.
-
-    Each pair says what it is along its own direction: with one number at a time that is all of it.
+def slopes(gradients: Tensors, x: Tensor) -> tuple[Tensors, Tensor]:
+    """H J + M in the form of the response, from gradients at draws of one number at a time, up and down.
 
     Args:
         gradients: By parameter, (members, samples, …).
         x: The draws' distances from the centre, (members, samples, numbers).
+
+    Returns:
+        The columns by name, (members, numbers, weights), and which of them were seen, (members, numbers).
     """
     first, second = x.chunk(2, dim=1)
     apart = first - second  # (members, pairs, numbers)
-    length = apart.square().sum(2, keepdim=True)
-    weight = torch.where(length > 0, apart / length, 0.0)  # both at a bound: nothing is seen
+    weight = torch.where(apart == 0, 0.0, 1 / apart)
     sides = [gradient.flatten(2).chunk(2, dim=1) for gradient in gradients.values()]
     along = torch.cat([up - down for up, down in sides], dim=2)
-    return {"columns": product(weight.mT, along, None)}
+    return {"columns": product(weight.mT, along, None)}, (apart != 0).any(1)
+
+
+def where(seen: Tensor, new: tuple[Tensors, dict[str, Tensors]], old: tuple[Tensors, dict[str, Tensors]]) -> Any:
+    """The new response and momentum of the numbers that were seen, and the old ones of the others."""
+    return pytree.tree_map(lambda a, b: torch.where(seen.unsqueeze(2), a, b), new, old)
 
 
 def stepped(
