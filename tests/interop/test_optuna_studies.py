@@ -135,6 +135,17 @@ def test_a_foreign_study_is_read_with_its_space() -> None:
     GaussianProcess().bind(Budget()).propose(history, 2, Seeds(0))  # it can be gone on with
 
 
+def test_steps_of_another_program_are_values_and_no_places() -> None:
+    study = optuna.create_study()
+    study.optimize(lambda trial: trial.suggest_int("n", 0, 100, step=10) + trial.suggest_float("p", 0, 1, step=0.1), 12)
+    space = Space(n=Int(0, 100, step=10), p=Float(0.0, 1.0, step=0.1))
+    history = from_optuna(study, space)
+    assert [job.config["n"] for job in history.jobs] == [trial.params["n"] for trial in study.trials]
+    assert [job.config["p"] for job in history.jobs] == pytest.approx([trial.params["p"] for trial in study.trials])
+    ours = tune(lambda c: c["n"] + c["p"], space=space, trials=12, seed=1, progress=False)
+    assert [job.config for job in from_optuna(to_optuna(ours)).jobs] == [job.config for job in ours.history.jobs]
+
+
 def test_what_cannot_be_imported_is_named() -> None:
     study = optuna.create_study()
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)

@@ -52,15 +52,14 @@ class Parameter:
         assert isinstance(one, optuna.distributions.CategoricalDistribution)
         return trial.suggest_categorical(self.key, one.choices)
 
-    def put(self, config: dict[str, Any], value: Any) -> None:
-        """Write the value that Optuna drew into a configuration."""
+    def put(self, config: dict[str, Any], value: Any, foreign: bool = False) -> None:
+        """Write the value that Optuna drew into a configuration; ``foreign`` is one that luthier has not described."""
+        places = self.places and not foreign and self.domain.axis is not None
+        value = copied(self.domain.axis[value]) if places else value  # type: ignore[index]
         if self.index is None:
-            config[self.name] = self._placed(value)
+            config[self.name] = value
         else:
-            config.setdefault(self.name, []).append(self._placed(value))
-
-    def _placed(self, value: Any) -> Any:
-        return copied(self.domain.axis[value]) if self.places and self.domain.axis is not None else value
+            config.setdefault(self.name, []).append(value)
 
     def take(self, config: Mapping[str, Any]) -> Any:
         """The value in a configuration, as Optuna writes it."""

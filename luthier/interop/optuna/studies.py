@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -161,7 +160,7 @@ def from_optuna(study: optuna.Study, space: Space | None = None) -> History:
     modes = ["max" if one == optuna.study.StudyDirection.MAXIMIZE else "min" for one in study.directions]
     names = study.metric_names or (["value"] if len(modes) == 1 else [f"value_{i}" for i in range(len(modes))])
     found = parameters(space, False)
-    pairs = [(one, config) for one in trials if (config := _config(one.params, found)) is not None]
+    pairs = [(one, config) for one in trials if (config := _config(one, found, described is None)) is not None]
     if trials and not pairs:
         remedy = (
             f"The names of the space are {', '.join(space.names)}, and those of a trial {', '.join(trials[0].params)}."
@@ -182,12 +181,16 @@ def from_optuna(study: optuna.Study, space: Space | None = None) -> History:
     return history
 
 
-def _config(params: Mapping[str, Any], found: tuple[Parameter, ...]) -> Config | None:
-    """The configuration of a trial; None if an active name has no value."""
+def _config(trial: FrozenTrial, found: tuple[Parameter, ...], foreign: bool) -> Config | None:
+    """The configuration of a trial, of a study that luthier has not written if ``foreign``; None if an active name has
+    no value.
+    """
     config: Config = {}
     for one in found:
         if one.active(config):
-            if one.key not in params:
+            if one.key not in trial.params:
                 return None
-            one.put(config, params[one.key])
+            # where luthier draws the place of a value, another program has drawn the value itself
+            other = foreign or trial.distributions[one.key] != one.distribution
+            one.put(config, trial.params[one.key], other)
     return config
