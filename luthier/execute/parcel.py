@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import io
 import linecache
-import pickle
 import sys
 import sysconfig
 import types
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from luthier.execute.surroundings import Surroundings, settle, surroundings
-from luthier.execute.worker import Pickler, pickled
+from luthier.execute.worker import Pickler, Unpickler, pickled
 from luthier.task.file import FILES
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def pack(work: Any, data: Any = None) -> Parcel:
 
     class Packer(Pickler):
         def persistent_id(self, obj: Any) -> None:
-            return None
+            self.noted(obj)
 
         def reducer_override(self, obj: Any) -> Any:
             if id(obj) not in shared:
@@ -99,7 +99,7 @@ def unpack(parcel: Parcel) -> Any:
     _ARRAYS[:] = parcel.arrays
     settle(parcel.surroundings)
     try:
-        return pickle.loads(parcel.payload)
+        return Unpickler(io.BytesIO(parcel.payload)).work()
     finally:
         _ARRAYS.clear()
 

@@ -113,6 +113,7 @@ def pickled(work: Any, kind: type[Pickler]) -> tuple[bytes, set[str]]:
     pickler = kind(buffer)
     try:
         pickler.dump(work)
+        pickler.dump(pickler.script)
     except Exception as error:
         part, reason = _culprit(getattr(work, "task", work), "task", error, 6)
         raise TaskError(
@@ -130,17 +131,34 @@ class Pickler(cloudpickle.Pickler):
     def __init__(self, buffer: io.BytesIO) -> None:
         super().__init__(buffer, protocol=pickle.HIGHEST_PROTOCOL)
         self.files: set[str] = set()
+        self.script: dict[str, Any] = {}  # classes and functions of the driver's __main__, by name
 
     def persistent_id(self, obj: Any) -> tuple[str, str] | None:
-        module = getattr(obj, "__module__", None) if isinstance(obj, type | types.FunctionType) else None
+        module = self.noted(obj)
         if module in FILES:  # goes by name, and its module must be there
             self.files.add(str(FILES[module]))
         return source_of(obj)
 
+    def noted(self, obj: Any) -> str | None:
+        """Note a class or a function of the script; return the module of any class or function."""
+        if not isinstance(obj, type | types.FunctionType):
+            return None
+        if obj.__module__ == "__main__" and getattr(sys.modules["__main__"], obj.__name__, None) is obj:
+            self.script[obj.__name__] = obj
+        return obj.__module__
 
-class _Unpickler(pickle.Unpickler):
+
+class Unpickler(pickle.Unpickler):
+    """Reads what a :class:`Pickler` has written."""
+
     def persistent_load(self, pid: tuple[str, str]) -> Any:
         return load_task(*pid)
+
+    def work(self) -> Any:
+        """The work. What the script defines is found by its name too, as where a training saves a model whole."""
+        work = self.load()
+        vars(sys.modules["__main__"]).update(self.load())
+        return work
 
 
 def _culprit(part: Any, where: str, error: Exception, depth: int) -> tuple[str, Exception]:
@@ -247,7 +265,7 @@ def _load(message: Load) -> Work:
     settle(message.surroundings)
     for file in message.files:
         load_file(file)
-    work = _Unpickler(io.BytesIO(message.payload)).load()
+    work = Unpickler(io.BytesIO(message.payload)).work()
     if message.device is not None:
         work = replace(work, device=message.device)
         if not is_torch(work.task):  # whose functions find one GPU, their own, by the name "cuda"

@@ -449,6 +449,32 @@ def test_ctrl_c_is_the_drivers(tmp_path: Path) -> None:
     assert not any(is_alive(pid) for pid in pids)
 
 
+SAVES = """
+    import multiprocessing, pickle
+    import luthier as lt
+
+    class Net:
+        pass
+
+    def twice(x):
+        return 2 * x
+
+    def train(config):
+        saved = type(pickle.loads(pickle.dumps(Net()))) is Net
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            return {"loss": config["x"], "saved": saved, "twice": pool.map(twice, [3])[0]}
+
+    study = lt.tune(train, space=lt.Space(x=lt.Float(0, 1)), trials=2, workers=2, progress=False)
+    print(*(trial.metrics[name] for trial in study.trials for name in ("saved", "twice")))
+"""
+
+
+def test_what_a_script_defines_has_its_name_in_a_worker_too(tmp_path: Path) -> None:
+    command = [sys.executable, str(script(tmp_path, SAVES))]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=60)
+    assert (done.stdout.split(), done.stderr) == (["1.0", "6.0"] * 2, "")
+
+
 def test_a_script_needs_no_guard(tmp_path: Path) -> None:
     process, pids = driver(tmp_path, "pass")
     assert process.stdout is not None and process.stderr is not None
