@@ -327,6 +327,18 @@ def test_draws_grow_with_what_moves() -> None:
     assert Hypernet(mode="global")._drawn(domains, state, place).shape == (1, 2, 3)
 
 
+def test_what_waits_for_its_turn_stays() -> None:
+    """Its momentum too: one number's response moves in a step, from its second turn on by what is left of the first."""
+    task = apart_task()
+    adapter = Hypernet(structure="linear", entropy=None, samples=2, warmup=1e9)
+    program, state, train, _ = begun(task, adapter, {"penalty": [0.1, 0.01, 0.3]})
+    for t in range(6):
+        before = state["own"]["hypernet"]["response"]["columns"][0]
+        state, _ = adapter._descend(program, state, train.at(t))
+        after = state["own"]["hypernet"]["response"]["columns"][0]
+        assert [not torch.equal(a, b) for a, b in zip(before, after, strict=True)] == [i == t % 3 for i in range(3)]
+
+
 def test_it_moves_by_the_running_mean() -> None:
     task = apart_task()
     adapter = Hypernet(structure="linear", entropy=None, warmup=1e9, smoothing=0.75)
@@ -454,27 +466,29 @@ def test_what_makes_no_difference_stays() -> None:
 
 
 def test_networks_that_run_in_turn_have_hypernetworks_too() -> None:
-    """An LSTM under Adam, whose steps count for each weight what has reached it."""
+    """One that branches on its data, under Adam, whose steps count for each weight what has reached it."""
 
-    class Reader(nn.Module):
+    class Branching(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.lstm, self.drop, self.last = nn.LSTM(3, 4, batch_first=True), lt.nn.Dropout("dropout"), nn.Linear(4, 2)
+            self.drop, self.first, self.last = lt.nn.Dropout("dropout"), nn.Linear(3, 4), nn.Linear(4, 2)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.last(self.drop(self.lstm(x)[0][:, -1]))
+            x = self.drop(self.first(x))
+            return self.last(x if x.mean() > 0 else x.relu())
 
     generator = torch.Generator().manual_seed(0)
-    split = lt.Split(torch.randn(16, 5, 3, generator=generator), torch.arange(16) % 2)
+    split = lt.Split(torch.randn(16, 3, generator=generator), torch.arange(16) % 2)
     for structure in ("gated", "linear"):
         task = lt.TorchTask(
             space=lt.Space(dropout=lt.Float(0.0, 0.6)),
-            model=lambda config: Reader(),
+            model=lambda config: Branching(),
             data=lt.Splits(split, split, split),
             loss=lt.losses.cross_entropy,
             optimizer=lt.optim.Adam(lr=1e-2),
             batch_size=8,
         )
+        assert task.program({"dropout": 0.1}).in_turn
         adapter = Hypernet(structure=structure, warmup=0, gate=0)  # type: ignore[arg-type]
         study = lt.tune(task, (lt.propose.Random(), adapter), trials=1, steps=10, progress=False)
         assert study.best is not None and study.best.final["dropout"] != study.best.config["dropout"]
