@@ -105,7 +105,9 @@ class Stock:
             raise TaskError(
                 f"it gave {type(optimizer).__name__}, which is no torch.optim.Optimizer",
                 where=WHERE,
-                remedy="Give a class of torch.optim, or a function (params, config) -> optimizer.",
+                remedy="Give a class of torch.optim, or a function (params, config) -> optimizer. A step has one loss "
+                "and one optimizer, with parameter groups: players with losses of their own, as in a GAN, are a "
+                "lt.Trainable or a function.",
             )
         train: Any = getattr(optimizer, "train", None)
         if callable(train):  # schedule-free ones have two sets of weights

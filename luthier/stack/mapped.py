@@ -11,11 +11,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 from torch.utils import checkpoint
 
+from luthier.errors import TaskError
 from luthier.stack import batching, hot
 from luthier.stack.factories import Factories
 from luthier.stack.layout import LANES
@@ -160,7 +162,7 @@ class Mapped:
             for name, slots, key, _ in self._slots:
                 if name in given:  # an adapter may leave out what a member does not reach
                     slots[key] = given[name]
-            result = self._module(batch, hyper, wanted, differentiable)
+            result = _own_tensors(self._module(batch, hyper, wanted, differentiable))
             return result, {
                 name: dense(slots[key])
                 for name, slots, key, _ in self._slots
@@ -185,10 +187,7 @@ class Mapped:
             with Keyed(source, stacked=False) if keyed else nullcontext():
                 one = self._one(rows, pytree.tree_unflatten(given, spec), knobs, wanted, noise.differentiable)
             results.append(_flat(one))
-        rows = [
-            torch.stack(parts) if isinstance(parts[0], Tensor) else parts[0]
-            for parts in zip(*(leaves for leaves, _ in results), strict=True)
-        ]
+        rows = [_one_each(parts) for parts in zip(*(leaves for leaves, _ in results), strict=True)]
         return pytree.tree_unflatten(rows, results[0][1])
 
     def _together(
@@ -257,9 +256,9 @@ def _slots(module: nn.Module) -> list[tuple[str, dict[str, Any], str, Tensor]]:
 
 
 def _flat(tree: Any) -> tuple[list[Any], pytree.TreeSpec]:
-    """The leaves of a nest, dataclasses opened, and its shape."""
+    """The leaves of a nest and its shape, with dataclasses, distributions and objects that hold tensors opened."""
     leaves, spec = pytree.tree_flatten(tree)
-    new = {type(leaf) for leaf in leaves if is_dataclass(leaf) and not isinstance(leaf, type)}
+    new = {type(leaf) for leaf in leaves if _opens(leaf)}
     if not new:
         return leaves, spec
     for kind in new:
@@ -267,19 +266,61 @@ def _flat(tree: Any) -> tuple[list[Any], pytree.TreeSpec]:
     return _flat(tree)
 
 
+def _opens(leaf: Any) -> bool:
+    if isinstance(leaf, type | Tensor | nn.Module):
+        return False
+    held = getattr(leaf, "__dict__", {}).values()
+    return is_dataclass(leaf) or isinstance(leaf, Distribution) or any(isinstance(value, Tensor) for value in held)
+
+
 def _register(kind: type) -> None:
-    names = tuple(field for field in kind.__dataclass_fields__)
-
     def opened(value: Any) -> tuple[list[Any], Any]:
-        return [getattr(value, name) for name in names], None
+        fields = {n: getattr(value, n) for n in kind.__dataclass_fields__} if is_dataclass(kind) else dict(vars(value))
+        if issubclass(kind, Distribution):  # a tensor of this shape is stacked and joined as its parameters are
+            fields["_batch_shape"] = torch.zeros(()).expand(value.batch_shape)
+        return list(fields.values()), tuple(fields)
 
-    def closed(parts: Any, _: Any) -> Any:
-        made = object.__new__(kind)
+    def closed(parts: Any, names: Any) -> Any:
+        made = kind.__new__(kind)
         for name, part in zip(names, parts, strict=True):
-            object.__setattr__(made, name, part)
+            shape = name == "_batch_shape" and issubclass(kind, Distribution) and isinstance(part, Tensor)
+            object.__setattr__(made, name, part.shape if shape else part)
         return made
 
     pytree.register_pytree_node(kind, opened, closed)
+
+
+def _own_tensors(result: Any) -> Any:
+    """A result with its lists and dicts of parameters as plain ones, while these are a member's.
+
+    Raises:
+        TaskError: If it holds another module.
+    """
+
+    def plain(part: Any) -> Any:
+        if not isinstance(part, nn.Module):
+            return part
+        if isinstance(part, nn.ParameterDict):
+            return dict(part.items())
+        if isinstance(part, nn.ParameterList):
+            return list(part)
+        raise TaskError(
+            f"the output holds a module, {type(part).__name__}, whose parameters are no member's once it has run",
+            where="model, forward",
+            remedy="Return its tensors.",
+        )
+
+    return result if isinstance(result, Tensor) else pytree.tree_map(plain, result)
+
+
+def _one_each(parts: tuple[Any, ...]) -> Any:
+    """A leaf of all members: tensors and differing numbers stacked, anything else as all have it."""
+    first = parts[0]
+    if isinstance(first, Tensor):
+        return torch.stack(parts)
+    if type(first) in (int, float, bool) and any(part != first for part in parts):
+        return torch.tensor(parts, dtype=torch.float64)
+    return first
 
 
 @contextmanager

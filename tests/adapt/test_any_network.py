@@ -114,13 +114,14 @@ def test_one_step_ahead_it_is_the_difference_over_torchs_optimizers(network: str
 
 
 @pytest.mark.slow
-def test_at_a_minimum_the_implicit_one_is_the_difference_of_the_training_run_again() -> None:
-    """Of an LSTM, by the weight decay of torch's optimizer, in full batches, without dropout."""
-    one = task(Recurrent, functools.partial(optim.SGD, momentum=0.9), rate=0.0, batch_size=96)
+@pytest.mark.parametrize(("network", "steps"), [(Recurrent, 1500), (Attending, 800)])
+def test_at_a_minimum_the_implicit_one_is_the_difference_of_the_training_run_again(network: Any, steps: int) -> None:
+    """By the weight decay of torch's optimizer, in full batches, without dropout."""
+    one = task(network, functools.partial(optim.SGD, momentum=0.9), rate=0.0, batch_size=96)
     response = functools.partial(lt.response.implicit, iterations=300, damping=0.0, tolerance=1e-13)
-    adapter = lt.adapt.Bilevel(response, inner_steps=1500, names=["weight_decay"])
+    adapter = lt.adapt.Bilevel(response, inner_steps=steps, names=["weight_decay"])
     program, state, train, valid = begun(one, adapter, [{"lr": 0.1, "weight_decay": 0.1}])
-    batches = [train.at(t) for t in range(1500)]
+    batches = [train.at(t) for t in range(steps)]
     after, _ = adapter.step(program, state, batches, valid)
     domain: Any = DECAY
     value, there = state["hyper"]["weight_decay"], {**state, "params": after["params"]}
