@@ -64,8 +64,8 @@ class Subject:
 
     def output(self, wanted: str) -> Any:
         """The result of the module for one member by itself."""
-        noise = Noise(*(torch.zeros(1, dtype=torch.int64, device=_device(self.tensors)) for _ in range(2)))
-        mapped = self.make(Form("loop"))
+        zero = torch.zeros(1, dtype=torch.int64, device=_device(self.tensors))
+        mapped, noise = self.make(Form("loop")), Noise(zero, zero)
         with torch.no_grad():
             return mapped(self.tensors, self.batch, self.hyper, noise, wanted, training=True)[0]
 

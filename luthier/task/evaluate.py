@@ -46,8 +46,10 @@ def evaluate(program: Program, params: Tensors, buffers: Tensors, hyper: Tensors
     counts: list[int] = []
     held = 0
     source = program.sources[split]
-    whole = isinstance(source, InMemory) and len(source) > EVALUATED and program.mixes_rows
-    for batch in [source.batch] if whole else source.in_order(program.batch_size):
+    batches = source.in_order(program.batch_size)
+    if isinstance(source, InMemory) and len(source) > EVALUATED and program.mixes_rows:
+        batches = iter([source.batch])
+    for batch in batches:
         target = parts(batch)[1]
         output = program.network.outputs(params, buffers, hyper, batch)
         rows = next(len(leaf) for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor))
