@@ -281,7 +281,8 @@ def _register(kind: type) -> None:
         return list(fields.values()), tuple(fields)
 
     def closed(parts: Any, names: Any) -> Any:
-        made = kind.__new__(kind)
+        new: Any = kind.__new__
+        made = new(kind)
         for name, part in zip(names, parts, strict=True):
             shape = name == "_batch_shape" and issubclass(kind, Distribution) and isinstance(part, Tensor)
             object.__setattr__(made, name, part.shape if shape else part)
