@@ -71,7 +71,7 @@ class Hypernet:
         smoothing: Decay, a step of φ, of the running mean of the response by which the hyperparameters move.
         follow: The response of structure ``linear`` is moved by steps in proportion to its own gradient, at rates of
             the weights' optimizer (`luthier.adapt.tangent`): Adam's own steps have one size, in which a smaller
-            response is lost. It needs SGD or Adam of ``luthier.optim`` and draws in pairs, and local mode with
+            response is lost. It needs SGD, Adam or AdamW, luthier's or torch's, and draws in pairs, and local mode with
             a centred input; elsewhere, and as published, φ descends as one.
         gate: A hyperparameter moves only while the mean of its last hypergradients, some twenty, is larger than so many
             of its standard errors; those of the warm-up count. 0: it always moves, as published.

@@ -28,6 +28,7 @@ from torch.utils import _pytree as pytree
 
 from luthier.optim import SGD, Adam
 from luthier.optim.common import Scale, Tensors, clip_factor, read, rows
+from luthier.optim.stock import Stock
 from luthier.stack.layout import product
 from luthier.task.program import Program, State
 
@@ -37,13 +38,23 @@ MOMENT = {SGD: "momentum", Adam: "first"}  # the slot that a step of the respons
 
 def can_follow(task: Program, structure: str, samples: int | None) -> bool:
     """True if the step of the weights is known, and draws can be of numbers up and down."""
-    return structure == FOLLOWING and type(task.optimizer) in MOMENT and (samples is None or samples % 2 == 0)
+    return structure == FOLLOWING and known(task) is not None and (samples is None or samples % 2 == 0)
+
+
+def known(task: Program) -> SGD | Adam | None:
+    """The task's optimizer as one of luthier's, where it is one or steps like one."""
+    optimizer = task.optimizer
+    if isinstance(optimizer, Stock):
+        return optimizer.ours if task.task.scheduler is None else None
+    return optimizer if type(optimizer) in MOMENT else None  # type: ignore[return-value]
 
 
 def slots(task: Program, response: Tensors, hyper: Mapping[str, Tensor]) -> dict[str, Tensors]:
     """The optimizer's momentum of the response, zero; none where the optimizer has none."""
-    moment = MOMENT[type(task.optimizer)]
-    return {slot: tree for slot, tree in task.optimizer.init(response, hyper).items() if slot == moment}
+    optimizer = known(task)
+    assert optimizer is not None, "can_follow"
+    moment = MOMENT[type(optimizer)]
+    return {slot: tree for slot, tree in optimizer.init(response, hyper).items() if slot == moment}
 
 
 def slopes(gradients: Tensors, x: Tensor) -> tuple[Tensors, Tensor]:
@@ -91,16 +102,19 @@ def stepped(
         slope: From :func:`slopes`.
         own: The momentum of the response, from :func:`slots`.
     """
-    optimizer = task.optimizer
-    assert isinstance(optimizer, SGD | Adam), "can_follow"
-    settings = dict(task.updater.settings(before, hyper))
+    optimizer = known(task)
+    assert optimizer is not None, "can_follow"
+    settings = dict(task.updater.settings(before, hyper, optimizer.lr))
+    if isinstance(task.optimizer, Stock) and task.optimizer.decay_name in hyper:  # the loss has it
+        settings["weight_decay"] = hyper[task.optimizer.decay_name]
     if "clip_norm" in settings or optimizer.clip_norm is not None:
         factor = clip_factor(gradients, read("clip_norm", optimizer.clip_norm, settings))
         slope = {name: s * rows(factor, s) for name, s in slope.items()}
         settings.pop("clip_norm", None)
     if isinstance(optimizer, SGD):  # linear as it is
         return replace(optimizer, clip_norm=None).update(response, slope, own, settings, before["t"])
-    rates = optimizer.least_rates(after["opt"], settings, before["t"])
+    moments = {"second": after["opt"]["exp_avg_sq"]} if isinstance(task.optimizer, Stock) else after["opt"]
+    rates = optimizer.least_rates(moments, settings, before["t"])
     sizes = {name: param[0].numel() for name, param in before["params"].items()}
     rate = torch.cat([rates[name].unsqueeze(1).expand(-1, size) for name, size in sizes.items()], dim=1).unsqueeze(1)
     decay: Scale = read("weight_decay", optimizer.weight_decay, settings) if optimizer.decoupled else 0.0

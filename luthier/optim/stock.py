@@ -21,8 +21,10 @@ from torch.utils import _pytree as pytree
 
 from luthier.errors import TaskError
 from luthier.hidden import Code
+from luthier.optim.adam import Adam
 from luthier.optim.common import Scale, Tensors, clip_by_norm, read
 from luthier.optim.per_member import PerMember, Settings
+from luthier.optim.sgd import SGD
 
 Make = Callable[[Mapping[str, Any]], torch.optim.Optimizer]
 Key = tuple[int, str]  # (parameter group, setting), "betas.0" for the first of two
@@ -137,6 +139,24 @@ class Stock:
         """A step is the gradient times lr, and remembers no earlier one."""
         still = all(group.get("momentum") == 0 for _, group in self._groups)
         return type(self._optimizer) is torch.optim.SGD and still and all(key != "momentum" for _, key in self._bound)
+
+    @property
+    def ours(self) -> SGD | Adam | None:
+        """The optimizer of luthier's that steps alike: of torch's SGD, Adam and AdamW as they are mostly made."""
+        bound = all(key[1] == name and scale == 1 for key, (name, scale) in self._bound.items())
+        if len(self._groups) != 1 or not bound or self._own or self._scheduled:
+            return None
+        kind, group = type(self._optimizer), self._groups[0][1]
+        if group.get("maximize") or group.get("amsgrad") or group.get("dampening"):
+            return None
+        shared = {"lr": float(group["lr"]), "weight_decay": float(group["weight_decay"]), "clip_norm": self.clip_norm}
+        if kind is torch.optim.SGD:
+            return SGD(momentum=group["momentum"], nesterov=group["nesterov"], **shared)
+        if kind is torch.optim.Adam or kind is torch.optim.AdamW:
+            decoupled = kind is torch.optim.AdamW or bool(group.get("decoupled_weight_decay"))
+            beta1, beta2 = (float(beta) for beta in group["betas"])
+            return Adam(beta1=beta1, beta2=beta2, eps=group["eps"], decoupled=decoupled, **shared)
+        return None
 
     @property
     def proportional(self) -> bool:

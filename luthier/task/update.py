@@ -77,12 +77,20 @@ class Updater:
         opt = {slot: {**tree, **opt.get(slot, {})} for slot, tree in state["opt"].items()}
         return {**state, "params": {**state["params"], **params}, "opt": opt}
 
-    def settings(self, state: State, hyper: Mapping[str, Tensor]) -> Tensors:
-        """The hyperparameters of a step, those that schedules change as they are in this one; not of torch's own."""
-        hyper = {**hyper, **{OURS[name]: x.to(self._task.dtype) for name, x in self._scheduled(state).items()}}
+    def settings(self, state: State, hyper: Mapping[str, Tensor], lr: float | None = None) -> Tensors:
+        """The hyperparameters of a step, those that schedules change as they are in this one.
+
+        Args:
+            state: The state before it.
+            hyper: The hyperparameters.
+            lr: Learning rate where the space has none, by default that of the optimizer, which is luthier's.
+        """
+        scheduled = {} if isinstance(self.optimizer, Stock) else self._scheduled(state)
+        hyper = {**hyper, **{OURS[name]: x.to(self._task.dtype) for name, x in scheduled.items()}}
         factor = self._factor(state, hyper)
         if factor is not None:
-            hyper["lr"] = read("lr", self.optimizer.lr, hyper) * factor  # type: ignore[union-attr, assignment]
+            given = self.optimizer.lr if lr is None else lr  # type: ignore[union-attr]
+            hyper["lr"] = read("lr", given, hyper) * factor  # type: ignore[assignment]
         return hyper
 
     def _factor(self, state: State, hyper: Mapping[str, Tensor]) -> Tensor | None:

@@ -411,6 +411,31 @@ def test_a_step_of_the_response_is_the_least_of_the_weights() -> None:
         assert torch.allclose(rate, each.amin(1), rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (lt.optim.SGD(momentum=0.9, weight_decay=0.1), lambda p, c: torch.optim.SGD(p, c["lr"], 0.9, weight_decay=0.1)),
+        (lt.optim.Adam(weight_decay=0.1), lambda p, c: torch.optim.Adam(p, c["lr"], weight_decay=0.1)),
+        (
+            lt.optim.Adam(beta1=0.8, decoupled=True, weight_decay=0.1),
+            lambda p, c: torch.optim.AdamW(p, c["lr"], (0.8, 0.999), weight_decay=0.1),
+        ),
+    ],
+)
+def test_an_optimizer_of_torch_leads_the_response_as_ours_does(ours: Any, theirs: Any) -> None:
+    """A schedule and clipping included; the rate may be a hyperparameter."""
+    columns = []
+    for optimizer in (ours, theirs):
+        space = lt.Space(penalty=lt.Float(1e-3, 10.0, log=True, shape=(4,)), lr=lt.Float(1e-3, 1.0, log=True))
+        task = ridge(space=space, optimizer=optimizer, schedule=lt.optim.Cosine(20), clip_norm=0.5)
+        adapter = Hypernet(("penalty",), structure="linear", scale=0.1, entropy=None, warmup=1e9)
+        program, state, train, _ = begun(task, adapter, {"penalty": [0.1, 0.3, 0.05, 0.5], "lr": 0.03})
+        for t in range(6):
+            state, _ = adapter._descend(program, state, train.at(t))
+        columns.append(state["own"]["hypernet"]["response"]["columns"])
+    assert torch.allclose(*columns, rtol=1e-9, atol=1e-15) and columns[0].abs().min() > 1e-6
+
+
 def test_a_clipped_step_moves_the_response_as_much_less() -> None:
     moved = []
     for clip in (None, 1e-3):
