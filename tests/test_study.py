@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
+import pickle
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -376,3 +378,13 @@ def test_ask_gives_a_job_that_its_processes_die_with_after_all_others(tmp_path: 
     assert [job.number for job in begun.ask(2)] == [0] and not begun.over
     begun.tell(0, 0.5)
     assert begun.over
+
+
+def test_a_pickled_study_is_the_one_in_its_store(tmp_path: Path) -> None:
+    study = tune(value, space=SPACE, trials=3, store=tmp_path / "a.db", name="s", progress=False)
+    for again in (pickle.loads(pickle.dumps(study)), copy.deepcopy(study)):
+        assert again.best == study.best and again.name == "s"
+    memory = tune(value, space=SPACE, trials=3, progress=False)
+    with pytest.raises(StudyError, match=r"cannot be pickled or copied.*store="):
+        pickle.dumps(memory)
+    assert len(pickle.loads(pickle.dumps(memory.history))) == 3

@@ -155,6 +155,16 @@ class Study:
         history = self._ledger.history
         return f"Study({self.name!r}, {len(history)} jobs, {len(history.pending)} running, best {history.best})"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickled study, or a copy, is the one in its store, opened to be read."""
+        if not self.in_store:
+            raise StudyError(
+                "it is in the memory of this process alone, and cannot be pickled or copied",
+                where=f"study {self.name!r}",
+                remedy='Give it a store="mine.db"; or keep study.history, study.to_records() or study.to_pandas().',
+            )
+        return Study.load, (self.name, public_url(self._ledger.store.url))
+
     def __enter__(self) -> Self:
         return self
 
