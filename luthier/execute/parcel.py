@@ -45,7 +45,7 @@ class Parcel:
 
     Args:
         payload: The pickled work, without its large tensors.
-        surroundings: What the driver has set in its process.
+        surroundings: Settings of the driver's process.
         arrays: Those tensors. A cluster keeps one copy a machine, which all its seats read.
         sources: The user's own modules by name: everything imported that no installed package brings.
     """

@@ -1,4 +1,4 @@
-"""What a script has set in its process and a training reads there: a worker that never ran the script is given it."""
+"""Settings of a script's process that a training reads there: a worker that never ran the script is given it."""
 
 from __future__ import annotations
 
