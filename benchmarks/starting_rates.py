@@ -259,8 +259,8 @@ def best_fixed(problem: Problem, data: tuple[Tensor, Tensor], seed: int) -> list
     return best
 
 
-def one(name: str, seed: int, rows: dict[str, Any], keep: Callable[[], None]) -> None:
-    """All rows of a problem and seed that are not there yet."""
+def one(name: str, seed: int, rows: dict[str, Any], keep: Callable[[], None], wanted: list[str] | None = None) -> None:
+    """All rows of a problem and seed that are wanted and not there yet."""
     problem, place = PROBLEMS[name], rows.setdefault(f"{name}, seed {seed}", {})
     data = problem.data()
     if "best fixed" not in place:
@@ -270,7 +270,7 @@ def one(name: str, seed: int, rows: dict[str, Any], keep: Callable[[], None]) ->
     contestants: dict[str, Any] = {title: (make, 0) for title, make in optimizers().items()}
     contestants["cosine"] = (contestants["fixed"][0], 2 * best[-1])
     for title, (make, cosine) in contestants.items():
-        if title in place:
+        if title in place or (wanted and title not in wanted):
             continue
         limit = LONGEST * best[-1]
         counts = [
@@ -288,16 +288,21 @@ def one(name: str, seed: int, rows: dict[str, Any], keep: Callable[[], None]) ->
 
 
 def summary(rows: dict[str, Any]) -> dict[str, Any]:
-    """The worst of each optimizer over seeds, by problem: None where it did not reach the last target from a start."""
+    """The worst of each optimizer over seeds, by problem: None where a target was not reached from a start."""
     found: dict[str, Any] = {}
     for place, row in rows.items():
         for title, counts in row.items():
             if "worst" in counts:
-                found.setdefault(title, {}).setdefault(place.partition(",")[0], []).append(counts["worst"])
+                found.setdefault(title, {}).setdefault(place.partition(",")[0], []).append(counts)
     return {
         title: {
-            problem: [None if None in column else max(column) for column in zip(*worst, strict=True)]
-            for problem, worst in problems.items()
+            problem: {
+                "seeds": len(runs),
+                "worst": [None if None in c else max(c) for c in zip(*(run["worst"] for run in runs), strict=True)],
+                "starts that reach the last target": sum(n is not None for run in runs for n in run["steps"][-1]),
+                "of": len(STARTS) * len(runs),
+            }
+            for problem, runs in problems.items()
         }
         for title, problems in found.items()
     }
@@ -307,6 +312,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=["choosing", "reporting"], default="reporting")
     parser.add_argument("--problems", nargs="*", choices=list(PROBLEMS))
+    parser.add_argument("--rows", nargs="*", help="these optimizers alone")
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -321,7 +327,7 @@ def main() -> None:
 
     for seed in split["seeds"]:
         for name in arguments.problems or split["problems"]:
-            one(name, seed, kept["rows"], keep)
+            one(name, seed, kept["rows"], keep, arguments.rows)
     keep()
     for title, problems in kept["summary"].items():
         print(f"{title:26}", "  ".join(f"{name} {worst}" for name, worst in problems.items()))
