@@ -14,7 +14,7 @@ import re
 import statistics
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import combinations
+from itertools import combinations, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,7 +56,7 @@ def tables(text: str) -> Iterator[tuple[str | None, list[Cell]]]:
     for file, table in TABLE.findall(text):
         head, _, *rows = [line[1:-1].split("|") for line in table.splitlines()]
         cells = [
-            Cell(number, words(row[0]), words(title))
+            Cell(number, words(" ".join(takewhile(lambda text: not NUMBER.search(text), row))), words(title))
             for row in rows
             for title, cell in list(zip(head, row, strict=True))[1:]  # after the row's title
             for number in NUMBER.findall(cell)

@@ -48,7 +48,7 @@ def adapters(entry: Entry) -> dict[str, Any]:
 
 def speed(entry: Entry) -> dict[str, Any]:
     ours, plain = speed_of(entry)
-    return {"speed": round(ours), "plain_speed": round(plain)}
+    return {"speed": round(ours), "plain_speed": round(plain), "times_plain": round(round(ours) / round(plain), 2)}
 
 
 PARTS: dict[str, Callable[[Entry], dict[str, Any]]] = {
@@ -133,7 +133,7 @@ def _cells(row: dict[str, Any], works: dict[str, str]) -> list[str]:
     able = "all" if works and set(works.values()) == {"works"} else ", ".join(n for n in works if works[n] == "works")
     rough = ", ".join(n for n in works if works[n] == "to rounding")
     able = "; ".join(part for part in (able, rough and f"to rounding {rough}") if part)
-    ratio = f"{row['speed']:,} | {row['speed'] / row['plain_speed']:.2f}" if "speed" in row else " | "
+    ratio = f"{row['speed']:,} | {row['times_plain']:.2f}" if "speed" in row else " | "
     off = "" if row.get("plain") is None else f"{row['plain']:.0e}"
     note = " ".join(str(part) for part in (row.get("note"), row.get("resumed")) if part)
     state = row.get("runs", "not run")
@@ -156,6 +156,8 @@ of a plain loop's; empty where it has not been measured. It is of small networks
 dropout 0.1 in both; medians of three turns of 0.15 s, so that differences of a tenth are none. Below 1 a member costs
 more than in a plain loop, which the promise of equal bits is paid with: attention in plain operators, masks by keyed
 hashes, and members that are computed and thrown away. Made with torch {torch}, on a CPU.
+
+<!-- figures: benchmarks/results/zoo.json -->
 
 | kind | network | | form | off | equal | adapters | speed | × plain | |
 |---|---|---|---|---|---|---|---|---|---|
