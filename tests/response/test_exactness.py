@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from luthier import optim, response
+from luthier.response import trees
 from tests.response.problems import PROBLEMS, Bilevel, Tree, differences, error, flat, ridge, ridge_in_closed_form
 
 
@@ -160,6 +161,11 @@ def test_one_weight_alone() -> None:
     arguments = response.Problem(train, valid, {"w": torch.tensor(1.0)}, {"penalty": torch.tensor(1.0)})
     for method in (response.exact, functools.partial(response.implicit, damping=0.0)):
         assert method(arguments).total["penalty"].item() == pytest.approx(2.0, abs=1e-6)
+
+
+def test_a_number_in_a_row_multiplies_a_number_by_itself() -> None:
+    assert trees.expand(torch.tensor([2.0]), torch.tensor(3.0)).shape == ()
+    assert trees.expand(torch.tensor([2.0, 4.0]), torch.ones(2, 3)).tolist() == [[2.0], [4.0]]
 
 
 def test_direct_and_response_terms() -> None:
