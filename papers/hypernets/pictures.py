@@ -1,4 +1,4 @@
-"""The poster's figures 2 to 4, and the comparisons over time."""
+"""The poster's figures 2 to 4, and tuning on few images."""
 
 from __future__ import annotations
 
@@ -28,30 +28,28 @@ def draw(run: Run, titles: Mapping[str, str], predictions: Mapping[str, str]) ->
         scatter(of["predict"], predictions, run.folder / "figure3.png")
     if "local" in of:
         surfaces(of["local"][0], run.folder / "figure4.png")
-    for part, seconds in (("ten", run.size.ten), ("many", run.size.many)):
-        series = {}
-        for method in dict.fromkeys(row["method"] for row in of.get(part, ())):
-            runs = [row for row in of[part] if row["method"] == method]
-            if runs:
-                grid = np.linspace(0.05, 1, 60) * seconds
-                values = [_held(grid, row["seconds"], row["course"]) for row in runs]
-                series[titles[method].replace("`", "")] = (grid.tolist(), np.array(values))
-        if series:
-            lowest = min(row["lowest"] for row in of[part])
-            figures.lines(
-                run.folder / f"{part}.png",
-                series,
-                x="CPU seconds",
-                y="best validation loss so far",
-                limits=(0.98 * lowest, 1.4 * lowest),  # what is far above would hide the rest
-                steps=True,
-            )
+    if "few" in of:
+        starts(of["few"], titles, run.folder / "few.png")
 
 
-def _held(grid: np.ndarray, seconds: float, course: Sequence[float]) -> np.ndarray:
-    """The last value that there was at each time, of values in equal intervals; nan before the first."""
-    count = np.floor(grid / seconds * len(course) + 1e-9).astype(int).clip(max=len(course))
-    return np.where(count > 0, np.array(course)[count - 1], np.nan)
+def starts(runs: Sequence[dict[str, Any]], titles: Mapping[str, str], file: Path) -> None:
+    """Test loss by images and start, means with their standard deviation; of a search one for all starts."""
+    keys = list(dict.fromkeys(key for row in runs for key in row if key.split(" ")[0].isdigit() and "from" in key))
+    shown = [name for name in titles if any(row["method"] == name for row in runs)]
+    figure, pair = _figure(12.0, 4.0, 1, len(keys))
+    for axes, key in zip(pair, keys, strict=True):
+        for place, name in enumerate(shown):
+            mine = [float(row[key if key in row else key.split(" ")[0]]) for row in runs if row["method"] == name]
+            if mine:
+                colour = figures.COLOURS[place % len(figures.COLOURS)]
+                axes.errorbar(np.mean(mine), place, xerr=np.std(mine), fmt="o", capsize=3, color=colour)
+        names = [titles[name].replace("`", "") for name in shown]
+        axes.set(
+            title=f"{key.replace(' ', ' images, ', 1)}", xlabel="test loss", xscale="log", yticks=range(len(names))
+        )
+        axes.set_yticklabels(names if axes is pair[0] else [], fontsize=7)
+        axes.grid(alpha=0.3)
+    _write(figure, file)
 
 
 def curves(runs: Sequence[dict[str, Any]], file: Path) -> None:

@@ -1,12 +1,13 @@
 """Stochastic hyperparameter optimization with hypernets: the poster's figures 2 to 4, and 10 and 7,850 hyperparameters.
 
     python -m papers.hypernets.run                 everything that results.json does not have yet
-    python -m papers.hypernets.run cosine curve    some parts: local, cosine, curve, predict, cost, ten, many, …
-    python -m papers.hypernets.run --full          searches of 1,000 seconds, as the paper's; a day of one core
+    python -m papers.hypernets.run cosine curve    some parts: local, cosine, curve, predict, few
+    python -m papers.hypernets.run --full          ten seeds and 1,000 predictions
     python -m papers.hypernets.run --figures       only draw and write the tables again
 
 ``--device`` and ``--anew`` are those of every paper (papers/command.py). Every run is kept as it ends, so the same
-command goes on where it was stopped.
+command goes on where it was stopped. ``curve`` and ``few`` are of MNIST, from the folder that LUTHIER_DATA names, whose
+``mnist_t10k`` has the official test set; without it they are of scikit-learn's digits, which their rows say.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 from papers.command import Paper, Run, main
 from papers.hypernets.pictures import draw
 from papers.hypernets.responses import LONGER, TOLD, cosine, curve, local, predict
-from papers.hypernets.searches import BRIEF, EQUAL, arms, compared, cost, equal
+from papers.hypernets.searches import IMAGES, STARTS, arms, few
 
 
 @dataclass(frozen=True)
@@ -27,48 +28,36 @@ class Size:
     """How large everything is."""
 
     seeds: int
-    ten_rows: int | None  # training images with 10 penalties
-    many_rows: int | None  # and with 7,850
-    ten: float  # seconds of each search with 10 penalties
-    many: float  # and with 7,850
     asked: int = 200  # configurations whose loss is predicted
-    part: float = 1.0  # of the steps of everything else
+    part: float = 1.0  # of the steps of everything
 
     def steps(self, whole: int) -> int:
         """So many steps, or a part of them."""
         return max(1, round(self.part * whole))
 
 
-REDUCED = Size(seeds=3, ten_rows=2_000, many_rows=None, ten=6.0, many=12.0)
-FULL = Size(seeds=5, ten_rows=None, many_rows=None, ten=1_000.0, many=1_000.0)
+REDUCED = Size(seeds=3)
+FULL = Size(seeds=10, asked=1_000)
 
 PARTS: dict[str, tuple[tuple[str, ...], bool, Callable[[Run, str, int], Any]]] = {  # methods, and whether seeds differ
     "local": (("hypernet",), False, local),
     "cosine": (("linear", "gated"), True, cosine),
     "curve": (("hypernet",), True, curve),
     "predict": (("sampled",), True, predict),  # and with it the others
-    "cost": (("plain",), False, cost),
-    "ten": (tuple(arms("ten")), True, partial(compared, "ten")),
-    "many": (tuple(name for name in arms("many") if name not in BRIEF), True, partial(compared, "many")),
-    "equal_ten": (EQUAL["ten"][1], True, partial(equal, "ten")),
-    "equal_many": (EQUAL["many"][1], True, partial(equal, "many")),
+    "few": (tuple(arms()), True, few),
 }
 TITLES = {
     "linear": "hypernet, local, `linear`",
-    "linear slow": "hypernet, local, `linear`, learning rate 1e-4",
     "gated": "hypernet, local, `gated`",
-    "low_rank": "hypernet, local, rank 10",
-    "low_rank held": "hypernet, local, rank 10, penalties held",
-    "low_rank slow": "hypernet, local, rank 10, learning rate 1e-4",
-    "diagonal": "hypernet, local, `diagonal`",
-    "diagonal slow": "hypernet, local, `diagonal`, learning rate 1e-4",
-    "implicit": "`Bilevel`, implicit",
-    "implicit slow": "`Bilevel`, implicit, learning rate 1e-4",
-    "unrolled": "`Bilevel`, unrolled",
-    "random": "random search",
-    "gp": "`gp`",
-    "plain": "no tuning, penalties of 1e-4",
-    "plain slow": "no tuning, learning rate 1e-4",
+    "plain": "no tuning",
+    "hypernet": "hypernet, 10 penalties",
+    "published": "the same as published: one pair of draws, Adam, no gate",
+    "implicit": "`Bilevel`, implicit, 10 penalties",
+    "random": "random search, best of four, one penalty",
+    "gp": "`gp`, best of four, one penalty",
+    "low_rank": "hypernet, rank 10, 7,850 penalties",
+    "diagonal": "hypernet, `diagonal`, 7,850 penalties",
+    "implicit many": "`Bilevel`, implicit, 7,850 penalties",
 }
 PREDICTIONS = {
     "gp": f"Gaussian process, {TOLD} trainings",
@@ -101,14 +90,6 @@ def tables_of() -> dict[str, Any]:
     def rows(part: str, methods: Sequence[str]) -> list[dict[str, Any]]:
         return [{"title": TITLES.get(name, name), "where": {"part": part, "method": name}} for name in methods]
 
-    searched = [
-        {"key": "lowest", "title": "lowest validation loss on the way", "digits": 5},
-        {"key": "valid_loss", "title": "validation loss at the end", "digits": 5},
-        {"key": "test_loss", "title": "test loss", "digits": 5},
-        {"key": "test_accuracy", "title": "test accuracy, %", "digits": 2},
-        {"key": "seconds", "title": "CPU seconds", "digits": 1},
-        {"key": "count", "title": "epochs or trainings", "digits": 0},
-    ]
     return {
         "cosine": {
             "by": "structure",
@@ -126,7 +107,7 @@ def tables_of() -> dict[str, Any]:
                 {"key": "mean", "title": "mean difference, %", "digits": 2},
                 {"key": "largest", "title": "runs", "show": "count"},
             ],
-            "rows": [{"title": "global hypernet", "where": {"part": "curve"}}],
+            "rows": [{"title": "global hypernet", "where": {"part": "curve", "data": "MNIST"}}],
         },
         "predict": {
             "by": "prediction of the validation loss",
@@ -137,26 +118,15 @@ def tables_of() -> dict[str, Any]:
             ],
             "rows": [{"title": t, "where": {"part": "predict", "method": name}} for name, t in PREDICTIONS.items()],
         },
-        "cost": {
-            "by": "step",
+        "few": {
+            "by": "test loss, of images and from a start",
             "columns": [
-                {"key": "ms", "title": "CPU ms a training step", "digits": 3},
-                {"key": "ratio", "title": "times a plain step", "digits": 2},
+                {"key": key, "title": key, "digits": 4}
+                for images in IMAGES
+                for key in (*(f"{images} from {start:g}" for start in STARTS), f"{images}")
             ],
-            "rows": [
-                {"title": title, "where": {"part": "cost", "method": name}}
-                for name, title in (("plain", "plain"), *((k, TITLES[k]) for k in ("low_rank", "diagonal")))
-            ],
+            "rows": [{**row, "where": {**row["where"], "data": "MNIST"}} for row in rows("few", PARTS["few"][0])],
         },
-        **{
-            part: {"by": title, "columns": [one for one in searched if one["key"] in ("valid_loss", "test_loss")]}
-            | {"rows": rows(part, PARTS[part][0])}
-            for part, title in (
-                ("equal_ten", f"10 penalties, {EQUAL['ten'][0]} epochs"),
-                ("equal_many", f"7,850 penalties, {EQUAL['many'][0]} epochs"),
-            )
-        },
-        **{part: {"by": "method", "columns": searched, "rows": rows(part, PARTS[part][0])} for part in ("ten", "many")},
     }
 
 
