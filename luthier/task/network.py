@@ -63,6 +63,7 @@ class Network:
         changing = frozenset(own_name(name) for name, _ in member.named_buffers())
         self._paths = {name: path_of(name) for name in state}
         paths = frozenset(self._paths[name] for name in changing)
+        paths |= _written(member, {path_of(name): tensor for name, tensor in state.items()}, batch, hyper)
         names, choices = read_by(member.model)
         self.hyperparameters = frozenset(names)
         subject = Subject(
@@ -137,6 +138,34 @@ class Network:
     ) -> tuple[Any, Tensors]:
         tensors = {self._paths[name]: tensor for name, tensor in {**params, **buffers}.items()}
         return self._mapped(tensors, batch, hyper, noise, wanted, training=training)
+
+
+def _written(member: Member, tensors: Tensors, batch: Any, hyper: Tensors) -> frozenset[str]:
+    """The frozen parameters that forward writes into, such as those of a teacher that follows its pupil.
+
+    Raises:
+        TaskError: If it writes into one that is trained.
+    """
+    parameters = dict(member.named_parameters())
+    trained = {name for name, parameter in parameters.items() if parameter.requires_grad}
+    tensors = {name: 1.1 * t if name in trained else t for name, t in tensors.items()}  # a teacher may begin as a copy
+    zero = torch.zeros(1, dtype=torch.int64, device=next(iter(tensors.values())).device)
+    try:
+        mapped = Mapped(member, frozenset(tensors), batch, Form("loop"))
+        with torch.no_grad():
+            _, after = mapped(tensors, batch, hyper, Noise(zero, zero), "loss", training=True)
+    except Exception:  # what it is will be found where its form is
+        return frozenset()
+    found = {name for name in parameters if name in after and not alike(after[name], tensors[name])}
+    for name in sorted(found):
+        if name in trained:
+            raise TaskError(
+                "forward writes into it, and gradients would be taken for what it was before",
+                where=f"model, {own_name(name)}",
+                remedy="Bound or scale weights where they are read (torch.nn.utils.parametrize, or weight.renorm(…) in "
+                "forward), or after a step: optimizer.register_step_post_hook.",
+            )
+    return frozenset(found)
 
 
 def _remembering(subject: Subject, member: Member) -> TaskError:

@@ -69,10 +69,10 @@ FORMS: dict[str, tuple[Callable[[Any, Tensor], Any], Callable[[Any, Tensor], Ten
 }
 
 
-def task(model: Callable[[], nn.Module], loss: Any, data: Any, **settings: Any) -> lt.TorchTask:
+def task(make: Callable[[], nn.Module], loss: Any, data: Any, **settings: Any) -> lt.TorchTask:
     given: dict[str, Any] = {"optimizer": optim.SGD, "batch_size": 8, "dtype": torch.float64, **settings}
     space = lt.Space(lr=lt.Float(1e-3, 1e-1, log=True))
-    return lt.TorchTask(space=space, model=lambda config: model(), loss=loss, data=data, **given)
+    return lt.TorchTask(space=space, loss=loss, data=data, **{"model": lambda config: make(), **given})
 
 
 def check(one: lt.TorchTask, called: Callable[[nn.Module, Any], Any], measured: Callable[[nn.Module], Tensor]) -> None:
@@ -187,6 +187,39 @@ def test_distillation_from_a_frozen_teacher_is_the_plain_loop() -> None:
     check(one, outside, lambda model: loss(outside(model, X), Y))
 
 
+class Taught(nn.Module):
+    """A pupil and a teacher that follows it, moved where it is read, in place or by new data."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.pupil, self.in_place = nn.Linear(8, 2), in_place
+        self.teacher = copy.deepcopy(self.pupil).requires_grad_(False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        for own, other in zip(self.teacher.parameters(), self.pupil.parameters(), strict=True):
+            if self.training and self.in_place:
+                with torch.no_grad():
+                    own.mul_(0.9).add_(other, alpha=0.1)
+            elif self.training:
+                own.data = own.data * 0.9 + other.data * 0.1
+        return self.pupil(x), self.teacher(0.9 * x)
+
+
+class Bounded(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        self.weight.data = torch.renorm(self.weight.data, p=2, dim=0, maxnorm=0.3)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_teacher_that_follows_its_pupil_is_the_plain_loop(in_place: bool) -> None:
+    def loss(o: Any, t: Tensor) -> Tensor:
+        return F.cross_entropy(o[0], t) + 10 * F.mse_loss(o[0], o[1])
+
+    one = task(lambda: Taught(in_place), loss, lt.Splits((X, Y), (X, Y)))
+    check(one, lambda model, x: model(x), lambda model: loss(model(X), Y))
+
+
 class Views(Dataset):
     def __len__(self) -> int:
         return 48
@@ -226,6 +259,10 @@ class Closure(optim.SGD):
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "two optimizers": ({"optimizer": players}, "it gave list.*players with losses of their own"),
     "a closure": ({"optimizer": Closure}, "Closure cannot make a step: AssertionError: it asks for the loss twice"),
+    "trained weights changed in forward": (
+        {"model": lambda config: nn.Sequential(Bounded(8, 4), nn.Linear(4, 2))},
+        "model, 0.weight: forward writes into it",
+    ),
     "a module in the output": (
         {"forward": lambda model, x: (model(x), model)},
         "the output holds a module, Sequential",
