@@ -175,6 +175,7 @@ MISTAKES: list[Mistake] = [
     ),
     ("a file that is not Python", lambda p: p.tune(p.file("task.txt", "x")), TaskError, ["task.txt", ".py"]),
     ("an empty minibatch", lambda p: torch_task(batch_size=0), TaskError, ["batch_size=0"]),
+    ("a network for a function", lambda p: torch_task(model=torch_task().model({})), TaskError, ["Linear"]),
     (
         "a metric that the task does not measure",
         lambda p: p.tune(torch_task(), space=None, epochs=1, metric="acuracy", mode="max"),

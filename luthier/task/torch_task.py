@@ -163,6 +163,12 @@ class TorchTask:
         for name, value in (("model", self.model), ("loss", self.loss), ("optimizer", self.optimizer)):
             if not callable(value) and not isinstance(value, SGD | Adam | torch.optim.Optimizer):
                 raise TaskError(f"{value!r} cannot be called", where=f"TorchTask({name}=…)", remedy="Give a function.")
+        if isinstance(self.model, nn.Module):
+            raise TaskError(
+                f"model must be a function of the configuration, got the network {type(self.model).__name__}",
+                where="TorchTask(model=…)",
+                remedy="Each trial builds its own: write model=lambda config: Net(…).",
+            )
         if not isinstance(self.space, Space):
             raise TaskError(
                 f"{self.space!r} is not a Space",
