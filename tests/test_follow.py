@@ -104,6 +104,9 @@ def same(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
 
 def test_tensorboard_has_every_number_once_and_the_table(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
+    left = tmp_path / "a%2Fb" / "trial-0000" / "events.out.tfevents.luthier"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"by a writer that was killed before it noted anything")
     study = run(lt.follow.TensorBoard(tmp_path))
     wanted = points(study)
     found = scalars(tmp_path / "a%2Fb")
