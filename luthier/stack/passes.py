@@ -28,7 +28,6 @@ ELEMENTWISE = {
     aten.sqrt.default: aten.sqrt.out,
     aten.pow.Tensor_Scalar: aten.pow.Tensor_Scalar_out,
     aten.copy.default: aten.copy.out,
-    aten.relu.default: aten.relu.out,
 }
 # Operators by whose function in torch's own module they are called in half of the time, with the same arguments.
 QUICK = frozenset(

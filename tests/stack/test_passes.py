@@ -124,3 +124,13 @@ def test_arithmetic_runs_in_the_order_of_memory_so_that_transposes_fall_away():
     traced = Traced(graph, {"w": torch.ones(2, 3, 5)})
     traced([x], None)
     assert torch.equal(traced.state["w"], 1 + x * x.relu())
+
+
+def test_a_rectified_sum_that_is_written_over_is_traced():
+    """Not every function of torch's that has the name of an operator takes the memory to write to."""
+
+    def step(state, batches, valid):
+        return {"w": ((state["w"] + batches[0]).relu() * 2).clamp(max=3).abs()}, {"loss": state["w"].sum(1)}
+
+    graph = trace(step, {"w": torch.ones(2, 3)}, [torch.full((2, 3), 0.5)], None)
+    assert graph is not None, "it has warned, and would run eagerly"
