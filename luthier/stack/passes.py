@@ -279,8 +279,6 @@ def subgraph(
 
 
 def _quick(target: Any) -> Any:
-    if target is aten.relu.out:  # torch.relu takes no out=
-        return target
     return getattr(torch, _name(target)) if _name(target) in QUICK else target
 
 
