@@ -28,7 +28,6 @@ from luthier.stack import Noise
 from luthier.task.program import Batch, Program, State
 
 TOLD_EVERY = 10  # steps between two looks at the controller
-SAFE = Adam(lr=1e-3)  # for shared weights
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,8 @@ class Enas:
     The controller decides names of the space: options of :class:`luthier.nn.Choose`, widths, the family of a
     :class:`luthier.optim.Switch` and its settings, rates of dropout. At each step it samples some children; each in
     turn trains its own part of the shared weights for a few minibatches, and gets a reward: minus a validation loss.
-    Where the controller decides settings of the optimizer, a child trains a copy under its own, by which it is judged,
-    and the shared weights move under one that is safe for all. Then the controller moves once, by REINFORCE with these
+    With ``shared``, a child whose optimizer is decided trains a copy under its own, by which it is judged, and the
+    shared weights move under one that is safe for all. Then the controller moves once, by REINFORCE with these
     rewards. The outer gradient is the sum of a direct and a response part (Adam and Lorraine, eq. 2), and both are
     reported. The direct part judges the weights as the child finds them: it knows nothing of learning rates. The
     response part counts what the child's own training makes of them:
@@ -71,7 +70,7 @@ class Enas:
         steps: Number of minibatches on which each of them trains.
         warmup: Epochs before the controller moves.
         shared: Optimizer of the shared weights where the controller decides settings of the task's; both read the same
-            minibatches. None: the child's own trains the shared weights themselves.
+            minibatches, at about twice the cost of a step. None: the child's own trains the shared weights themselves.
         guard: Largest rise of the loss of a child's first minibatch by the steps of the shared weights. Those that
             exceed it are undone: one child must not ruin the weights of all. The controller still learns from it.
         iterations: Number of iterations of conjugate gradients, under ``"implicit"``.
@@ -96,7 +95,7 @@ class Enas:
     samples: int = 4
     steps: int = 5
     warmup: float = 1.0
-    shared: SGD | Adam | None = SAFE
+    shared: SGD | Adam | None = None
     guard: float = 0.1
     iterations: int = 5
     damping: float = 0.1

@@ -106,6 +106,7 @@ class Hypernet:
     gate: float = 2.0
 
     needs_valid: ClassVar[bool] = True
+    earlier: ClassVar[Any] = ({"follow": False, "gate": 0.0},)
 
     def __post_init__(self) -> None:
         _check(self)

@@ -53,6 +53,7 @@ def task(**settings: object) -> lt.TorchTask:
     return lt.TorchTask(**{**given, **settings})
 
 
+SAFE = lt.optim.Adam(lr=1e-3)
 CHILD = {"norm": "none", "depth": 2, "optimizer": "sgd", "lr": 0.05, "momentum": 0.6, "weight_decay": 1e-3}
 
 
@@ -205,7 +206,7 @@ def test_a_child_that_ruins_the_weights_is_undone():
 @pytest.mark.parametrize("response", ["none", "identity", "unrolled"])
 def test_shared_weights_do_not_depend_on_the_optimizers_of_children(response):
     """The children trained copies: what is shared is the same under rates of 1e-4 and of 50."""
-    adapter, ends = Enas(response, samples=2, steps=3, warmup=9.0), []
+    adapter, ends = Enas(response, samples=2, steps=3, warmup=9.0, shared=SAFE), []
     for low, high in ((1e-4, 1e-3), (30.0, 90.0)):
         space = lt.Space({**SPACE.domains, "lr": lt.Float(low, high)})
         program, state, data = started(adapter, task(space=space), {**CHILD, "lr": (low + high) / 2})
@@ -242,10 +243,10 @@ def test_shared_weights_train_as_under_torch():
 
 
 def test_a_fixed_optimizer_trains_the_shared_weights_itself_and_an_older_state_gets_its_slots():
-    fixed = started(Enas("identity", decide=("norm", "depth")))[1]
+    fixed = started(Enas("identity", decide=("norm", "depth"), shared=SAFE))[1]
     assert "shared" not in fixed["own"]
     program, old, data = started(Enas("identity", samples=2, steps=3, shared=None))
-    adapter = Enas("identity", samples=2, steps=3)
+    adapter = Enas("identity", samples=2, steps=3, shared=SAFE)
     state = adapter.init(program, CHILD, 5, parent=old)
     after, _ = adapter.step(program, state, *data(0))
     assert "shared" not in old["own"] and not equal(after["own"]["shared"], state["own"]["shared"])
@@ -258,7 +259,7 @@ def test_the_guard_holds_for_the_safe_optimizer_too():
     assert float(metrics["undone"]) == 1.0 and equal(after["params"], state["params"])
 
 
-@pytest.mark.parametrize("shared", [None, lt.optim.Adam(lr=1e-3)], ids=["theirs", "safe"])
+@pytest.mark.parametrize("shared", [None, SAFE], ids=["theirs", "safe"])
 @pytest.mark.parametrize("response", ["none", "identity", "unrolled", "implicit"])
 def test_children_that_overflow_do_not_end_the_search(response, shared):
     wild = lt.Space(**{**SPACE.domains, "lr": lt.Float(1e-3, 1e30, log=True)})
