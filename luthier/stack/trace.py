@@ -166,7 +166,8 @@ def _build(step: Step, state: Any, batches: Sequence[Any], valid: Any, compiled:
         from torch._inductor import compile as inductor_compile  # takes a second
 
         with torch.no_grad():
-            run = inductor_compile(main, [*inputs, *hoist(*[inputs[placeholders.index(x)] for x in invariant])])
+            examples = [*inputs, *hoist(*[inputs[placeholders.index(x)] for x in invariant])]
+            run = inductor_compile(main, examples)  # type: ignore[assignment]
     numbers = tuple(placeholders.index(node) for node in invariant)
     return Graph(hoist, run, changed, numbers, tuple(names))
 
