@@ -110,6 +110,50 @@ def test_a_schedules_factor_may_be_tuned() -> None:
     assert constant[2].metrics["loss"] < constant[0].metrics["loss"]
 
 
+def ridge(params: dict[str, torch.Tensor], hyper: dict[str, torch.Tensor]) -> torch.Tensor:
+    return hyper["rate"] * sum(p.square().sum() for p in params.values())
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"lr": lt.Choice([0.1, 0.02])},
+        {"optimizer": lt.optim.Adam(), "weight_decay": lt.Float(0.0, 0.1)},
+        {"optimizer": torch.optim.AdamW, "weight_decay": lt.Float(0.0, 0.1)},
+        {"optimizer": torch.optim.SGD, "lr": lt.Choice([0.1, 0.02])},
+        {
+            "optimizer": torch.optim.SGD,
+            "rate": lt.Float(0.1, 0.9),
+            "scheduler": (lambda o, c: torch.optim.lr_scheduler.StepLR(o, 9, c["rate"]), "step"),
+        },
+        {"rate": lt.Float(0.1, 0.9), "schedule": lt.optim.StepDecay("rate")},
+        {"rate": lt.Int(1, 3), "schedule": lt.optim.Cosine("rate")},
+        {"rate": lt.Float(0.1, 0.9), "penalty": ridge},
+        {"rate": lt.Float(0.1, 0.9), "dropout": True},
+        {"clip_norm": lt.Float(0.1, 1.0), "batch_size": lt.Int(32, 64)},
+    ],
+)
+def test_a_model_that_reads_its_whole_configuration_leaves_it_to_the_others(given: dict[str, Any]) -> None:
+    """Network(**config) and dict(config) make a name static; steps read it all the same."""
+    dropout = given.get("dropout", False)
+    domains = {"lr": SPACE.domains["lr"]} | {n: d for n, d in given.items() if isinstance(d, lt.space.Domain)}
+    parts = {name: value for name, value in given.items() if name not in domains and name != "dropout"}
+
+    def task(whole: bool) -> lt.TorchTask:
+        def model(config: Any) -> nn.Module:
+            assert not whole or dict(config)  # which reads every name
+            layer = lt.nn.Dropout("rate") if dropout else nn.Identity()
+            return nn.Sequential(nn.Flatten(), layer, nn.Linear(64, 10))
+
+        data = (lambda config: dict(config) and lt.data.digits()) if whole else lt.data.digits()
+        return lt.TorchTask(**settings(space=lt.Space(**domains), model=model, data=data, **parts))
+
+    whole, part = (lt.tune(task(w), trials=3, epochs=1, seed=3, progress=False).trials for w in (True, False))
+    assert [one.metrics for one in whole] == [one.metrics for one in part]
+    assert len({one.metrics["loss"] for one in part}) > 1
+
+
 @pytest.mark.parametrize(
     ("given", "value"),
     [

@@ -21,7 +21,7 @@ from luthier.optim.adam import MISSED, Adam
 from luthier.optim.common import Tensors
 from luthier.optim.stock import Stock
 from luthier.optim.switch import Switch
-from luthier.space import Choice, Int
+from luthier.space import Choice, Float, Int
 from luthier.stack import Noise
 from luthier.stack.mapped import TURN, dense
 from luthier.stack.settle import Work
@@ -36,6 +36,7 @@ from luthier.task.member import (
     call_model,
     own_name,
     parts,
+    read_by,
     refuse_counting,
     refuse_gradient_hooks,
 )
@@ -98,6 +99,8 @@ class Program:
         self.owners = owners(template) if task.shared else {}
         self._costs = self._measure(template)
         self._penalty = None if task.penalty is None else vmap(task.penalty)
+        self._open_ended = bool(task.penalty or task.augment or self.measures["loss"].reads_hyper)  # may read any name
+        self._also = self._read_in_steps(template)
         hyper = self.hyper(config)
         member = self._rebuilt(template)
         self.network = Network(member, self._trained, self._batch, hyper, stack=self.device.type != "cpu")
@@ -184,16 +187,20 @@ class Program:
         return slots
 
     def hyper(self, config: Mapping[str, Any]) -> Tensors:
-        """The dynamic hyperparameters of a configuration as a stack of one, (1,) or (1, d) each.
+        """The hyperparameters of a configuration that steps may read as a stack of one, (1,) or (1, d) each.
+
+        Those are the dynamic ones, and static ones that are read in steps too, such as the learning rate under a model
+        that reads its whole configuration.
 
         Where weights are shared, a choice is there as the position of its option, int64: among the options in the
         space for :class:`luthier.nn.Choose`, among the families for :class:`luthier.optim.Switch`.
         """
         hyper: Tensors = {}
+        fixed = {name for name, _ in self.static} - self._also
         for name, value in config.items():
             if name in self.choices:
                 hyper[name] = torch.tensor([self.choices[name].index(value)], device=self.device)
-            elif _is_number(value) and name not in dict(self.static):
+            elif _is_number(value) and name not in fixed:
                 hyper[name] = torch.as_tensor(value, dtype=self.task.dtype, device=self.device)[None]
         return hyper
 
@@ -448,11 +455,18 @@ class Program:
             found[name] = families
         return found
 
+    def _read_in_steps(self, model: nn.Module) -> set[str]:
+        """Names that a step reads from the stack's hyperparameters, whoever else reads them."""
+        names = {*self._config} if self._open_ended else self.updater.reads | read_by(model)[0]
+        if not isinstance(self.optimizer, Stock):
+            return names
+        domains = self.task.space.domains  # torch's optimizers are made under the static values that are no Float
+        return {name for name in names if name not in self.optimizer.reads or isinstance(domains.get(name), Float)}
+
     def _check_readers(self, config: Config) -> None:
         read = {name for name, _ in self.static} | self.updater.reads | self.network.hyperparameters
-        open_ended = self.task.penalty or self.task.augment or self.measures["loss"].reads_hyper  # may read any name
         names = self.task.space if self.task.shared else config
-        self.unread = () if open_ended else tuple(name for name in names if name not in read)
+        self.unread = () if self._open_ended else tuple(name for name in names if name not in read)
         if "lr" not in names and self.optimizer.lr is None:
             raise TaskError(
                 "there is no learning rate",

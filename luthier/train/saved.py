@@ -93,7 +93,8 @@ def begin(work: Work, program: Program, adapter: Any, job: Job, saved: Saved) ->
     state, partial = _first(work, program, adapter, job, saved), saved.partial(job)
     limit = work.seconds_left(job, saved.parents)
     if partial is not None and _is_of(partial, job, state):
-        (state, best), meta = without_best(partial[0]), partial[1]
+        (kept, best), meta = without_best(partial[0]), partial[1]
+        state = {**kept, "hyper": {**program.hyper(job.config), **kept["hyper"]}}
         reports = [Report(job.number, *report) for report in meta["reports"]]
         age = int(state["t"][0])
         return Member(job, state, meta["start"], meta["end"], reports, meta["seconds"], limit, best, age)
