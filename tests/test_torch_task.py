@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import copy
+import json
+import pickle
 import random
 from typing import Any
 
@@ -46,6 +50,43 @@ def test_what_the_model_reads_is_static_and_nothing_else() -> None:
     count = len(built)
     assert task.static({**narrow, "lr": 0.2}) == task.static({**narrow, "deep": False})
     assert len(built) == count, "a reading that is known should not build the model again"
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda config: {**config},
+        lambda config: dict(**config),
+        lambda config: json.loads(json.dumps(config)),
+        copy.copy,
+        copy.deepcopy,
+        lambda config: pickle.loads(pickle.dumps(config)),
+        lambda config: config | {"more": 1},
+        lambda config: {"more": 1} | config,
+        lambda config: dict(config.items()),
+        lambda config: ast.literal_eval(f"{config}"),
+        lambda config: {name: config.pop(name) for name in list(config)},
+        lambda config: dict(config.popitem() for _ in range(2)),
+        lambda config: {name: config.setdefault(name, 3) for name in config},
+        lambda config: dict(zip(config.keys(), config.values(), strict=True)),
+    ],
+)
+def test_a_configuration_is_a_dict_whose_readings_are_all_seen(read: Any) -> None:
+    space, found = lt.Space(lr=lt.Float(0.01, 0.5), width=lt.Choice([8, 16])), {}
+
+    def model(config: Any) -> nn.Module:
+        assert isinstance(config, dict)
+        config["own"] = 1
+        del config["own"]
+        found.update(read(config))
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, found["width"]), nn.Linear(found["width"], 10))
+
+    task = lt.TorchTask(**settings(space=space, model=model))
+    for config in ({"lr": 0.1, "width": 8}, {"lr": 0.2, "width": 16}):
+        assert sorted(task.static(config)) == [("lr", ("float", config["lr"])), ("width", ("int", config["width"]))]
+        assert {name: found[name] for name in config} == config
+    study = lt.tune(task, trials=2, epochs=1, progress=False)  # the optimizer has its rate, whatever the model took out
+    assert [trial.status for trial in study.trials] == ["ok", "ok"]
 
 
 def test_a_batch_size_from_the_space_changes_the_steps_of_an_epoch() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,6 @@ from luthier.optim import SGD, Adam
 from luthier.optim.stock import CODE, WHERE, Stock
 from luthier.optim.switch import Switch, alone
 from luthier.space import Config, Float, Space
-from luthier.space.groups import GroupView
 from luthier.task.readings import Recorder
 
 if TYPE_CHECKING:
@@ -31,12 +30,13 @@ def note_reads(task: TorchTask, model: nn.Module, recorder: Recorder) -> None:
     given = task.optimizer
     if isinstance(given, Switch):
         if not task.shared:
-            given(recorder)
+            given(recorder.own())
         return
-    given = _resolved(given, recorder)
+    given = _resolved(given, recorder.own())
     if not isinstance(given, SGD | Adam):
         named = dict(model.named_parameters())
-        _made(given, model, named, Discrete(recorder, task.space))
+        continuous = frozenset(name for name, domain in task.space.domains.items() if isinstance(domain, Float))
+        _made(given, model, named, recorder.own(quiet=continuous))
 
 
 def optimizer_of(
@@ -84,26 +84,6 @@ def refuse_instance(given: Any) -> None:
             where=WHERE,
             remedy=f"Give the class, torch.optim.{type(given).__name__}, or a function (params, config) -> optimizer.",
         )
-
-
-class Discrete(Mapping[str, Any]):
-    """A configuration that notes only the readings of names whose values are no continuous numbers."""
-
-    def __init__(self, recorder: Recorder, space: Space) -> None:
-        self._recorder, self._space = recorder, space
-
-    def __getitem__(self, name: str) -> Any:
-        if name in self._recorder.groups:
-            return GroupView(self, name)
-        if isinstance(self._space.domains.get(name), Float):
-            return self._recorder.unnoted(name)
-        return self._recorder[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._recorder)
-
-    def __len__(self) -> int:
-        return len(self._recorder)
 
 
 def _resolved(given: Any, config: Any) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
+from copy import deepcopy
 from typing import Any
 
 from luthier.space.groups import GroupView
@@ -12,44 +13,102 @@ Path = tuple[tuple[str, Any], ...]
 """(name, value) in the order in which they are read."""
 
 
-class Recorder(Mapping[str, Any]):
+class Recorder(dict[str, Any]):
     """A configuration that remembers, in order, which of its names were read.
 
-    It is no dict: ``{**config}`` would copy a dict's values without asking for them.
+    Users' functions get a copy each (:meth:`own`), which is a dict to them: whatever reads one as a whole, such as
+    ``{**config}``, ``json.dumps`` and ``print``, reads every name, and what is changed in it is changed there alone.
+
+    Args:
+        config: The values.
+        quiet: Names whose readings are not noted.
+        seen: Where readings are noted; a record of its own by default.
     """
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        # dict(…) of a recorder would read every name of it
-        self._config: dict[str, Any] = dict(config._config if isinstance(config, Recorder) else config)
+    def __init__(
+        self, config: Mapping[str, Any], quiet: frozenset[str] = frozenset(), seen: dict[str, None] | None = None
+    ) -> None:
+        super().__init__(dict.items(config) if isinstance(config, Recorder) else config)  # which is no reading
         self.groups: frozenset[str] = getattr(config, "groups", frozenset())
-        self.seen: dict[str, None] = {}
+        self.quiet = quiet
+        self.seen: dict[str, None] = {} if seen is None else seen
+
+    def own(self, quiet: frozenset[str] = frozenset()) -> Recorder:
+        """A copy for one function, whose readings are noted here."""
+        return Recorder(self, quiet, self.seen)
 
     def note(self, name: str) -> None:
         """Remember that ``name`` was read."""
-        self.seen.setdefault(name)
+        if name not in self.quiet:
+            self.seen.setdefault(name)
 
     def __getitem__(self, name: str) -> Any:
         if name in self.groups:
             return GroupView(self, name)  # what is read in it is noted by its whole name
         self.note(name)
-        return self._config[name]
+        return super().__getitem__(name)
 
-    def unnoted(self, name: str) -> Any:
-        """A value that is not remembered as read."""
-        return self._config[name]
+    def get(self, name: str, default: Any = None) -> Any:  # type: ignore[override]
+        """The value of a name, or ``default``."""
+        try:
+            return self[name]
+        except KeyError:
+            return default
 
+    def __contains__(self, name: object) -> bool:
+        return self.get(name, self) is not self  # type: ignore[arg-type]
+
+    # With an __iter__ of its own, {**config} and dict(config) ask for each value.
     def __iter__(self) -> Iterator[str]:
-        return iter(self._config)
+        return super().__iter__()
 
-    def __len__(self) -> int:
-        return len(self._config)
+    def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
+        return ItemsView(self)
 
-    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:
-        return {**self, **other}
+    def values(self) -> ValuesView[Any]:  # type: ignore[override]
+        return ValuesView(self)
 
     def copy(self) -> dict[str, Any]:
         """All values, as a dict."""
         return {**self}
+
+    def pop(self, name: str, *default: Any) -> Any:  # type: ignore[override]
+        """Take a name out of this copy."""
+        self.note(name)
+        return super().pop(name, *default)
+
+    def popitem(self) -> tuple[str, Any]:
+        """Take the last name out of this copy."""
+        name = next(reversed(self))
+        return name, self.pop(name)
+
+    def setdefault(self, name: str, default: Any = None) -> Any:  # type: ignore[override]
+        """The value of a name; one that is not there gets the default."""
+        self.note(name)
+        return super().setdefault(name, default)
+
+    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:  # type: ignore[override]
+        return {**self, **other}
+
+    def __ror__(self, other: Mapping[str, Any]) -> dict[str, Any]:  # type: ignore[override]
+        return {**other, **self}
+
+    def __eq__(self, other: object) -> bool:
+        return self.copy() == other
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(self.copy())
+
+    def __copy__(self) -> dict[str, Any]:
+        return self.copy()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
+        return deepcopy(self.copy(), memo)
+
+    def __reduce__(self):
+        return dict, (self.copy(),)
 
 
 class Readings:

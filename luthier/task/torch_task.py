@@ -218,7 +218,7 @@ class TorchTask:
 
     def _read(self, recorder: Any) -> None:  # not a Config by its type, to the user's functions all the same
         with TURN, drawing(0):
-            model = self.model(recorder)
+            model = self.model(recorder.own())
         if isinstance(model, nn.Module) and not self.shared:
             settle(model, recorder)  # reads the names of the choices that are in the network
         note_reads(self, model, recorder)
