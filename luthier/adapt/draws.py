@@ -96,8 +96,8 @@ def one_at_a_time(state: State, numbers: int, chosen: int | None = None) -> Tens
 
     Args:
         state: The stack at the step at hand.
-        numbers: How many there are.
-        chosen: How many of them, which take turns from step to step; None is all.
+        numbers: Their count.
+        chosen: Number of them at a step, which take turns; None is all.
     """
     like = next(iter(state["params"].values()))
     if chosen is None or chosen >= numbers:

@@ -33,7 +33,7 @@ class Gate:
         }
 
     def update(self, state: dict[str, Tensor], gradient: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Where it is open after one more gradient, (members, numbers), and the new state."""
+        """Openings after one more gradient, (members, numbers), and the new state."""
         mean = torch.lerp(state["mean"], gradient, 1 - KEPT)
         square = torch.lerp(state["square"], gradient.square(), 1 - KEPT)
         seen = state["seen"] + 1

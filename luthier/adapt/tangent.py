@@ -97,8 +97,8 @@ def stepped(
         before: The state before the step.
         after: The one after it.
         hyper: Hyperparameters of the step.
-        gradients: Of the weights in it.
-        response: What the structure ``linear`` has learnt.
+        gradients: Gradients of the weights in it.
+        response: The response that the structure ``linear`` has learnt.
         slope: From :func:`slopes`.
         own: The momentum of the response, from :func:`slots`.
     """

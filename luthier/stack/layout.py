@@ -46,7 +46,8 @@ def product(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
         bias: (members, out) or None.
     """
     (members, out, inner), batch = weight.shape, x.shape[2]
-    if out * inner * batch < SMALL and x.device.type == "cpu":  # torch's own loops take several times as long
+    small = out * inner * batch < SMALL and x.device.type == "cpu"
+    if small and not torch.is_autocast_enabled("cpu"):  # torch's own loops take several times as long
         result = (weight.unsqueeze(3) * x.unsqueeze(1)).sum(2)
         return result if bias is None else result + bias.unsqueeze(2)
     vectors = 1 in (out, inner, batch) and x.device.type == "cpu"

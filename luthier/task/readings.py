@@ -22,7 +22,7 @@ class Recorder(dict[str, Any]):
     Args:
         config: The values.
         quiet: Names whose readings are not noted.
-        seen: Where readings are noted; a record of its own by default.
+        seen: The record of readings; by default one of its own.
     """
 
     def __init__(

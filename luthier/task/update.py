@@ -94,7 +94,7 @@ class Updater:
         return hyper
 
     def _factor(self, state: State, hyper: Mapping[str, Tensor]) -> Tensor | None:
-        """What the schedules multiply the learning rate by, (members,); None without one."""
+        """Factor of the learning rate by the schedules, (members,); None without one."""
         if not self.schedules:
             return None
         epoch = state["t"].to(self._task.dtype) / self._epoch_steps

@@ -15,7 +15,7 @@ from zoo.entry import Of
 
 import luthier as lt
 from luthier.adapt.plain import Plain
-from luthier.stack import random
+from luthier.stack import random_operators as random
 
 aten = torch.ops.aten
 STEPS, MEMBERS, P = 3, 2, 0.3
