@@ -44,4 +44,8 @@ def test_only_what_is_left_at_its_default_is_taken_from_the_study() -> None:
     assert as_begun(lt.adapt.Enas("unrolled"), search)[0].shared is None
     safer = lt.adapt.Enas("unrolled", shared=lt.optim.SGD(lr=0.1))
     assert as_begun(safer, search)[0] is safer
+    hypernet = describe(lt.adapt.Hypernet())
+    del hypernet["follow"], hypernet["gate"]
+    begun = as_begun(lt.adapt.Hypernet(), hypernet)
+    assert begun == (lt.adapt.Hypernet(follow=False, gate=0.0), hypernet)
     assert as_begun(None, None) == (None, None) and as_begun(None, stored)[0] is None

@@ -81,7 +81,11 @@ def test_a_configuration_is_a_dict_whose_readings_are_all_seen(read: Any) -> Non
         found.update(read(config))
         return nn.Sequential(nn.Flatten(), nn.Linear(64, found["width"]), nn.Linear(found["width"], 10))
 
-    task = lt.TorchTask(**settings(space=space, model=model))
+    def data(config: Any) -> lt.Splits:
+        assert config["lr"] and config["width"]  # whatever the model did to its own
+        return lt.data.digits()
+
+    task = lt.TorchTask(**settings(space=space, model=model, data=data))
     for config in ({"lr": 0.1, "width": 8}, {"lr": 0.2, "width": 16}):
         assert sorted(task.static(config)) == [("lr", ("float", config["lr"])), ("width", ("int", config["width"]))]
         assert {name: found[name] for name in config} == config

@@ -9,6 +9,8 @@ import sqlalchemy as sa
 
 
 class Compiled(NamedTuple):
+    """A statement as its driver takes it."""
+
     text: str
     given: dict[str, Any]  # values that the statement has itself; what its users give begins with b_
     row: Callable[[Any], Any]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
-from copy import deepcopy
 from typing import Any
 
 from luthier.space.groups import GroupView
@@ -101,13 +100,7 @@ class Recorder(dict[str, Any]):
     def __repr__(self) -> str:
         return repr(self.copy())
 
-    def __copy__(self) -> dict[str, Any]:
-        return self.copy()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
-        return deepcopy(self.copy(), memo)
-
-    def __reduce__(self):
+    def __reduce__(self):  # copies too are made by it
         return dict, (self.copy(),)
 
 
