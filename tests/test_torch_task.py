@@ -93,6 +93,26 @@ def test_a_configuration_is_a_dict_whose_readings_are_all_seen(read: Any) -> Non
     assert [trial.status for trial in study.trials] == ["ok", "ok"]
 
 
+@pytest.mark.parametrize(
+    "read", [copy.copy, copy.deepcopy, lambda config: config.copy(), lambda c: pickle.loads(pickle.dumps(c))]
+)
+def test_copies_of_a_configuration_have_its_groups(read: Any) -> None:
+    space = lt.Space(net={"width": lt.Choice([8, 16])}, lr=lt.Float(0.01, 0.5))
+
+    def model(config: Any) -> nn.Module:
+        width = read(config)["net"]["width"]
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Linear(width, 10))
+
+    def optimizer(params: Any, config: Any) -> torch.optim.Optimizer:
+        whole = read(config)
+        assert whole["net"]["width"] in (8, 16)
+        return torch.optim.SGD(params, lr=whole["lr"])
+
+    task = lt.TorchTask(**settings(space=space, model=model, optimizer=optimizer))
+    assert "net.width" in dict(task.static({"net.width": 8, "lr": 0.1}))
+    assert [trial.status for trial in lt.tune(task, trials=2, epochs=1, progress=False).trials] == ["ok", "ok"]
+
+
 def test_a_batch_size_from_the_space_changes_the_steps_of_an_epoch() -> None:
     space = lt.Space(lr=lt.Float(0.01, 0.5), batch_size=lt.Int(16, 128, log=True))
     task = lt.TorchTask(**settings(space=space))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
 from typing import Any
 
-from luthier.space.groups import GroupView
+from luthier.space.groups import Grouped, GroupView
 from luthier.space.values import key
 
 Path = tuple[tuple[str, Any], ...]
@@ -68,8 +68,8 @@ class Recorder(dict[str, Any]):
         return ValuesView(self)
 
     def copy(self) -> dict[str, Any]:
-        """All values, as a dict."""
-        return {**self}
+        """All values, as a dict whose groups can be read too."""
+        return Grouped({**self}, self.groups) if self.groups else {**self}
 
     def pop(self, name: str, *default: Any) -> Any:  # type: ignore[override]
         """Take a name out of this copy."""
@@ -101,7 +101,7 @@ class Recorder(dict[str, Any]):
         return repr(self.copy())
 
     def __reduce__(self):  # copies too are made by it
-        return dict, (self.copy(),)
+        return (Grouped, ({**self}, self.groups)) if self.groups else (dict, ({**self},))
 
 
 class Readings:
