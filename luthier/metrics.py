@@ -7,14 +7,15 @@ function's attribute ``stacked``, where :func:`luthier.losses.stacked_loss` find
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
-from luthier.errors import TaskError
 from luthier.losses import Mean as Mean
+from luthier.losses.forms import shapes_error, stacked_form
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+_error = partial(shapes_error, where="metric(output, target)")
 
 
 class Accumulated:
@@ -42,25 +43,9 @@ def as_function(metric: Any) -> Callable[..., Any]:
     return Accumulated(metric) if is_object else metric
 
 
-def _with(form: Callable[..., Tensor]) -> Callable[[Function], Function]:
-    def mark(function: Function) -> Function:
-        function.stacked = form  # type: ignore[attr-defined]
-        return function
-
-    return mark
-
-
 def _rows(values: Tensor) -> Tensor:
     """The mean of each member, (members,), in the default type for booleans."""
     return (values if values.is_floating_point() else values.float()).flatten(1).mean(1)
-
-
-def _error(outputs: Tensor, targets: Tensor, remedy: str) -> TaskError:
-    return TaskError(
-        f"an output of shape {tuple(outputs.shape[1:])} and a target of shape {tuple(targets.shape[1:])}",
-        where="metric(output, target)",
-        remedy=remedy,
-    )
 
 
 def _like(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -99,7 +84,7 @@ def _mean_absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
     return _rows((outputs - _like(outputs, targets)).abs())
 
 
-@_with(_accuracy)
+@stacked_form(_accuracy)
 def accuracy(output: Tensor, target: Tensor, *, threshold: float = 0.0) -> Tensor:
     """Share of rows that are classified correctly; higher is better.
 
@@ -117,7 +102,7 @@ def accuracy(output: Tensor, target: Tensor, *, threshold: float = 0.0) -> Tenso
     return _accuracy(output[None], target[None], threshold)[0]
 
 
-@_with(_top_k_accuracy)
+@stacked_form(_top_k_accuracy)
 def top_k_accuracy(output: Tensor, target: Tensor, *, k: int = 5) -> Tensor:
     """Share of rows whose class is among the ``k`` largest scores; higher is better.
 
@@ -129,13 +114,13 @@ def top_k_accuracy(output: Tensor, target: Tensor, *, k: int = 5) -> Tensor:
     return _top_k_accuracy(output[None], target[None], k)[0]
 
 
-@_with(_mean_squared_error)
+@stacked_form(_mean_squared_error)
 def mean_squared_error(output: Tensor, target: Tensor) -> Tensor:
     """Mean of ``(output - target)²`` over all elements; lower is better; (batch,) fits (batch, 1)."""
     return _mean_squared_error(output[None], target[None])[0]
 
 
-@_with(_mean_absolute_error)
+@stacked_form(_mean_absolute_error)
 def mean_absolute_error(output: Tensor, target: Tensor) -> Tensor:
     """Mean of ``|output - target|`` over all elements; lower is better; (batch,) fits (batch, 1)."""
     return _mean_absolute_error(output[None], target[None])[0]
