@@ -7,72 +7,27 @@ training, begun or not, whose value at full length is expected to improve most o
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from luthier.errors import MethodError
-from luthier.jobs import Budget, Event, History, Job, Report, Result
-from luthier.propose.gaussian_process.acquisition import WORLDS, log_expected_improvement
-from luthier.propose.gaussian_process.curve_kernel import Curves
+from luthier.jobs import Budget, History, Job
+from luthier.propose.gaussian_process.curve_model import CurveModel
 from luthier.propose.gaussian_process.design import sobol
-from luthier.propose.gaussian_process.fit import fit, start
-from luthier.propose.gaussian_process.kernel import Kernel
-from luthier.propose.gaussian_process.posterior import Posterior, posterior
-from luthier.propose.gaussian_process.search import maximise
-from luthier.propose.gaussian_process.transform import transform
+from luthier.propose.gaussian_process.posterior import Posterior
+from luthier.propose.learning_curves import Memory, Rungs, followed
 from luthier.propose.lineages import check_number, check_rungs, end_of, progress, steps_to
 from luthier.propose.threads import one_thread
 from luthier.seeds import Seeds
 from luthier.space import Config
-from luthier.space.encoder import Encoding, Points, encoding_of, keys
+from luthier.space.encoder import Points, encoding_of, keys
 
 WHERE = "method freeze_thaw"
 WIDEST = 128  # columns of a space
-PARTS = (1.0, 0.5, 0.25, 0.125)  # of a curve, as far as it goes: the points that the model takes of it
 GROWTH = 1.15  # a fit stays good until so many times more has been seen
-LEADING = 5  # trials around which the search for a new configuration begins
-FRESH = -1.0  # the curve of a configuration that has none
-
-
-@dataclass
-class _Curve:
-    """Progress of one trial.
-
-    Args:
-        steps: Fractions of a whole training at which there is a value, rising.
-        values: The values there, minimised; NaN where there is none.
-        last: Its last job.
-        open: True if it can go on: its last job has ended well and its training is not complete.
-    """
-
-    steps: list[float] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
-    last: int = 0
-    open: bool = False
-
-
-@dataclass
-class _Memory:
-    """All curves by the number of their first job, and the model's parameters.
-
-    Args:
-        root: The first job of each job's trial.
-        running: Fraction at which each pending job will end.
-        seen: Results and rungs reached so far.
-        fitted: Number of these that the parameters were fitted to.
-        theta: The parameters; None before the first fit.
-    """
-
-    curves: dict[int, _Curve] = field(default_factory=dict)
-    root: dict[int, int] = field(default_factory=dict)
-    running: dict[int, float] = field(default_factory=dict)
-    seen: int = 0
-    fitted: int = 0
-    theta: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -177,16 +132,15 @@ class FreezeThaw:
             return False
         with one_thread():
             others = {root: to for root, to in memory.running.items() if root != number}
-            model = self._model(history, memory, others, np.random.default_rng(number))
-            rng = np.random.default_rng(number)
-            _, fresh = self._fresh(history, memory, model, [], rng)
-            features = _features(encoding_of(history.space), _of(history, [number]), 1.0, [float(number)])
-            return fresh > _improvement(model, features)[0]
+            model = self._model(history, memory)
+            process = model.given(others, np.random.default_rng(number))
+            _, fresh = self._fresh(model, process, [], np.random.default_rng(number))
+            return fresh > model.gains(process, [number])[0]
 
     def _next(
         self,
         history: History,
-        memory: _Memory,
+        memory: Memory,
         number: int,
         started: int,
         running: dict[int, float],
@@ -205,25 +159,24 @@ class FreezeThaw:
             encoding = encoding_of(history.space)
             drawn = sobol(encoding.width, number, seeds) if left is None else left.codes[rng.integers(len(left.codes))]
             return self._begin(number, history.space.decode(drawn[None])[0])
-        beside = {root: to for root, to in running.items() if root in memory.curves}
         new = [job for job in jobs if job.parent is None]
-        model = self._model(history, memory, beside, rng, new)
+        model = self._model(history, memory)
+        process = model.given({root: to for root, to in running.items() if root in memory.curves}, rng, new)
         waiting = [root for root, curve in memory.curves.items() if curve.open and root not in running]
         best, gain = None, -math.inf
         if waiting:
-            features = _features(encoding_of(history.space), _of(history, waiting), 1.0, [float(r) for r in waiting])
-            gains = _improvement(model, features)
+            gains = model.gains(process, waiting)
             best, gain = waiting[int(np.argmax(gains))], float(gains.max())
         if more:
-            code, fresh = self._fresh(history, memory, model, new, rng)
+            code, fresh = self._fresh(model, process, new, rng)
             if code is not None and fresh > gain:
                 return self._begin(number, history.space.decode(code[None])[0])
             more = code is not None
-        if best is None or (not more and self._decided(history, memory, model)):
+        if best is None or (not more and self._decided(model, process)):
             return None
         return self._go_on(history, memory, best, number)
 
-    def _finish(self, history: History, memory: _Memory, running: dict[int, float], number: int) -> Job | None:
+    def _finish(self, history: History, memory: Memory, running: dict[int, float], number: int) -> Job | None:
         """Without a model, and without a trial left: the best of what is open goes on to its end."""
         free = [root for root, curve in memory.curves.items() if curve.open and root not in running]
         ready = [(memory.curves[root].values[-1], root) for root in free]
@@ -232,62 +185,49 @@ class FreezeThaw:
             return None
         return self._go_on(history, memory, min(ready)[1], number)
 
-    def _decided(self, history: History, memory: _Memory, model: Posterior) -> bool:
+    def _decided(self, model: CurveModel, process: Posterior) -> bool:
         """True if the trial that the model believes best is trained as far as it can be."""
-        roots = [root for root, curve in memory.curves.items() if curve.steps]
-        features = _features(encoding_of(history.space), _of(history, roots), 1.0, [float(root) for root in roots])
-        means = model.predict(features)[0].mean(axis=1)
-        return not memory.curves[roots[int(np.argmin(means))]].open
+        roots = [root for root, curve in model.memory.curves.items() if curve.steps]
+        return not model.memory.curves[roots[int(np.argmin(model.means(process, roots)))]].open
 
     def _begin(self, number: int, config: Config) -> Job:
-        budget = self.budget or Budget()
-        part = 1.0 if self.stops else self._rung(0)
-        return Job(number, config, steps_to(part, 0.0, config, budget))
+        return Job(number, config, steps_to(self._rungs.target(0.0), 0.0, config, self.budget or Budget()))
 
-    def _go_on(self, history: History, memory: _Memory, root: int, number: int) -> Job:
+    def _go_on(self, history: History, memory: Memory, root: int, number: int) -> Job:
         budget, parent = self.budget or Budget(), memory.curves[root].last
         config, done = end_of(history, parent), progress(history, budget)[parent]
         return Job(number, config, steps_to(self._target(history, parent), done, config, budget), parent)
 
-    def _rung(self, rung: int) -> float:
-        return float(self.eta) ** (rung + 1 - self.rungs)
+    @property
+    def _rungs(self) -> Rungs:
+        return Rungs(self.eta, self.rungs, self.stops)
 
     def _target(self, history: History, parent: int | None) -> float:
         """The fraction of a whole training to which a job that continues ``parent`` goes."""
-        if self.stops:
-            return 1.0
-        done = 0.0 if parent is None else progress(history, self.budget or Budget())[parent]
-        return next((part for part in map(self._rung, range(self.rungs)) if part > done * 1.001), 1.0)
+        return self._rungs.target(0.0 if parent is None else progress(history, self.budget or Budget())[parent])
 
     def _reached(self, history: History, number: int) -> bool:
         """True if the last report of a job is the first at or past a rung."""
         whole = (self.budget or Budget()).steps_for(history.jobs[number].config)
         parts = [report.step / whole for report in history.reports.get(number, ())[-2:]]
         before = parts[0] if len(parts) > 1 else 0.0
-        return bool(parts) and any(before < self._rung(rung) <= parts[-1] for rung in range(self.rungs - 1))
-
-    def _time(self, part: float) -> float:
-        """The model's time of a fraction of a training: 0 at the first rung, 1 at the end, logarithmic."""
-        return 1.0 - math.log(max(part, 1e-9)) / math.log(self._rung(0))
+        return bool(parts) and self._rungs.crossed(before, parts[-1], last=False)
 
     def _fresh(
-        self, history: History, memory: _Memory, model: Posterior, new: list[Job], rng: np.random.Generator
+        self, model: CurveModel, process: Posterior, new: list[Job], rng: np.random.Generator
     ) -> tuple[np.ndarray | None, float]:
         """The code of a new configuration that promises most, and its log expected improvement."""
-        encoding = encoding_of(history.space)
-        ranked = sorted(memory.curves, key=lambda root: _lowest(memory.curves[root]))[:LEADING]
-        begun = encoding.points([job.config for job in new]) if new else _of(history, [])
-        seen = {*keys(history.codes), *keys(begun.codes)}
-
-        def acquisition(points: Points) -> np.ndarray:
-            return _improvement(model, _features(encoding, points, 1.0, np.full(len(points.codes), FRESH)))
-
+        encoding, history = model.encoding, model.history
         if self.candidates is None:
-            code = maximise(acquisition, encoding, _of(history, ranked), seen, begun.codes, rng)
+            begun = encoding.points([job.config for job in new]) if new else model.points_of([])
+            seen = {*keys(history.codes), *keys(begun.codes)}
+            code = model.anywhere(process, seen, begun.codes, rng)
         else:
             left = self._left(history, new)
-            code = None if left is None else left.codes[int(np.argmax(acquisition(left)))]
-        return code, -math.inf if code is None else float(acquisition(encoding.complete(code[None].copy()))[0])
+            code = None if left is None else left.codes[int(np.argmax(model.fresh_gains(process, left)))]
+        if code is None:
+            return None, -math.inf
+        return code, float(model.fresh_gains(process, encoding.complete(code[None].copy()))[0])
 
     def _left(self, history: History, new: list[Job]) -> Points | None:
         """The candidates that were not begun; None where all were."""
@@ -298,139 +238,20 @@ class FreezeThaw:
         rows = [row for row, key in enumerate(keys(points.codes)) if key not in begun]
         return points.take(rows) if rows else None
 
-    def _model(
-        self,
-        history: History,
-        memory: _Memory,
-        running: dict[int, float],
-        rng: np.random.Generator,
-        new: list[Job] | None = None,
-    ) -> Posterior:
-        """The process given all curves, and imagined ends of what is running."""
-        assert memory.theta is not None, "there is a fit"
-        encoding = encoding_of(history.space)
-        features, y = self._data(history, memory)
-        process = posterior(_kernel(encoding), memory.theta, features, y)
-        parts = []
-        if running:
-            roots = list(running)
-            times = np.array([self._time(running[root]) for root in roots])
-            parts.append(_features(encoding, _of(history, roots), times, [float(root) for root in roots]))
-        if new:
-            points = encoding.points([job.config for job in new])
-            time = self._time(1.0 if self.stops else self._rung(0))
-            parts.append(_features(encoding, points, time, [float(job.number) for job in new]))
-        if not parts:
-            return process
-        ahead = np.concatenate(parts)
-        return process.imagine(ahead, rng.normal(size=(len(ahead), WORLDS)))
+    def _model(self, history: History, memory: Memory) -> CurveModel:
+        return CurveModel(history, memory, self._rungs, self.points)
 
-    def _data(self, history: History, memory: _Memory) -> tuple[np.ndarray, np.ndarray]:
-        """Features, (n, features), and transformed values, (n,), of the points that the model takes of the curves."""
-        roots, times, values = [], [], []
-        best = min(memory.curves, key=lambda root: _lowest(memory.curves[root]))
-        for root, curve in memory.curves.items():
-            if not curve.steps:
-                continue
-            end = curve.steps[-1]
-            places = {max(0, bisect_right(curve.steps, part * end * 1.001) - 1) for part in PARTS}
-            if root == best:
-                places.add(int(np.nanargmin(curve.values)))
-            for place in sorted(places):
-                roots.append(root)
-                times.append(self._time(curve.steps[place]))
-                values.append(curve.values[place])
-        y = transform(np.array(values))
-        kept = np.sort(np.argsort(y, kind="stable")[: self.points])
-        points = _of(history, [roots[i] for i in kept])
-        features = _features(encoding_of(history.space), points, np.array(times)[kept], [float(roots[i]) for i in kept])
-        return features, y[kept]
-
-    def _memory(self, history: History) -> _Memory:
+    def _memory(self, history: History) -> Memory:
         budget = self.budget or Budget()
-        objective = next(iter(history.objectives))
+        key = ("freeze-thaw", replace(self, budget=None), budget.steps, budget.epochs)
+        return followed(history, key, budget, self._rungs, lambda memory: self._refit(history, memory))
 
-        def update(memory: _Memory, event: Event) -> _Memory:
-            number = event.number
-            if isinstance(event, Job):
-                root = number if event.parent is None else memory.root[event.parent]
-                memory.root[number] = root
-                curve = memory.curves.setdefault(root, _Curve())
-                curve.last, curve.open = number, False
-                memory.running[root] = self._target(history, event.parent)
-                return memory
-            root = memory.root[number]
-            curve, whole = memory.curves[root], budget.steps_for(history.jobs[number].config)
-            if isinstance(event, Report):
-                if objective in event.metrics:
-                    reached = self.stops and self._rungs_at(curve, event.step / whole)
-                    _note(curve, event.step / whole, history.objective_values(event.metrics)[0])
-                    memory.seen += bool(reached)
-            else:
-                self._end(history, memory, curve, event)
-                memory.running.pop(root, None)
-            self._refit(history, memory)
-            return memory
-
-        return history.fold(("freeze-thaw", replace(self, budget=None), budget.steps, budget.epochs), _Memory, update)
-
-    def _rungs_at(self, curve: _Curve, part: float) -> bool:
-        before = curve.steps[-1] if curve.steps else 0.0
-        return any(before < self._rung(rung) <= part for rung in range(self.rungs))
-
-    def _end(self, history: History, memory: _Memory, curve: _Curve, result: Result) -> None:
-        budget = self.budget or Budget()
-        done, good = progress(history, budget)[result.number], result.status in ("ok", "pruned")
-        value = float(history.values[result.number, 0]) if good else math.nan
-        later = 0.0 if good or not curve.steps else 1.01 * curve.steps[-1]  # what it had come to before stays
-        _note(curve, max(done, later, 1e-6), value if math.isfinite(value) else math.nan)
-        mine = result.number not in history.before
-        curve.open = mine and not self.stops and good and math.isfinite(value) and done < 0.999
-        memory.seen += 1
-
-    def _refit(self, history: History, memory: _Memory) -> None:
+    def _refit(self, history: History, memory: Memory) -> None:
         """A new fit where enough has been seen since the last one."""
-        finite = sum(math.isfinite(_lowest(curve)) for curve in memory.curves.values())
+        finite = sum(math.isfinite(curve.lowest) for curve in memory.curves.values())
         if memory.seen < max(self.initial, GROWTH * memory.fitted) or memory.seen == memory.fitted or finite < 2:
             return
-        kernel = _kernel(encoding_of(history.space))
-        with one_thread():
-            features, y = self._data(history, memory)
-            memory.theta = fit(kernel, features, y, start(kernel) if memory.theta is None else memory.theta)
-        memory.fitted = memory.seen
-
-
-def _kernel(encoding: Encoding) -> Curves:
-    return Curves(Kernel(encoding.groups, encoding.warped))
-
-
-def _of(history: History, numbers: list[int]) -> Points:
-    return Points(history.codes[numbers], history.mask[numbers])
-
-
-def _features(encoding: Encoding, points: Points, times: Any, curves: Any) -> np.ndarray:
-    """Features that the kernel compares, (points, features): configuration, time and number of the curve."""
-    found = np.empty((len(points.codes), 2))
-    found[:, 0], found[:, 1] = times, curves
-    return np.concatenate([encoding.features(points), found], axis=1)
-
-
-def _improvement(model: Posterior, features: np.ndarray) -> np.ndarray:
-    mean, deviation = model.predict(features)
-    return log_expected_improvement(mean, deviation, model.incumbents())
-
-
-def _note(curve: _Curve, part: float, value: float) -> None:
-    """Add a point, or put its value in the place of the last one where it is no later."""
-    if curve.steps and part <= curve.steps[-1] * 1.000001:
-        curve.values[-1] = value
-    else:
-        curve.steps.append(part)
-        curve.values.append(value)
-
-
-def _lowest(curve: _Curve) -> float:
-    return min((value for value in curve.values if math.isfinite(value)), default=math.inf)
+        self._model(history, memory).refit()
 
 
 def _check(history: History) -> None:
