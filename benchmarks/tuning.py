@@ -133,7 +133,8 @@ def split_part(arguments: argparse.Namespace, problems: Any) -> None:
     part, file = SPLIT[arguments.part], arguments.out or OUT_OF_PART
     kept = json.loads(file.read_text()) if file.exists() else {"commands": [], "runs": []}
     kept |= {"part": arguments.part, "machine": lt.environment("optuna")}
-    kept["commands"] += [" ".join(["python", "benchmarks/tuning.py", *sys.argv[1:]])]
+    command = " ".join(["python", "benchmarks/tuning.py", *sys.argv[1:]])
+    kept["commands"] = list(dict.fromkeys([*kept["commands"], command]))  # it may be stopped, and goes on
     tasks = arguments.tasks or part["tasks"]
     seeds = [seed for seed in part["seeds"] if seed >= arguments.first_seed][: arguments.seeds]
     for method in arguments.methods:
