@@ -45,7 +45,10 @@ def test_only_what_is_left_at_its_default_is_taken_from_the_study() -> None:
     safer = lt.adapt.Enas("unrolled", shared=lt.optim.SGD(lr=0.1))
     assert as_begun(safer, search)[0] is safer
     hypernet = describe(lt.adapt.Hypernet())
-    del hypernet["follow"], hypernet["gate"]
+    del hypernet["follow"], hypernet["gate"], hypernet["rate"]
     begun = as_begun(lt.adapt.Hypernet(), hypernet)
     assert begun == (lt.adapt.Hypernet(follow=False, gate=0.0), hypernet)
+    still = describe(lt.adapt.Hypernet())
+    del still["rate"]
+    assert as_begun(lt.adapt.Hypernet(), still) == (lt.adapt.Hypernet(), still)
     assert as_begun(None, None) == (None, None) and as_begun(None, stored)[0] is None

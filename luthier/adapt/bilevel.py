@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from luthier import response
 from luthier.adapt import unconstrained
 from luthier.adapt.differentiable import InnerTraining, Update, coupled_decay
+from luthier.adapt.objective import check_objective
 from luthier.checks import checked, one_of, real, require, whole
 from luthier.errors import MethodError
 from luthier.optim import SGD, Adam
@@ -178,32 +179,8 @@ class Bilevel:
         if unrolled:
             optimizer = {*task.optimizer.reads, *(name for schedule in task.schedules for name in schedule.reads)}
         domains = unconstrained.tunable(task, state, self.names, f"Bilevel({self.response})", optimizer)
-        if self.objective not in ("loss", *task.task.metrics):
-            known = ", ".join(("loss", *task.task.metrics))
-            remedy = f"The task measures {known}; add others by TorchTask(metrics={{name: function}})."
-            raise MethodError(f"objective={self.objective!r} is not measured", where="Bilevel", remedy=remedy)
-        self._check_objective(task, state, domains)
+        check_objective(task, state, domains, self.objective, "Bilevel")
         return domains
-
-    def _check_objective(self, task: Program, state: State, domains: Mapping[str, Float]) -> None:
-        params = {name: param.detach().requires_grad_() for name, param in state["params"].items()}
-        leaves = {name: state["hyper"][name].detach().clone().requires_grad_() for name in domains}
-        hyper = {**state["hyper"], **leaves}
-        values = task.objective(params, state["buffers"], hyper, task.sources.example("valid", 2), self.objective)
-        if not values.requires_grad:
-            raise MethodError(
-                f"the metric {self.objective!r} cannot be differentiated",
-                where="Bilevel(objective=…)",
-                remedy='Give a smooth one, such as the default, "loss".',
-            )
-        direct = unconstrained.dependences(values, leaves)
-        if direct:
-            raise MethodError(
-                f"{min(direct)} enters the validation {self.objective} itself, which would be made small by it alone",
-                where="Bilevel(objective=…)",
-                remedy="Name a metric of the task that does not read it: metrics={'cross_entropy': "
-                "lt.losses.cross_entropy} and objective='cross_entropy'.",
-            )
 
     def _at_the_end(
         self, task: Program, state: State, batches: Sequence[Batch], valid: Batch, names: list[str]

@@ -165,8 +165,8 @@ class Hypergradient:
         return low * (1 + margin), high * (1 - margin)
 
 
-def movable_rate(task: Program) -> Float:
-    """The domain of ``lr``, where hypergradient descent can move it.
+def movable_rate(task: Program, where: str = "Hypergradient") -> Float:
+    """The domain of ``lr``, where steps in proportion to it let ``where``, a method, move it.
 
     Raises:
         MethodError: If it cannot.
@@ -190,7 +190,7 @@ def movable_rate(task: Program) -> Float:
         remedy = "Use lt.optim.SGD or Adam, or torch.optim's SGD, Adam, AdamW or RMSprop, with lr from the space."
     else:
         return domain
-    raise MethodError(fault, where="Hypergradient", remedy=remedy)
+    raise MethodError(fault, where=where, remedy=remedy)
 
 
 def objective_gradient(optimizer: Any, params: Tensors, gradients: Tensors, hyper: Mapping[str, Tensor]) -> Tensors:

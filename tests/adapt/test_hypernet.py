@@ -12,9 +12,12 @@ from networks import digits_task
 from torch import Tensor, nn
 
 import luthier as lt
-from luthier.adapt import draws, structures
+from luthier.adapt import draws, structures, unconstrained
 from luthier.adapt.gate import Gate
 from luthier.adapt.hypernet import Hypernet
+from luthier.adapt.hypernet_descent import descend, drawn
+from luthier.adapt.hypernet_moves import move
+from luthier.adapt.hypernetwork import domains_of, place_of
 from luthier.adapt.plain import Plain
 from luthier.errors import ConfigError, MethodError
 from luthier.seeds import Seeds
@@ -156,7 +159,7 @@ def test_with_the_exact_response_the_hypergradient_is_exact():
     for response in ("response", "smooth"):
         state["own"]["hypernet"][response]["columns"] = jacobian.mT.reshape(1, 4, 4)
     state["t"] += 5
-    after, metrics = adapter._move(program, state, valid.at(0))
+    after, metrics = move(adapter, program, state, valid.at(0))
     assert metrics["hypergradient"].item() == pytest.approx(hypergradient.norm().item(), rel=1e-10)
     moved = after["own"]["hypernet"]["free"]["penalty"][0] - place
     assert torch.allclose(moved, -0.01 * hypergradient.sign(), rtol=0, atol=1e-6), "Adam's first step"
@@ -263,8 +266,8 @@ def test_draws_are_in_pairs_and_within_the_bounds():
     program, state, *_ = begun(task, adapter, {"penalty": [0.01, 10.0, 0.3, 0.3]})
     noise = draws.noise(state, 1, 6, 4)
     assert noise.shape == (1, 6, 4) and torch.equal(noise[:, :3], -noise[:, 3:])
-    domains = adapter._domains(program, state)
-    points = adapter._drawn(domains, state, adapter._place(domains, state))
+    domains = domains_of(program, state)
+    points = drawn(adapter, domains, state, place_of(domains, state))
     low, high = draws.bounds(domains, points)
     assert points.shape == (1, 6, 4), "as many as were asked for"
     assert (points >= low).all() and (points <= high).all() and (points == low).any()
@@ -312,19 +315,19 @@ def test_draws_grow_with_what_moves() -> None:
     task = apart_task()
     program, state, *_ = begun(task, Hypernet(entropy=None), {"penalty": [0.1, 0.01, 0.3]})
     adapter = Hypernet(entropy=None)
-    domains = adapter._domains(program, state)
-    place = adapter._place(domains, state)
-    moved = adapter._drawn(domains, state, place) - place.unsqueeze(1)
+    domains = domains_of(program, state)
+    place = place_of(domains, state)
+    moved = drawn(adapter, domains, state, place) - place.unsqueeze(1)
     assert moved.shape == (1, 6, 3)
     assert torch.allclose(moved[0], 0.5 * torch.cat((torch.eye(3), -torch.eye(3))).double(), rtol=0, atol=1e-12)
     turns = []
     for step in range(3):  # two of three numbers a step, in turn
         now = {**state, "t": state["t"] + step}
-        drawn = Hypernet(entropy=None, samples=4)._drawn(domains, now, place, turns=True) - place.unsqueeze(1)
-        assert drawn.shape == (1, 4, 3) and torch.allclose(drawn[:, :2], -drawn[:, 2:])
-        turns.append([row.nonzero().item() for row in drawn[0, :2]])
+        there = drawn(Hypernet(entropy=None, samples=4), domains, now, place, turns=True) - place.unsqueeze(1)
+        assert there.shape == (1, 4, 3) and torch.allclose(there[:, :2], -there[:, 2:])
+        turns.append([row.nonzero().item() for row in there[0, :2]])
     assert turns == [[0, 1], [2, 0], [1, 2]]
-    assert Hypernet(mode="global")._drawn(domains, state, place).shape == (1, 2, 3)
+    assert drawn(Hypernet(mode="global"), domains, state, place).shape == (1, 2, 3)
 
 
 def test_what_waits_for_its_turn_stays() -> None:
@@ -334,7 +337,7 @@ def test_what_waits_for_its_turn_stays() -> None:
     program, state, train, _ = begun(task, adapter, {"penalty": [0.1, 0.01, 0.3]})
     for t in range(6):
         before = state["own"]["hypernet"]["response"]["columns"][0]
-        state, _ = adapter._descend(program, state, train.at(t))
+        state, _ = descend(adapter, program, state, train.at(t))
         after = state["own"]["hypernet"]["response"]["columns"][0]
         assert [not torch.equal(a, b) for a, b in zip(before, after, strict=True)] == [i == t % 3 for i in range(3)]
 
@@ -345,7 +348,7 @@ def test_it_moves_by_the_running_mean() -> None:
     program, state, train, _ = begun(task, adapter, {"penalty": [0.1, 0.01, 0.3]})
     mean = state["own"]["hypernet"]["response"]["columns"]
     for t in range(4):
-        state, _ = adapter._descend(program, state, train.at(t))
+        state, _ = descend(adapter, program, state, train.at(t))
         mean = 0.75 * mean + 0.25 * state["own"]["hypernet"]["response"]["columns"]
     assert torch.allclose(state["own"]["hypernet"]["smooth"]["columns"], mean, rtol=1e-12, atol=0)
     response = adapter.response(program, {"penalty": [0.1, 0.01, 0.3]}, state)
@@ -366,7 +369,7 @@ def test_under_sgd_the_response_is_the_derivative_of_the_training(optimizer: Any
     adapter = Hypernet(structure="linear", scale=1e-3, entropy=None, warmup=1e9)
     program, state, train, _ = begun(task, adapter, {"penalty": place.exp().tolist()})
     for t in range(12):
-        state, _ = adapter._descend(program, state, train.at(t))
+        state, _ = descend(adapter, program, state, train.at(t))
 
     def trained(log: Tensor) -> Tensor:
         plain = Plain().init(program, {"penalty": log.exp().tolist()}, 3)
@@ -431,7 +434,7 @@ def test_an_optimizer_of_torch_leads_the_response_as_ours_does(ours: Any, theirs
         adapter = Hypernet(("penalty",), structure="linear", scale=0.1, entropy=None, warmup=1e9)
         program, state, train, _ = begun(task, adapter, {"penalty": [0.1, 0.3, 0.05, 0.5], "lr": 0.03})
         for t in range(6):
-            state, _ = adapter._descend(program, state, train.at(t))
+            state, _ = descend(adapter, program, state, train.at(t))
         columns.append(state["own"]["hypernet"]["response"]["columns"])
     assert torch.allclose(*columns, rtol=1e-9, atol=1e-15) and columns[0].abs().min() > 1e-6
 
@@ -443,7 +446,7 @@ def test_a_clipped_step_moves_the_response_as_much_less() -> None:
         adapter = Hypernet(structure="linear", scale=0.1, entropy=None, warmup=1e9)
         program, state, train, _ = begun(task, adapter, {"penalty": [0.1, 0.3, 0.05, 0.5]})
         start = state["params"]["weight"]
-        state, _ = adapter._descend(program, state, train.at(0))
+        state, _ = descend(adapter, program, state, train.at(0))
         moved.append((state["params"]["weight"] - start, state["own"]["hypernet"]["response"]["columns"]))
     (far, much), (near, little) = moved
     assert torch.allclose(near / far, (near.norm() / far.norm()).expand_as(far), rtol=1e-9)
@@ -482,8 +485,8 @@ def test_what_makes_no_difference_stays() -> None:
                 now["own"]["hypernet"]["smooth"]["columns"].shape, generator=noise, dtype=torch.float64
             )
             own = {**now["own"]["hypernet"], "smooth": {"columns": random}}
-            now, _ = adapter._move(
-                program, {**now, "t": now["t"] + 1, "own": {**now["own"], "hypernet": own}}, valid.at(t)
+            now, _ = move(
+                adapter, program, {**now, "t": now["t"] + 1, "own": {**now["own"], "hypernet": own}}, valid.at(t)
             )
         moves[errors] = (now["hyper"]["penalty"].log() - state["hyper"]["penalty"].log()).abs().max().item()
     assert moves[2.0] < 0.25 < moves[0.0]
@@ -519,6 +522,71 @@ def test_networks_that_run_in_turn_have_hypernetworks_too() -> None:
         assert study.best is not None and study.best.final["dropout"] != study.best.config["dropout"]
 
 
+# --- the learning rate
+
+
+def rated(low: float = 1e-4, high: float = 1.0, log: bool = True, **settings: Any) -> lt.TorchTask:
+    """The digits' network whose rate may move, in float64."""
+    space = lt.Space(lr=lt.Float(low, high, log=log), weight_decay=lt.Float(1e-6, 1e-1, log=True))
+    return digits_task(space=space, dtype=torch.float64, **settings)
+
+
+@pytest.mark.parametrize("log", [True, False])
+@pytest.mark.parametrize("optimizer", [lt.optim.SGD(), lt.optim.Adam()], ids=["sgd", "adam"])
+def test_the_rate_s_derivative_is_that_of_trainings_at_other_rates(optimizer: Any, log: bool) -> None:
+    """Of one step between moves the derivative to first order is the whole; float64, a step of SGD and of Adam."""
+    task, config = rated(log=log, optimizer=optimizer), {"lr": 0.01, "weight_decay": 1e-2}
+    adapter = Hypernet(entropy=None, inner_steps=1, warmup=1e9, rate=True)
+    program, state, train, valid = begun(task, adapter, config)
+    for t in range(3):
+        state, _ = adapter.step(program, state, [train.at(t)], valid.at(t))
+
+    def after(factor: float) -> tuple[Any, Any]:
+        hyper = {**state["hyper"], "lr": state["hyper"]["lr"] * factor}
+        return adapter.step(program, {**state, "hyper": hyper}, [train.at(3)], valid.at(3))
+
+    e = 1e-5
+    expected = (after(1 + e)[1]["valid_loss"] - after(1 - e)[1]["valid_loss"]).item() / (2 * e)
+    if not log:  # per unit of the sigmoid's argument
+        domain, place = task.space.domains["lr"], state["own"]["hypernet"]["rate"]
+        expected *= (unconstrained.slope(domain, place) / state["hyper"]["lr"]).item()  # type: ignore[arg-type]
+    means = [one["own"]["hypernet"]["gate"]["mean"][0, -1].item() for one in (state, after(1.0)[0])]
+    assert means[1] - 0.9 * means[0] == pytest.approx(0.1 * expected, rel=1e-5)
+    assert abs(expected) > 1e-4
+
+
+def test_the_rate_moves_where_it_lowers_the_validation_loss() -> None:
+    """From a rate far below the best one and from one above it; and stays where it is asked to."""
+    ends = {}
+    for start in (1e-3, 0.5):
+        for rate in (False, True):
+            adapter = Hypernet(("weight_decay",), warmup=1, outer_lr=0.2, rate=rate)
+            task = rated(optimizer=lt.optim.SGD(momentum=0.9))
+            first = [{"lr": start, "weight_decay": 1e-4}]
+            method = (lt.propose.Random(), adapter)
+            study = lt.tune(task, method, trials=1, epochs=4, start=first, progress=False)
+            assert study.best is not None and (study.best.final["lr"] != start) == rate
+            ends[start, rate] = study.best.metrics["loss"], study.best.final["lr"]
+    assert ends[1e-3, True][1] > 5e-3 > 5e-3 / 4 > ends[1e-3, False][1] and ends[0.5, True][1] < 0.3
+    assert ends[1e-3, True][0] < 0.7 * ends[1e-3, False][0] and ends[0.5, True][0] < ends[0.5, False][0]
+
+
+def test_a_rate_that_was_changed_is_gone_on_from() -> None:
+    task, config = rated(), {"lr": 0.01, "weight_decay": 1e-2}
+    adapter = Hypernet(warmup=0, gate=0, outer_lr=0.1, rate=True)
+    program, state, train, valid = begun(task, adapter, config)
+    for t in range(2):
+        state, _ = adapter.step(program, state, [train.at(t)] * 5, valid.at(t))
+    moved = state["hyper"]["lr"].item()
+    assert moved != 0.01
+    same = adapter.init(program, {**config, "lr": moved}, 5, state, {})
+    other = adapter.init(program, {**config, "lr": 0.2}, 5, state, {"lr": 0.2})
+    assert same["own"]["hypernet"]["rate"].item() == pytest.approx(math.log(moved))
+    assert other["own"]["hypernet"]["rate"].item() == pytest.approx(math.log(0.2))
+    other, _ = adapter.step(program, other, [train.at(3)] * 5, valid.at(3))
+    assert 0.17 < other["hyper"]["lr"].item() < 0.24
+
+
 # --- what is tuned
 
 
@@ -542,6 +610,8 @@ def test_what_enters_the_training_loss_is_found():
         (lambda: Hypernet(scale=0), "centred=False"),
         (lambda: Hypernet(gate=-1.0), r"gate must be .* got -1\.0"),
         (lambda: Hypernet(follow=1), r"follow must be .* got 1"),  # type: ignore[arg-type]
+        (lambda: Hypernet(rate=1), r"rate must be .* got 1"),  # type: ignore[arg-type]
+        (lambda: begun(ridge(), Hypernet(rate=True), {"penalty": [0.5] * 4}), "there is no lr in the space"),
         (lambda: Hypernet(names="dropout"), "names"),  # type: ignore[arg-type]
         (lambda: begun(digits_task(), Hypernet(("lr",)), _digits()), "lr"),
         (lambda: begun(digits_task(), Hypernet(("dropot",)), _digits()), "dropot"),

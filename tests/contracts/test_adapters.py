@@ -177,10 +177,10 @@ class TestGlobalHypernetUnderAdam(AdapterContract):
 
 
 class TestSimplifiedGatedHypernet(AdapterContract):
-    moves = frozenset({"weight_decay", "dropout"})
+    moves = frozenset({"weight_decay", "dropout", "lr"})
 
     def make(self) -> Adapter:
-        return Hypernet(structure="gated", scale=0, centred=False, samples=1, warmup=0.0, outer_lr=0.1)
+        return Hypernet(structure="gated", scale=0, centred=False, samples=1, warmup=0.0, outer_lr=0.1, rate=True)
 
 
 def choosing(config: object) -> nn.Module:
