@@ -64,6 +64,16 @@ LOSSES = 30  # so often a job may be lost with its driver: that is ended for man
 SUSPECT = 4  # so often a job may be lost with its driver until others come first
 
 
+def stretched(lease: float, attempts: Iterable[int]) -> float:
+    """Seconds of an owner's lease: four times longer with a second attempt among its jobs, and with a third.
+
+    Args:
+        lease: Seconds of the first.
+        attempts: How often each of its jobs was begun.
+    """
+    return lease * 4 ** (min(3, max(attempts, default=1)) - 1)
+
+
 def died(number: int, times: int = DEATHS) -> Result:
     """The result of a job under which too many processes have died."""
     error = (

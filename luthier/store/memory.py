@@ -27,9 +27,8 @@ from luthier.store.counts import (
     no_study,
     not_filled_by_sync,
     settings_text,
+    stretched,
 )
-
-STRETCH = 4  # so many times longer is a lease with the second attempt at a job that it holds, and with the third
 
 
 @dataclass
@@ -249,8 +248,7 @@ class _MemoryStudy:
             return [study.jobs[number] for number in taken]
 
     def renew(self) -> None:
-        stretch = STRETCH ** (min(3, max(self.attempts.values(), default=1)) - 1)
-        self._until = time.monotonic() + self._lease * stretch
+        self._until = time.monotonic() + stretched(self._lease, self.attempts.values())
 
     def release(self, numbers: Sequence[int] | None = None, died: bool = False) -> None:
         with self._lock:

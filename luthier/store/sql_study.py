@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
@@ -14,7 +13,8 @@ from luthier.store import statements as sql
 from luthier.store.checkpoints import Checkpoints, writer_of
 from luthier.store.connect import Database
 from luthier.store.counts import DEATHS, LOSSES, SUSPECT, Leader, check_jobs, died
-from luthier.store.liveness import ProcessIdentity
+from luthier.store.holdings import Holdings
+from luthier.store.others import Others
 from luthier.store.session import Session
 from luthier.store.sql_log import Counts, EventLog, Nothing, Transaction
 
@@ -24,8 +24,6 @@ Value = TypeVar("Value")
 
 PAUSE = 2.0  # seconds, times the attempts, before a job is claimed again whose owner was lost a second time
 LAST = 2**63 - 1  # place after all others
-STRETCH = 4  # so many times longer is a lease with the second attempt at a job that it holds, and with the third
-TURN = 600.0  # seconds that no proposal takes
 
 
 class _Exchange(NamedTuple):
@@ -78,19 +76,23 @@ class SQLStudy:
         best: Leader,
         checkpoints: Checkpoints,
     ) -> None:
-        self.attempts: dict[int, int] = {}
-        self.partials: dict[int, str | None] = {}
         self._database, self._lease = database, lease
         self._log = EventLog(database, name, study, label, lease, best)
         self._study = self._log.study
-        self._aside: list[Job] = []  # jobs that others have proposed for this owner
+        self._hold, self._others = Holdings(), Others(self._log)
         self._provisional = False  # whether a history shows events that have no place in the order yet
         self._wished = 0  # the process whose last exchange has left a wish for jobs behind
         self._behind = False  # whether others had written since the last exchange: there will be more
         self._refused: Exception | None = None  # what a method has raised while it proposed
-        self._free_files: list[str] = []  # partial states of jobs that have ended
         self._checkpoints = checkpoints
-        self._seen: dict[int | str, tuple[float | None, float]] = {}  # leases, and since when they are as they are
+
+    @property
+    def attempts(self) -> dict[int, int]:
+        return self._hold.attempts
+
+    @property
+    def partials(self) -> dict[int, str | None]:
+        return self._hold.partials
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -132,11 +134,11 @@ class SQLStudy:
         new_results: dict[int, rows.Packed] = {}
         for result in results:
             new_results.setdefault(result.number, rows.packed(encoding.normal(result)))
-        aside = self._put_aside(room)
+        aside = self._hold.take_aside(room)
         room = room - len(aside) if propose is not None else 0
         if not new_reports and not new_results and not room:
             return Exchanged([], aside)
-        given = _Exchange(new_reports, new_results, room, propose, history, self._known(aside))
+        given = _Exchange(new_reports, new_results, room, propose, history, self._hold.known(aside))
         wished, self._wished = self._wished == os.getpid(), 0
         if wished and not given.writes and (found := self._database.again(lambda tries: self._adopted(given.known))):
             return Exchanged([], aside + found)  # the wish has come true: there is no lock to wait for
@@ -234,15 +236,15 @@ class SQLStudy:
 
     @_alone
     def claim(self, count: int) -> list[Job]:
-        jobs = self._put_aside(count)
+        jobs = self._hold.take_aside(count)
         count -= len(jobs)
         if not count or not self._database.again(lambda tries: self._may_claim()):  # the usual answer, without a lock
             return jobs
-        known = self._known(jobs)
+        known = self._hold.known(jobs)
 
         def body(tx: Transaction) -> list[Job]:
             self._gate(tx)
-            for owners, pause in zip(self._lost(tx.session), (0.0, PAUSE), strict=True):
+            for owners, pause in zip(self._others.lost(tx.session), (0.0, PAUSE), strict=True):
                 if owners:
                     values = self._study | self._numbers(owners) | {"b_pause": pause}
                     self._freed(tx, tx.session.all(sql.free_of_owners, values), LOSSES)
@@ -253,7 +255,7 @@ class SQLStudy:
 
     @_alone
     def renew(self) -> None:
-        values = {"b_owner": self._log.id, "b_lease": self._long()}
+        values = {"b_owner": self._log.id, "b_lease": self._hold.lease(self._lease)}
         with self._database.write() as session:
             session.run(sql.renew_owner, values)
 
@@ -269,8 +271,8 @@ class SQLStudy:
                 tx.session.run(sql.release_all if numbers is None else sql.release_some, values)
 
         self._once(body, lambda session: None)
-        self._aside = [] if numbers is None else [job for job in self._aside if job.number not in numbers]
-        self._let_go(list(self.attempts) if numbers is None else numbers)
+        self._hold.aside = [job for job in self._hold.aside if numbers is not None and job.number not in numbers]
+        self._hold.let_go(list(self.attempts) if numbers is None else numbers)
 
     @_alone
     def partial(self, number: int, file: str, steps: int) -> bool:
@@ -289,7 +291,7 @@ class SQLStudy:
         if attempts is None:  # another holds the job, or it has ended: nobody will name this file
             self._checkpoints.remove([file])
             return False
-        self.attempts[number], self.partials[number] = attempts, file
+        self._hold.hold(number, attempts, file)
         if old is not None and old != file:
             self._checkpoints.remove([old])
         return True
@@ -298,8 +300,7 @@ class SQLStudy:
 
     @_alone
     def sync(self, history: History) -> list[Event | Note]:
-        if self._free_files:
-            files, self._free_files = self._free_files, []
+        if files := self._hold.take_freed():
             self._checkpoints.remove(files)
         row = self._database.again(lambda tries: self._count())
         if self._log.label is None and not self._database.sqlite:
@@ -329,11 +330,11 @@ class SQLStudy:
     def turn(self, seconds: float) -> bool:
         def take(tries: int) -> bool:
             with self._database.read() as session:
-                if not self._may_turn(session):  # without a lock
+                if not self._others.may_turn(session):  # without a lock
                     return False
             with self._database.write() as session:
                 self._log.locked(session)
-                if not self._may_turn(session):
+                if not self._others.may_turn(session):
                     return False
                 session.run(sql.take_turn, self._log.owner | {"b_seconds": seconds})
                 return True
@@ -353,7 +354,7 @@ class SQLStudy:
     def held(self) -> set[int]:
         def look(tries: int) -> set[int]:
             with self._database.read() as session:
-                lost = {owner for owners in self._lost(session) for owner in owners}
+                lost = {owner for owners in self._others.lost(session) for owner in owners}
                 return {row.number for row in session.all(sql.held_by, self._study) if row.owner not in lost}
 
         return self._database.again(look)
@@ -364,9 +365,9 @@ class SQLStudy:
 
         def look(tries: int) -> tuple[set[int], set[str]]:
             with self._database.read() as session:
-                rows, known = session.all(sql.owner_rows, self._study), {}
-                alive = {row.id for row in rows if not row.silent and not _dead(row, known)}
-                return alive, {row.partial for row in session.all(sql.named_partials, self._study)}
+                return self._others.alive(session), {
+                    row.partial for row in session.all(sql.named_partials, self._study)
+                }
 
         alive, named = self._database.again(look)
         return [file for file, owner in files.items() if owner not in alive and file not in named]
@@ -387,10 +388,10 @@ class SQLStudy:
         again: Callable[[], None] | None = None,
     ) -> Value:
         """:meth:`EventLog.once`, and whatever others have put aside for this owner meanwhile."""
-        before = dict(self.attempts), dict(self.partials), list(self._free_files)
+        before = self._hold.copy()
 
         def undo() -> None:
-            self.attempts, self.partials, self._free_files = dict(before[0]), dict(before[1]), list(before[2])
+            self._hold.restore(before)
             self._refused, self._log.given_seen = None, -1  # what was put aside is looked for again
             if again is not None:
                 again()
@@ -401,15 +402,11 @@ class SQLStudy:
             undo()
             raise
         if self._log.news():
-            self._aside += self._database.again(lambda tries: self._adopted(self._known(())))
+            self._hold.aside += self._database.again(lambda tries: self._adopted(self._hold.known()))
         return value
 
     def _gate(self, tx: Transaction) -> None:
-        self._log.gate(tx, self._long())
-
-    def _long(self) -> float:
-        """Seconds of this owner's lease: longer where it has taken a job over that outlasted another's."""
-        return self._lease * STRETCH ** (min(3, max(self.attempts.values(), default=1)) - 1)
+        self._log.gate(tx, self._hold.lease(self._lease))
 
     def _close(self, tx: Transaction, counts: Counts) -> None:
         self._log.set(tx.session, counts)
@@ -419,7 +416,7 @@ class SQLStudy:
         self, tx: Transaction, counts: Counts, room: int, propose: Propose | None, history: History | None
     ) -> tuple[list[Job], bool]:
         """Under the study's row: bring a history up to date, propose for this owner and for those who wait."""
-        others_turn = counts.turn_owner not in (None, self._log.id) and not self._may_turn(tx.session)
+        others_turn = counts.turn_owner not in (None, self._log.id) and not self._others.may_turn(tx.session)
         if history is not None:
             self._log.stamp(tx.session, counts)
             self._log.advance(history, self._log.fresh(tx.session, counts, history), counts.events)
@@ -459,7 +456,7 @@ class SQLStudy:
         tx.session.run_all(sql.put_jobs, [self._study | row for row in made])
         for job, owner in zip(jobs, owners, strict=False):
             if owner == self._log.id:
-                self.attempts[job.number], self.partials[job.number] = 1, None
+                self._hold.hold(job.number, 1, None)
 
     def _end(
         self, tx: Transaction, reports: list[rows.Packed], results: dict[int, rows.Packed], counts: Counts | None
@@ -470,7 +467,7 @@ class SQLStudy:
         accepted = [number for number in results if number in attempts]
         made = [(row, 0) for row in reports] + [(results[number], attempts[number]) for number in accepted]
         self._log.add(tx, made, counts)
-        self._free_files += [row.partial for row in ended if row.partial is not None]
+        self._hold.freed += [row.partial for row in ended if row.partial is not None]
         return accepted
 
     def _freed(self, tx: Transaction, freed: Sequence[Any], most: int) -> None:
@@ -481,17 +478,6 @@ class SQLStudy:
             self._end(tx, [], poison, counts)
             if counts is not None:
                 self._close(tx, counts)
-
-    def _lost(self, session: Session) -> tuple[list[int], list[int]]:
-        """Owners that hold jobs and are lost: those whose processes are dead here, those whose leases have ended."""
-        dead, silent, known = [], [], {}
-        for row in session.all(sql.holders, self._log.owner):
-            if row.pid is not None and _dead(row, known):
-                dead.append(row.owner)
-            elif row.expired or self._unmoved(row.owner, row.until):
-                if time.monotonic() - self._database.broken > self._lease:  # else theirs may be away as well
-                    silent.append(row.owner)
-        return dead, silent
 
     def _taken(self, session: Session, found: Sequence[Any]) -> list[Job]:
         """The jobs of rows of the queue, which this owner now holds."""
@@ -510,8 +496,8 @@ class SQLStudy:
 
     def _held(self, found: Sequence[Any], events: Mapping[int, Any]) -> list[Job]:
         """Note that this owner holds the jobs of rows of the queue; they are made from these rows of the log."""
-        self.attempts.update({row.number: row.attempts for row in found})
-        self.partials.update({row.number: row.partial for row in found})
+        for row in found:
+            self._hold.hold(row.number, row.attempts, row.partial)
         jobs = [self._log.read_row(events[row.event]).events[0] for row in found]
         return sorted(jobs, key=lambda job: job.number)  # type: ignore[return-value,union-attr]
 
@@ -525,25 +511,7 @@ class SQLStudy:
         with self._database.read() as session:
             if session.first(sql.count_events, self._study) is None:
                 raise self._log.gone()
-            return session.first(sql.any_free, self._study) is not None or any(self._lost(session))
-
-    def _may_turn(self, session: Session) -> bool:
-        row = session.first(sql.turn_holder, self._study)
-        if row is None:
-            raise self._log.gone()
-        dead = row.pid is not None and _dead(row, {})
-        late = row.expired or self._unmoved("turn", row.turn_until, TURN)
-        return bool(late) or row.turn_owner == self._log.id or dead
-
-    def _unmoved(self, who: int | str, until: float | None, least: float = 0.0) -> bool:
-        """True if nobody has renewed a lease for two leases, as seen from here: its end is from a clock that was ahead.
-
-        The living renew every few seconds; a clock that was put back by an hour holds nobody up for an hour.
-        """
-        now = time.monotonic()
-        seen, since = self._seen.get(who, (None, now))
-        self._seen[who] = (until, now if seen != until else since)
-        return now - self._seen[who][1] > max(2 * self._lease, least)
+            return session.first(sql.any_free, self._study) is not None or any(self._others.lost(session))
 
     def _count(self) -> Any:
         with self._database.read() as session:
@@ -578,30 +546,10 @@ class SQLStudy:
 
     # -- beside it ----------------------------------------------------------------------------------------------------
 
-    def _put_aside(self, count: int) -> list[Job]:
-        jobs, self._aside = self._aside[:count], self._aside[count:]
-        return jobs
-
-    def _known(self, jobs: Sequence[Job]) -> set[int]:
-        return set(self.attempts) | {job.number for job in (*jobs, *self._aside)}
-
     def _numbers(self, values: Any) -> dict[str, str]:
         return {"b_numbers": sql.numbers(values, self._database.sqlite)}
 
     def _ended(self, numbers: Any) -> None:
-        self._let_go(numbers)
+        self._hold.let_go(numbers)
         for number in numbers:
             self._log.forget(number)
-
-    def _let_go(self, numbers: Any) -> None:
-        for number in numbers:
-            self.attempts.pop(number, None)
-            self.partials.pop(number, None)
-
-
-def _dead(row: Any, known: dict[ProcessIdentity, bool]) -> bool:
-    """Return True if the process of a row's owner is dead; ``known`` caches the answers within one query."""
-    process = ProcessIdentity(row.host, row.pid, row.started)
-    if process not in known:
-        known[process] = process.dead
-    return known[process]
