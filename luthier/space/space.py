@@ -15,11 +15,12 @@ from luthier.errors import ConfigError, SpaceError
 from luthier.space import moves
 from luthier.space.codec import Codec, Column, Conditions, Config, Slot, holds
 from luthier.space.constraint import Constraint
-from luthier.space.domain_checks import UNSET, plain
+from luthier.space.declared import declared
+from luthier.space.domain_checks import UNSET
 from luthier.space.domain_json import from_record, to_record
-from luthier.space.domains import Choice, Domain, Float, Int, When, expect_domain
+from luthier.space.domains import Choice, Domain, Float, Int, When
 from luthier.space.finite import Finite, finite
-from luthier.space.groups import Grouped, flatten, groups_of
+from luthier.space.groups import Grouped, groups_of
 from luthier.space.values import Option, copied, key
 
 __all__ = ["Choice", "Column", "Conditions", "Config", "Domain", "Float", "Int", "Option", "Space", "When"]
@@ -72,21 +73,7 @@ class Space:
     ) -> None:
         if isinstance(constraint, Domain | Mapping):  # a hyperparameter of this name
             named["constraint"], constraint = constraint, None
-        self._slots: dict[str, Slot] = {}
-        width = 0
-        pairs = _pairs(domains)
-        for given in ([name for name, _ in pairs], named):
-            for name in given:
-                _check_name(name, {})
-        whole = [*pairs, *named.items()]
-        if len(dict(whole)) < len(whole):
-            twice = next(name for i, (name, _) in enumerate(whole) if name in dict(whole[:i]))
-            raise SpaceError("the name is there twice", where=twice, remedy="Give each name once.")
-        for name, value in flatten(dict(whole)):
-            _check_name(name, self._slots)
-            domain = expect_domain(name, value)
-            self._slots[name] = Slot(name, domain, width, self._conditions(name, domain))
-            width += domain.width
+        self._slots = declared(domains, named)
         self._groups = groups_of(self._slots)
         self._codec = Codec(list(self._slots.values()))
         if constraint is not None and not isinstance(constraint, Constraint) and not callable(constraint):
@@ -486,24 +473,6 @@ class Space:
         values = slot.domain.values((start + length * rng.random(slot.domain.width)).tolist())
         return values if slot.vector else values[0]
 
-    def _conditions(self, name: str, domain: Domain) -> dict[str, tuple[Option, ...]]:
-        """The conditions of a domain with their values as the parents write them."""
-        conditions = {}
-        for other, values in sorted((domain.when or {}).items()):
-            parent = self._slots.get(other)
-            if parent is None:
-                earlier = f"the names before it are {', '.join(self._slots)}" if self._slots else "it is the first name"
-                what = f"its condition is on {other!r}, which is not an earlier name"
-                raise SpaceError(what, where=name, remedy=f"Conditions look back only, and {earlier}.")
-            if parent.vector:
-                raise SpaceError(f"its condition is on the vector {other!r}", where=name, remedy="Use a Choice for it.")
-            try:
-                conditions[other] = _accepted(parent, values)
-            except ConfigError as error:
-                what = f"its condition on {other!r} can never hold: {error.what}"
-                raise SpaceError(what, where=name, remedy=error.remedy) from error
-        return conditions
-
     def _items(self, config: Mapping[str, Any]) -> Iterator[tuple[str, Slot, Any]]:
         """Iterate over the entries of ``config`` in the space's order: a database may have returned them in another."""
         self._check_names(config)
@@ -527,30 +496,3 @@ def _rebuilt(data: Mapping[str, Any], constraint: Constraint | None) -> Space:
 def _some(config: Mapping[str, Any], rng: np.random.Generator, share: float) -> Config:
     """Each value of a configuration with the probability ``share``."""
     return {name: config[name] for name, lot in zip(config, rng.random(len(config)), strict=True) if lot < share}
-
-
-def _accepted(parent: Slot, values: Sequence[Any]) -> tuple[Option, ...]:
-    """The values of a condition as the domain has them; a tuple that is an option is that option, not several."""
-    domain = parent.domain
-    if isinstance(domain, Choice) and any(isinstance(option, list | tuple) for option in domain.options):
-        try:
-            return (domain.check(plain(tuple(values)), parent.name),)
-        except ConfigError:
-            pass
-    return tuple({key(value): value for value in (domain.check(value, parent.name) for value in values)}.values())
-
-
-def _pairs(domains: Any) -> list[tuple[str, Any]]:
-    pairs = list(domains.items() if isinstance(domains, Mapping) else domains) if hasattr(domains, "__iter__") else None
-    if pairs is None or not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
-        remedy = "Write Space(name=domain, ...) or Space({name: domain, ...})."
-        raise SpaceError(f"{domains!r} does not name its domains", where="space", remedy=remedy)
-    return [(name, domain) for name, domain in pairs]
-
-
-def _check_name(name: object, taken: Mapping[str, object]) -> None:
-    if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
-        remedy = "Use letters, digits and underscores, as in a Python variable, and a dot after the name of a group."
-        raise SpaceError(f"{name!r} cannot be the name of a hyperparameter", where="space", remedy=remedy)
-    if name in taken:
-        raise SpaceError("the name is there twice", where=name, remedy="Give each name once.")

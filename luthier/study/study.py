@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, final, overload
 from luthier.arguments import answered
 from luthier.attributes import elsewhere
 from luthier.checks import checked, whole
-from luthier.errors import CheckpointError, MethodError, StudyError
+from luthier.errors import MethodError, StudyError
 from luthier.jobs import Budget, History, Job, Report, Result, Status
 from luthier.limits import check_limits
 from luthier.optional import optional
@@ -20,7 +20,7 @@ from luthier.seeds import Seeds
 from luthier.space import Config, Space
 from luthier.store import Store, open_store
 from luthier.store.counts import SUSPECT
-from luthier.study import export, settings
+from luthier.study import export, settings, trained
 from luthier.study.diverse import By, diverse
 from luthier.study.ledger import MEMORY, Ledger
 from luthier.study.methods import MethodName
@@ -29,7 +29,7 @@ from luthier.study.resolve import Between, resolve
 from luthier.study.retrain import Retrained, retrain
 from luthier.study.starting import completed, enqueue_new, refuse_fixed
 from luthier.study.telling import held, told
-from luthier.task import Trainable, TrainableTask, as_task, is_torch, load_task
+from luthier.task import Trainable
 from luthier.task.call import as_metrics, as_step, check_named
 from luthier.text import public_url
 from luthier.trials import Best, TrialRecord, best_jobs, front, record, trials_of
@@ -438,16 +438,7 @@ class Study:
             CheckpointError: If the state of this job was not kept.
         """
         job, result = self._ended_well(number)
-        work = self._work_on(task, job.number, "model")
-        if not is_torch(work.task):
-            raise StudyError(
-                f"job {job.number} trained {work.task!r}, which is no network of a TorchTask",
-                where=f"study {self.name!r}, model",
-                remedy="Use study.state() of a Trainable; a function keeps its own files in trial.folder.",
-            )
-        from luthier.train.restore import load_model  # imports torch
-
-        return load_model(work, job, result, last)
+        return trained.network(self._work_on(task, job.number, "model"), self.name, job, result, last)
 
     def state(self, number: int | None = None, task: Trainable | str | Path | None = None) -> Any:
         """Return the state at the end of a job of a Trainable, as its ``advance`` takes it; of the best one by default.
@@ -461,22 +452,7 @@ class Study:
             CheckpointError: If the state of this job was not kept.
         """
         job, result = self._ended_well(number)
-        work = self._work_on(task, job.number, "state")
-        if not isinstance(work.task, TrainableTask):
-            raise StudyError(
-                f"job {job.number} trained {work.task!r}, which is no Trainable",
-                where=f"study {self.name!r}, state",
-                remedy="Use study.model() of a TorchTask; a function keeps its own files in trial.folder.",
-            )
-        if result.checkpoint is None or work.checkpoints is None:
-            raise CheckpointError(
-                "no state was kept",
-                where=f"study {self.name!r}, job {job.number}",
-                remedy="Tune with checkpoints=True: the state of the best training is kept.",
-            )
-        from luthier.train.alone import restored  # imports what trains
-
-        return restored(work, work.task, job, work.checkpoints.load(result.checkpoint[0])[0])
+        return trained.state(self._work_on(task, job.number, "state"), self.name, job, result)
 
     def retrain(
         self, count: int = 3, seeds: int | Sequence[int] = 5, task: Any = None, **settings: Any
@@ -570,50 +546,10 @@ class Study:
         return max(asked, reported[1]) if reported else asked
 
     def _ended_well(self, number: int | None) -> tuple[Job, Result]:
-        """A job that has ended, and its result; the best one by default.
-
-        Raises:
-            StudyError: If there is no such job.
-        """
-        history = self.history
-        number = next(iter(best_jobs(history)), None) if number is None else number
-        result = history.results[number] if number is not None and 0 <= number < len(history) else None
-        if number is None or result is None:
-            raise StudyError(
-                "no job ended well" if number is None else f"job {number} has not ended",
-                where=f"study {self.name!r}",
-                remedy=f"It has {len(history.arrival)} jobs that ended; study.trials says how.",
-            )
-        return history.jobs[number], result
+        return trained.ended_well(self.history, self.name, number)
 
     def _work_on(self, task: Any, number: int | None, verb: str) -> Any:
-        """Return what a worker needs to load a job: from this process's tuning, or for the given task.
-
-        Raises:
-            StudyError: If there is neither.
-        """
-        if task is None and self._work is not None:
-            return self._work
-        if task is None:
-            which = "this study" if number is None else f"job {number}"
-            raise StudyError(
-                f"{which} was not trained in this process, and no task was given",
-                where=f"study {self.name!r}, {verb}",
-                remedy=f"Give what was tuned, study.{verb}(task=…), or call lt.tune with it again: it resumes.",
-            )
-        given = load_task(task) if isinstance(task, str | Path) else as_task(task, self._space_for(task))
-        if given.space != self.history.space:
-            raise StudyError(
-                f"the task's space {given.space!r} is not that of the study, {self.history.space!r}",
-                where=f"study {self.name!r}, {verb}",
-                remedy="Give the task that was tuned.",
-            )
-        from luthier.train import Work
-
-        return Work(given, self._ledger.seeds, None, self._ledger.checkpoints, self.history.objectives)
-
-    def _space_for(self, task: Any) -> Space | None:
-        return None if getattr(task, "space", None) is not None else self.history.space
+        return trained.work_on(self._ledger, self._work, task, number, verb)
 
     def _record(self, history: History, number: int) -> Best:
         stored = self._ledger.settings
