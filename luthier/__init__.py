@@ -150,7 +150,7 @@ _PLACES = {
     "tune": "study.tuning",
 }
 
-_found = lazy(__name__, _PLACES | dict.fromkeys(_MODULES, ""))
+_found, __dir__ = lazy(__name__, _PLACES | dict.fromkeys(_MODULES, ""))
 
 if not TYPE_CHECKING:
 
@@ -160,7 +160,3 @@ if not TYPE_CHECKING:
 
             answer("", name)  # raises where it is another tool's name
         return _found(name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

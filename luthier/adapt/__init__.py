@@ -35,11 +35,7 @@ _PLACES = {  # the file of each method
     "structures": "",
 }
 
-__getattr__ = lazy(__name__, _PLACES)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(__name__, _PLACES)
 
 
 @runtime_checkable

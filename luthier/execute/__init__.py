@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Executor", "Group", "Local", "Ray", "Work", "chunks", "guard", "run"]
 
 # an optional package that takes half a second to import, among others
-__getattr__ = lazy(__name__, {"Ray": "ray", "Group": "group"})
+__getattr__, __dir__ = lazy(__name__, {"Ray": "ray", "Group": "group"})
 
 
 @runtime_checkable

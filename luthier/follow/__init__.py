@@ -8,10 +8,10 @@ A follower is told of every event once, in the one order that the study has for 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from luthier.follow.afterwards import replay
+from luthier.lazy import lazy
 
 if TYPE_CHECKING:
     from luthier.follow.lines import lines as CSV
@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from luthier.jobs import Event, History
 
 __all__ = ["CSV", "Follower", "MLflow", "TensorBoard", "WandB", "replay"]
-_LAZY = {"CSV": "lines", "MLflow": "mlflow", "TensorBoard": "tensorboard", "WandB": "wandb"}  # name: file
+
+_PLACES = {  # each made of a package of its own
+    "CSV": "lines:lines",
+    "MLflow": "mlflow:mlflow",
+    "TensorBoard": "tensorboard:tensorboard",
+    "WandB": "wandb:wandb",
+}
+__getattr__, __dir__ = lazy(__name__, _PLACES)
 
 
 class Follower:
@@ -59,14 +66,3 @@ class Follower:
 
     def finished(self, study: Any) -> None:
         """Take the study when the call ends, in whatever way: after its last job, at Ctrl-C, or on an error."""
-
-
-def __getattr__(name: str) -> Any:
-    """The trackers, each made of a package of its own that is imported only where it is used."""
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), _LAZY[name])
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)

@@ -17,4 +17,4 @@ if TYPE_CHECKING:
 
 __all__ = ["botorch", "cmaes", "lightning", "optuna", "transformers"]
 
-__getattr__ = lazy(__name__, dict.fromkeys(__all__, ""))
+__getattr__, __dir__ = lazy(__name__, dict.fromkeys(__all__, ""))

@@ -57,11 +57,7 @@ __all__ = [
 _FILES = {name: name.lower() for name in __all__ if name != "Proposer"}
 _FILES |= {"GaussianProcess": "gp", "FreezeThaw": "freeze_thaw"}
 
-__getattr__ = lazy(__name__, _FILES)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(__name__, _FILES)
 
 
 class Proposer(Protocol):

@@ -9,7 +9,7 @@ import numpy as np
 
 from luthier.report import save
 from luthier.report.figures import Figure, Html, Section, axis, layout, step_axis, value_axis
-from luthier.report.formatting import duration, escape, label, number, plural
+from luthier.report.formatting import duration, escape, grid, label, number, plural
 from luthier.report.page import document
 from luthier.report.standings import Band, Run, Standing, bands, common_level, spread, standings
 
@@ -45,15 +45,13 @@ def write(name: str, runs: Sequence[Run], total: int, path: str | Path, level: f
 def _table(rows: Sequence[Standing], objective: str, mode: str, level: float) -> Section:
     heads = ("method", "rank", f"validation {objective}", f"test {objective}", "steps to level", "trials to level")
     heads += ("training to level", "trials", "tuned", "in the method", "wall time")
-    body = "".join(f"<tr>{''.join(_cells(row))}</tr>" for row in rows)
-    titles = "".join(f"<th>{escape(head)}</th>" for head in heads)
+    table = grid("standings", heads, [f"<tr>{''.join(_cells(row))}</tr>" for row in rows])
     better = "higher" if mode == "max" else "lower"
     caption = (
         f"Mean ± standard deviation over the seeds; {better} is better. The level is {objective} {number(level)}: "
         "medians over the seeds of what was spent until it was reached, · where most seeds did not. The test split is "
         "read once, for the best configuration of each seed. In the method: CPU time of its own proposals."
     )
-    table = f'<table class="standings"><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>'
     return Section("table", "The methods", [Html(f'<div class="scroll">{table}</div>'), caption])
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from luthier.jobs import Report
 from luthier.report.facts import DECIDED, Facts
 from luthier.report.figures import Figure, Html, Section, axis, layout, log_axis, step_axis
-from luthier.report.formatting import escape, label, number, setting
+from luthier.report.formatting import label, number, setting, tile
 from luthier.space import Float
 
 PANELS = 24
@@ -105,10 +105,7 @@ def _found(known: Facts, columns: dict[str, np.ndarray], names: list[str]) -> Ht
         if name in config:
             share = columns.get(f"{DECIDED}{name}={config[name]}")
             odds = f'<div class="name">probability {number(float(share[-1]), 2)}</div>' if share is not None else ""
-            value = escape(setting(config[name]))
-            boxes.append(
-                f'<div class="tile"><div class="value">{value}</div><div class="name">{escape(name)}</div>{odds}</div>'
-            )
+            boxes.append(tile(setting(config[name]), name, more=odds))
     caption = (
         f'<p class="caption">What {known.noun} {known.best:,}, the best, is made of, in the order of decision.</p>'
     )

@@ -23,9 +23,16 @@ def escape(text: object) -> str:
 
 def label(text: object, limit: int = 48) -> str:
     """``text`` for a Plotly title, tick or template: Plotly reads tags and ``%{...}`` in them, so both are defused."""
-    whole = " ".join(plain(text).split())
-    short = whole if len(whole) <= limit else whole[: limit - 1] + "…"
-    return html.escape(short, quote=False).replace("%", "&#37;").replace("$", "&#36;")
+    return (
+        html.escape(clipped(" ".join(plain(text).split()), limit), quote=False)
+        .replace("%", "&#37;")
+        .replace("$", "&#36;")
+    )
+
+
+def clipped(text: str, limit: int) -> str:
+    """``text`` in at most ``limit`` letters."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def number(value: object, digits: int = 4) -> str:
@@ -107,6 +114,29 @@ def describe(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(describe(item) for item in value)
     return setting(value)
+
+
+def grid(kind: str, heads: Sequence[str], rows: Sequence[str]) -> str:
+    """A table as HTML: its heads are text, its rows HTML already."""
+    head = "".join(f"<th>{escape(one)}</th>" for one in heads)
+    return f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+
+
+def tile(value: object, name: str, kind: str = "", more: str = "") -> str:
+    """A value over its name; ``more`` is HTML below."""
+    shown = f'<div class="value">{escape(value)}</div><div class="name">{escape(name)}</div>'
+    return f'<div class="tile {kind}">{shown}{more}</div>'
+
+
+def folded(summary: str, text: str) -> str:
+    """Text that is folded away under one line."""
+    return f"<details><summary>{escape(summary)}</summary><pre>{escape(text)}</pre></details>"
+
+
+def folded_json(summary: str, value: Mapping[str, Any]) -> str:
+    """JSON for people, folded away under one line, and cut where it is very long."""
+    text = json.dumps(dict(value), indent=2, default=str, ensure_ascii=False)
+    return folded(summary, text if len(text) <= 20_000 else text[:20_000] + "\n…")
 
 
 def export_command(info: StudyInfo) -> str:

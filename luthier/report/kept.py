@@ -8,7 +8,7 @@ from typing import Any
 
 from luthier.jobs import History
 from luthier.report.figures import Html, Section
-from luthier.report.formatting import escape, number
+from luthier.report.formatting import clipped, escape, grid, number
 from luthier.report.info import KeptFile, StudyInfo
 from luthier.trials import notes_of
 
@@ -35,11 +35,10 @@ def kept(history: History, info: StudyInfo) -> Section | None:
         cells += [f"<td>{file_list(info.files.get(job, ()))}</td>"] if info.files else []
         rows.append(f"<tr>{''.join(cells)}</tr>")
     heads = ["#", *(["notes"] if notes else []), *(["files"] if info.files else [])]
-    head = "".join(f"<th>{one}</th>" for one in heads)
     where = f'<p class="caption">The files lie in <code>{escape(info.folder)}</code>.</p>' if info.files else ""
     left = f'<p class="notice">The latest {TRIALS} of {len(numbers):,}.</p>' if len(numbers) > TRIALS else ""
-    table = f'<table class="config"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
-    return Section("kept", "Notes and files", [Html(f'{where}{left}<div class="scroll">{table}</div>')])
+    table = f'<div class="scroll">{grid("config", heads, rows)}</div>'
+    return Section("kept", "Notes and files", [Html(where + left + table)])
 
 
 def note_list(notes: Mapping[str, Any]) -> str:
@@ -54,5 +53,4 @@ def file_list(found: Sequence[KeptFile]) -> str:
 
 
 def _told(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= TEXT else f"{text[: TEXT - 1]}…"
+    return clipped(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str), TEXT)

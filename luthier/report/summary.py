@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
@@ -12,7 +11,19 @@ from luthier.jobs import DIVERGED, FAILED, OK, PENDING, PRUNED
 from luthier.limits import described
 from luthier.report.facts import INFEASIBLE, STATUS_NAMES, WAITING, Facts
 from luthier.report.figures import Html, Section
-from luthier.report.formatting import describe, duration, escape, moment, number, plural, setting
+from luthier.report.formatting import (
+    clipped,
+    describe,
+    duration,
+    escape,
+    folded_json,
+    grid,
+    moment,
+    number,
+    plural,
+    setting,
+    tile,
+)
 from luthier.report.info import StudyInfo
 from luthier.report.table import metric_list
 
@@ -27,10 +38,7 @@ def header(known: Facts, info: StudyInfo) -> str:
     if info.created is not None and math.isfinite(info.created):
         lines.append(("started", moment(info.created)))
     facts_line = "".join(f"<div><dt>{key}</dt><dd>{escape(value)}</dd></div>" for key, value in lines if value)
-    tiles = "".join(
-        f'<div class="tile {kind}"><div class="value">{escape(value)}</div><div class="name">{escape(name)}</div></div>'
-        for name, value, kind in _tiles(known, info)
-    )
+    tiles = "".join(tile(value, name, kind) for name, value, kind in _tiles(known, info))
     return (
         f'<header><p class="over">luthier · study report</p><h1>{escape(info.name)}</h1>'
         f'<p class="lead">{_sentence(known)}</p>'
@@ -94,7 +102,6 @@ def best_section(known: Facts, info: StudyInfo) -> Section | None:
     names = [name for name in history.space.names if name in final]
     names += [name for name in final if name not in history.space.domains]
     moved = any(not _same(final[name], config.get(name)) for name in names)
-    head = "<th>hyperparameter</th><th>start</th><th>end</th>" if moved else "<th>hyperparameter</th><th>value</th>"
     rows = []
     for name in names:
         start = f'<td class="n">{_exact(config.get(name))}</td>'
@@ -102,12 +109,9 @@ def best_section(known: Facts, info: StudyInfo) -> Section | None:
         rows.append(
             f'<tr><th scope="row">{escape(name)}</th>{start}{end}<td class="domain">{_domain(known, name)}</td></tr>'
         )
-    parts.append(
-        f'<table class="config"><thead><tr>{head}<th>searched</th></tr></thead><tbody>{"".join(rows)}</tbody></table>'
-    )
+    parts.append(grid("config", ("hyperparameter", *(("start", "end") if moved else ("value",)), "searched"), rows))
     if all(not isinstance(value, list | tuple | np.ndarray) or len(value) <= 16 for value in config.values()):
-        text = json.dumps(config, indent=2, default=str, ensure_ascii=False)
-        parts.append(f"<details><summary>as JSON</summary><pre>{escape(text)}</pre></details>")
+        parts.append(folded_json("as JSON", config))
     title = f"Best configuration by {known.objective}" if known.front else "Best configuration"
     return Section("best", title, [Html("".join(parts))])
 
@@ -140,11 +144,7 @@ def _exact(value: object) -> str:
         return "None"
     vector = isinstance(value, list | tuple | np.ndarray)
     shown = setting(value, 4, 3) if vector else setting(value, 6)
-    return f'<span title="{escape(_clip(repr(value)))}">{escape(shown)}</span>'
-
-
-def _clip(text: str) -> str:
-    return text if len(text) <= 300 else text[:299] + "…"
+    return f'<span title="{escape(clipped(repr(value), 300))}">{escape(shown)}</span>'
 
 
 def _domain(known: Facts, name: str) -> str:
@@ -153,7 +153,7 @@ def _domain(known: Facts, name: str) -> str:
         return ""
     options = getattr(domain, "options", None)
     if options is not None:
-        return escape(_clip(", ".join(str(option) for option in options)))
+        return escape(clipped(", ".join(str(option) for option in options), 300))
     scale = ", log scale" if getattr(domain, "log", False) else ""
     return escape(f"{setting(getattr(domain, 'low', None))} to {setting(getattr(domain, 'high', None))}{scale}")
 
@@ -166,8 +166,4 @@ def _same(a: object, b: object) -> bool:
 
 def settings_section(info: StudyInfo) -> str:
     """All settings, folded away; "" where there are none."""
-    if not info.settings:
-        return ""
-    text = json.dumps(dict(info.settings), indent=2, default=str, ensure_ascii=False)
-    shown = text if len(text) <= 20_000 else text[:20_000] + "\n…"
-    return f"<details><summary>All settings of this study</summary><pre>{escape(shown)}</pre></details>"
+    return folded_json("All settings of this study", info.settings) if info.settings else ""

@@ -11,7 +11,7 @@ import numpy as np
 from luthier.jobs import DIVERGED, FAILED
 from luthier.report.facts import STATUS_NAMES, Facts, metric_names
 from luthier.report.figures import Html, Section
-from luthier.report.formatting import duration, escape, export_command, number, plural, setting
+from luthier.report.formatting import clipped, duration, escape, export_command, folded, number, plural, setting
 from luthier.report.info import StudyInfo
 from luthier.space import Choice
 
@@ -163,25 +163,21 @@ def _value_cell(value: object, digits: int = 4) -> str:
         real = float(value)
         sortable = f' data-v="{real:.9g}"' if math.isfinite(real) else ""
         return f'<td class="n"{sortable}>{escape(setting(value, digits))}</td>'
-    return f"<td>{escape(_short(setting(value, digits), 60))}</td>"
+    return f"<td>{escape(clipped(setting(value, digits), 60))}</td>"
 
 
 def _message(short: str, whole: str) -> str:
     """The last line of a message; the rest of it folded away."""
-    clipped = _short(short, 300)
-    if len(whole.strip()) <= len(clipped):
-        return escape(clipped)
+    line = clipped(short, 300)
+    if len(whole.strip()) <= len(line):
+        return escape(line)
     tail = whole if len(whole) <= MESSAGE else f"…{whole[-MESSAGE:]}"  # the end of a traceback says most
-    return f"<details><summary>{escape(clipped)}</summary><pre>{escape(tail)}</pre></details>"
+    return folded(line, tail)
 
 
 def _last_line(error: str) -> str:
     lines: Iterable[str] = (line.strip() for line in reversed(error.strip().splitlines()))
     return next((line for line in lines if line), "")
-
-
-def _short(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def metric_list(metrics: Iterable[tuple[str, float]]) -> str:

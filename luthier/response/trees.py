@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from luthier.optim.common import total
+
 Tensors = Sequence[Tensor]
 Scalar = float | Tensor  # a float, or one number a member: () alone, (members,) in a stack
 
@@ -25,11 +27,6 @@ def dot(left: Tensors, right: Tensors, members: int | None) -> Tensor:
     if members is None:
         return torch.stack([torch.dot(x.reshape(-1), y.reshape(-1)) for x, y in zip(left, right, strict=True)]).sum()
     return total([(x * y).reshape(members, -1).sum(1) for x, y in zip(left, right, strict=True)])
-
-
-def total(parts: Tensors) -> Tensor:
-    """Their sum, one after the other: torch.sum may choose another order for another number of members."""
-    return sum(parts[1:], start=parts[0])
 
 
 def norm(tensors: Tensors, members: int | None) -> Tensor:

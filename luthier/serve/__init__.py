@@ -10,7 +10,9 @@ library serves them. The pages are shown to this machine alone; at any other add
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from luthier.lazy import lazy
 
 if TYPE_CHECKING:
     from luthier.serve.server import Server
@@ -18,14 +20,4 @@ if TYPE_CHECKING:
 __all__ = ["Server"]
 
 
-def __getattr__(name: str) -> Any:
-    """The server, which loads the report's packages, only where it is asked for."""
-    if name != "Server":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from luthier.serve.server import Server
-
-    return Server
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy(__name__, {"Server": "server"})  # which loads the report's packages

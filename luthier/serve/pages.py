@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from urllib.parse import quote
 
-from luthier.report.formatting import escape, number, plural
+from luthier.report.formatting import escape, grid, number, plural
 from luthier.serve.live import Part
 from luthier.store import StudySummary
 
@@ -100,9 +100,8 @@ def studies_part(place: str, found: Sequence[StudySummary]) -> list[Part]:
         f'<div id="header"><header><p class="over">luthier · live</p><h1>{escape(place)}</h1>'
         f'<p class="lead">{escape("1 study" if len(found) == 1 else f"{len(found):,} studies")}</p></header></div>'
     )
-    rows = "".join(_row(one) for one in sorted(found, key=lambda one: -(one.updated if one.updated > 0 else 0)))
-    heads = "".join(f"<th>{one}</th>" for one in ("study", "jobs", "ended", "objective", "best", "last written"))
-    table = f'<table class="now studies"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>'
+    rows = [_row(one) for one in sorted(found, key=lambda one: -(one.updated if one.updated > 0 else 0))]
+    table = grid("now studies", ("study", "jobs", "ended", "objective", "best", "last written"), rows)
     body = f'<section id="studies"><div class="scroll">{table}</div></section>' if found else ""
     return [Part("header", "", head), Part("studies", "", body or '<section id="studies">No study yet.</section>')]
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from luthier.jobs import PENDING, Report
 from luthier.report.facts import Facts
 from luthier.report.figures import Html, Section
-from luthier.report.formatting import duration, escape, label, number, plural, setting
+from luthier.report.formatting import duration, escape, grid, label, number, plural, setting
 
 ROWS = 40
 WIDTH, HEIGHT, POINTS = 150, 30, 60  # of a curve, and points in it
@@ -36,8 +36,7 @@ def running_section(known: Facts) -> Section | None:
             f"<td>{_line(points)}</td><td>{latest}</td><td>{_since(known, job.number)}</td>"
             f'<td class="message">{escape(config)}</td></tr>'
         )
-    heads = "".join(f"<th>{head}</th>" for head in ("#", "steps", "curve", "latest", "since", "configuration"))
-    table = f'<table class="now"><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    table = grid("now", ("#", "steps", "curve", "latest", "since", "configuration"), rows)
     left = f'<p class="notice">{plural(len(jobs) - ROWS, "job")} more.</p>' if len(jobs) > ROWS else ""
     return Section("running", "Running now", [Html(f'<div class="scroll">{table}</div>{left}')])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -12,7 +11,7 @@ import numpy as np
 from luthier.errors import StoreError
 from luthier.jobs import History
 from luthier.report.figures import Figure, Html, Section, layout, step_axis, value_axis
-from luthier.report.formatting import duration, escape, label, number, setting
+from luthier.report.formatting import duration, escape, folded_json, grid, label, number, setting, tile
 from luthier.report.kept import file_list, note_list
 from luthier.report.table import metric_list
 from luthier.study.kept import kept_files, trial_files
@@ -50,10 +49,7 @@ def _head(study: Any, trial: TrialRecord, best: TrialRecord | None) -> str:
     status = "infeasible" if trial.feasible is False else SHOWN.get(trial.status, trial.status)
     mark = " · the best" if best is trial else ""
     tiles = [("status", status, status), ("steps", f"{trial.steps:,}", ""), ("time", duration(trial.seconds), "")]
-    shown = "".join(
-        f'<div class="tile {kind}"><div class="value">{escape(value)}</div><div class="name">{name}</div></div>'
-        for name, value, kind in tiles
-    )
+    shown = "".join(tile(value, name, kind) for name, value, kind in tiles)
     measured = metric_list(trial.metrics.items()) if trial.metrics else ""
     link = f'<a href="../../{escape(quote(study.name, safe=""))}">{escape(study.name)}</a>'
     return (
@@ -114,14 +110,8 @@ def _configuration(history: History, trial: TrialRecord, best: TrialRecord | Non
             differs = theirs != _value(trial.config, name)
             cells += f'<td class="n">{escape(theirs)}</td>'
         rows.append(f'<tr{" class=differs" if differs else ""}><th scope="row">{escape(name)}</th>{cells}</tr>')
-    head = "".join(f"<th>{escape(one)}</th>" for one in heads)
-    table = f'<table class="config"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
-    copied = json.dumps(dict(trial.config), indent=2, default=str, ensure_ascii=False)
-    return Section(
-        "configuration",
-        "Configuration",
-        [Html(f"{table}<details><summary>as JSON</summary><pre>{escape(copied)}</pre></details>")],
-    )
+    text = grid("config", heads, rows) + folded_json("as JSON", trial.config)
+    return Section("configuration", "Configuration", [Html(text)])
 
 
 def _value(config: Mapping[str, Any], name: str) -> str:
@@ -160,9 +150,7 @@ def _lineage(history: History, trial: TrialRecord, records: Sequence[TrialRecord
             f'<td class="message">{escape(config)}</td></tr>'
         )
     heads = ("job", "status", "steps at its end", next(iter(history.objectives)), "configuration")
-    head = "".join(f"<th>{escape(one)}</th>" for one in heads)
-    table = f'<table class="now"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
-    blocks.append(f'<div class="scroll">{table}</div>')
+    blocks.append(f'<div class="scroll">{grid("now", heads, rows)}</div>')
     if copies:
         links = ", ".join(f'<a href="{one}">trial {one}</a>' for one in copies)
         blocks.append(f"<p>Copied by {links}.</p>")

@@ -283,7 +283,7 @@ def parts_of(name: str, objectives: int = 1, alone: bool = True) -> list[Any]:
 
 
 def settable(kind: Any) -> list[Any]:
-    """The fields of a method's class that a user sets."""
+    """The fields of a method's class that a user sets: what bind() adds is hidden from the repr."""
     return [field for field in dataclasses.fields(kind) if field.init and field.repr]
 
 

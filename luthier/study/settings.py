@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from luthier.checks import checked, maybe, real, whole
 from luthier.errors import StudyError
 from luthier.jobs import Budget, History
+from luthier.study.methods import settable
 
 _RISING = ("accuracy", "auc", "reward", "score", "precision", "recall", "f1")  # of these, larger is mostly better
 
@@ -124,7 +125,7 @@ def describe(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: describe(getattr(value, field.name)) for field in _shown(value)}
+        fields = {field.name: describe(getattr(value, field.name)) for field in settable(type(value))}
         return {"class": type(value).__qualname__, **fields}
     if isinstance(value, Mapping):
         return {str(key): describe(part) for key, part in value.items()}
@@ -134,11 +135,6 @@ def describe(value: Any) -> Any:
     if hasattr(value, "__qualname__"):
         return value.__qualname__
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
-
-
-def _shown(value: Any) -> list[Any]:
-    """The fields that a user sets: what bind() adds is hidden from the repr."""
-    return [field for field in dataclasses.fields(value) if field.init and field.repr]
 
 
 def label(method: Mapping[str, Any]) -> str:

@@ -53,4 +53,4 @@ __all__ = [
 
 _FILES = {"learn": "training", "Learnt": "training", "Settings": "training_settings"}
 
-__getattr__ = lazy(__name__, _FILES)
+__getattr__, __dir__ = lazy(__name__, _FILES)
