@@ -39,26 +39,53 @@ class Where(enum.StrEnum):
     ray = "ray"
 
 
+FileArgument = Annotated[
+    Path,
+    typer.Argument(
+        help="A file that defines [bold]task[/bold], or [bold]space[/bold] and a function [bold]objective[/bold].",
+        show_default=False,
+    ),
+]
+MethodOption = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        "-m",
+        help="A name of [bold]luthier methods[/bold], or two: random+hypergradient. \\[default: random]",
+    ),
+]
+ScheduleOption = Annotated[
+    Path | None,
+    typer.Option(help="Instead of a method: train once under this file of [bold]export --format schedule[/bold]."),
+]
+SeedOption = Annotated[
+    int | None, typer.Option(help="Of everything that is random. \\[default: 0, or that of the schedule]")
+]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", "-w", min=1, help="Workers at once. \\[default: 1; on Ray as many as fit]")
+]
+StartOption = Annotated[
+    list[str] | None,
+    typer.Option(help="A configuration to try first, as JSON, or the word default; again for more.", metavar="JSON"),
+]
+PatienceOption = Annotated[
+    int | None, typer.Option(min=1, help="End after so many trials without a better one.", metavar="TRIALS")
+]
+MetricsOption = Annotated[
+    str | None, typer.Option(help="The objective, or several with commas between. \\[default: loss]")
+]
+ModesOption = Annotated[
+    str | None, typer.Option(help="min or max, for all of them or one for each: min,max. \\[default: min]")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="A setting of the method; again for more.", metavar="KEY=VALUE")
+]
+
+
 def tune(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            help="A file that defines [bold]task[/bold], or [bold]space[/bold] and a function [bold]objective[/bold].",
-            show_default=False,
-        ),
-    ],
-    method: Annotated[
-        str | None,
-        typer.Option(
-            "--method",
-            "-m",
-            help="A name of [bold]luthier methods[/bold], or two: random+hypergradient. \\[default: random]",
-        ),
-    ] = None,
-    schedule: Annotated[
-        Path | None,
-        typer.Option(help="Instead of a method: train once under this file of [bold]export --format schedule[/bold]."),
-    ] = None,
+    file: FileArgument,
+    method: MethodOption = None,
+    schedule: ScheduleOption = None,
     trials: Annotated[int | None, typer.Option("--trials", "-n", min=1, help="Configurations to start.")] = None,
     epochs: Annotated[float | None, typer.Option("--epochs", "-e", help="Passes over the data of each trial.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps of each trial, instead of epochs.")] = None,
@@ -66,41 +93,21 @@ def tune(
     trial_seconds: Annotated[float | None, typer.Option(help="Wall time of each trial.")] = None,
     store: StoreOption = DEFAULT_STORE,
     name: Annotated[str | None, typer.Option(help="Name of the study. \\[default: FILE-METHOD]")] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Of everything that is random. \\[default: 0, or that of the schedule]")
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", "-w", min=1, help="Workers at once. \\[default: 1; on Ray as many as fit]"),
-    ] = None,
-    executor: Annotated[
-        Where, typer.Option(help="Where they train: on this machine, or on a Ray cluster.")
-    ] = Where.local,
+    seed: SeedOption = None,
+    workers: WorkersOption = None,
+    executor: Annotated[Where, typer.Option(help="Where they train: here, or on a Ray cluster.")] = Where.local,
     address: Annotated[str | None, typer.Option(help="Address of the Ray cluster.")] = None,
     cpus: Annotated[float, typer.Option(min=0, help="CPUs of each worker on the cluster.")] = 1,
     gpus: Annotated[float, typer.Option(min=0, help="GPUs of each worker on the cluster; 0.5 shares one.")] = 0,
-    start: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A configuration to try first, as JSON, or the word default; again for more.", metavar="JSON"
-        ),
-    ] = None,
+    start: StartOption = None,
     target: Annotated[float | None, typer.Option(help="End once a trial is as good as this value.")] = None,
-    patience: Annotated[
-        int | None, typer.Option(min=1, help="End after so many trials without a better one.", metavar="TRIALS")
-    ] = None,
+    patience: PatienceOption = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train failed trials again.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew; what was there is kept by another name.")] = False,
-    metric: Annotated[
-        str | None, typer.Option(help="The objective, or several with commas between. \\[default: loss]")
-    ] = None,
-    mode: Annotated[
-        str | None, typer.Option(help="min or max, for all of them or one for each: min,max. \\[default: min]")
-    ] = None,
+    metric: MetricsOption = None,
+    mode: ModesOption = None,
     limit: LimitOption = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="A setting of the method; again for more.", metavar="KEY=VALUE")
-    ] = None,
+    set_: SetOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")] = False,
 ) -> None:
     """Tune the task that a Python file defines; the same command again resumes.
@@ -124,6 +131,7 @@ def tune(
     luthier tune mine.py --trials 200 --executor ray --gpus 0.5 --store postgresql://me@host/studies
     """
     with told():
+        from luthier import stop
         from luthier.study.tuning import tune as run
 
         goals = several(metric)
@@ -143,7 +151,10 @@ def tune(
             name=name or f"{file.stem}-{method or ('random' if schedule is None else 'replay')}",
             seed=seed,
             start=[_configuration(text) for text in start or []],
-            stop=_conditions(target, patience),
+            stop=[
+                *([] if target is None else [stop.Target(target)]),
+                *([] if patience is None else [stop.NoImprovement(patience)]),
+            ],
             retry_failed=retry_failed,
             fresh=fresh,
             executor=_executor(executor, workers, address, cpus, gpus),
@@ -182,13 +193,6 @@ def _configuration(text: str) -> Any:
         raise MethodError(f"{text!r} is not JSON ({error})", where="--start", remedy=remedy) from error
 
 
-def _conditions(target: float | None, patience: int | None) -> list[Any]:
-    from luthier import stop
-
-    found: list[Any] = [] if target is None else [stop.Target(target)]
-    return found if patience is None else [*found, stop.NoImprovement(patience)]
-
-
 def _executor(where: Where, workers: int | None, address: str | None, cpus: float, gpus: float) -> Executor:
     from luthier import execute
 
@@ -204,13 +208,7 @@ def _executor(where: Where, workers: int | None, address: str | None, cpus: floa
 
 
 def compare(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            help="A file that defines [bold]task[/bold], or [bold]space[/bold] and a function [bold]objective[/bold].",
-            show_default=False,
-        ),
-    ],
+    file: FileArgument,
     methods: Annotated[str, typer.Option("--methods", "-m", help="Names, with commas between.")] = "random,gp,genetic",
     trials: Annotated[int, typer.Option("--trials", "-n", min=1, help="Whole trainings that each may spend.")] = 20,
     epochs: Annotated[float | None, typer.Option("--epochs", "-e", help="Passes over the data of each.")] = None,
