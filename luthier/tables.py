@@ -68,7 +68,7 @@ def trials_table(records: list[TrialRecord], metrics: list[str]) -> Table:
     for row in records:
         values = [_value(row.metrics[name]) if name in row.metrics else "" for name in metrics]
         text = ", ".join(f"{name} {_value(value)}" for name, value in row.config.items())
-        failure = f"; {first_line(row.error)}" if row.error else ""
+        failure = "".join(f"; {line}" for line in row.error.strip().splitlines()[:1])
         style = "red" if row.status in ("failed", "diverged") else None if row.feasible in (None, True) else "yellow"
         status = f"{row.status}, outside" if row.feasible is False else row.status
         seconds = row.seconds if row.since is None else max(0.0, time.time() - row.since)
@@ -84,11 +84,6 @@ def standings_table(rows: Sequence[Standing], objective: str, title: str) -> Tab
         values = (f"{row.rank:.2f}", spread(row.valid), spread(row.test), f"{row.trials:g}", f"{row.steps:,.0f}")
         add_row(table, row.label, *values, f"{row.wall_seconds:.1f}")
     return table
-
-
-def first_line(error: str) -> str:
-    """The first line of a message that is not empty."""
-    return next((line for line in error.splitlines() if line.strip()), "")
 
 
 def _value(value: Any) -> str:

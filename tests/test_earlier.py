@@ -10,7 +10,7 @@ from networks import digits_task
 
 import luthier as lt
 from luthier.store import open_store
-from luthier.study.earlier import as_begun
+from luthier.study.opening import as_begun
 from luthier.study.settings import describe
 
 

@@ -67,7 +67,8 @@ def movable(space: Space, mutate: Sequence[str] | None, where: str) -> list[str]
             near = get_close_matches(name, space, n=1)
             remedy = f"Did you mean {near[0]!r}?" if near else f"The names are {', '.join(space)}."
             raise MethodError(f"mutate={name!r} is not a hyperparameter of the space", where=where, remedy=remedy)
-    names = [name for name in space if name in mutate] if mutate is not None else _floats(space)
+    floats = [name for name, domain in space.domains.items() if isinstance(domain, Float)]
+    names = floats if mutate is None else [name for name in space if name in mutate]
     if not names:
         raise MethodError(
             "no hyperparameter may change during a training: there is no Float",
@@ -75,10 +76,6 @@ def movable(space: Space, mutate: Sequence[str] | None, where: str) -> list[str]
             remedy="Name those under which the weights can go on: mutate=['batch_size'].",
         )
     return names
-
-
-def _floats(space: Space) -> list[str]:
-    return [name for name, domain in space.domains.items() if isinstance(domain, Float)]
 
 
 def check_number(name: str, value: object, least: float, most: float, where: str, whole: bool = False) -> None:

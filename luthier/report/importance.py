@@ -88,9 +88,9 @@ def importance(history: History) -> Importance | None:
 
 def _ranks(losses: np.ndarray) -> np.ndarray:
     """Average ranks scaled to [0, 1]; equal losses have equal ranks."""
-    _, inverse, counts = np.unique(losses, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return (ends - (counts + 1) / 2)[inverse] / max(1, len(losses) - 1)
+    from scipy.stats import rankdata
+
+    return (rankdata(losses) - 1) / max(1, len(losses) - 1)
 
 
 def _inputs(history: History, configs: list, age: np.ndarray) -> tuple[np.ndarray, dict[str, list[int]]]:

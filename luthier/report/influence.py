@@ -132,7 +132,9 @@ def _slice(known: Facts, one: Axis, rows: np.ndarray, y: dict) -> Figure:
                 "name": name,
                 "x": x[chosen],
                 "y": heights,
-                "customdata": [[int(n), _hover_value(known, int(n), one.name)] for n in rows[chosen]],
+                "customdata": [
+                    [int(n), label(setting(known.history.jobs[n].config.get(one.name)))] for n in rows[chosen]
+                ],
                 "marker": marker,
                 "hovertemplate": f"{known.noun} %{{customdata[0]}} ({name})<br>{label(one.title)} %{{customdata[1]}}"
                 f"<br>{label(known.objective)} %{{y:.5g}}<extra></extra>",
@@ -146,10 +148,6 @@ def _slice(known: Facts, one: Axis, rows: np.ndarray, y: dict) -> Figure:
     coloured = {"coloraxis": {"colorscale": "@scale", "showscale": False}}
     spec = {"data": data, "layout": layout(one.plotly(), y, **coloured)}
     return Figure(spec, 260, alt=f"{known.objective} against {one.title}")
-
-
-def _hover_value(known: Facts, row: int, name: str) -> str:
-    return label(setting(known.history.jobs[row].config.get(name)))
 
 
 def parallel(known: Facts, order: list[str]) -> Section | None:

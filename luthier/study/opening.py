@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,6 @@ from luthier.optional import optional
 from luthier.seeds import Seeds
 from luthier.store import Store, open_store
 from luthier.study import settings as study_settings
-from luthier.study.earlier import as_begun
 from luthier.study.ledger import MEMORY, Ledger
 from luthier.study.resolve import Resolved
 from luthier.text import public_url
@@ -80,3 +81,31 @@ def _lay_aside(store: Any, name: str) -> str:
     other = next(f"{name}-{number}" for number in itertools.count(1) if f"{name}-{number}" not in taken)
     rename_study(store, name, other)
     return other
+
+
+def as_begun(adapter: Any, stored: Any) -> tuple[Any, Any]:
+    """An adapter in the form in which a stored study was begun, perhaps by an earlier version, and its description.
+
+    A setting that a call leaves at its default has, for a study that is there, the value of the version that began it.
+
+    Args:
+        adapter: Adapter of this call.
+        stored: Description in the study's settings.
+
+    Returns:
+        The adapter of this call and its own description where they differ by more than defaults.
+    """
+    for earlier in ({}, *optional(adapter, "earlier")):
+        if all(getattr(adapter, name) == getattr(type(adapter)(), name) for name in earlier):
+            found = replace(adapter, **earlier) if earlier else adapter
+            if _same(study_settings.describe(found), stored, earlier):
+                return found, stored
+    return adapter, study_settings.describe(adapter)
+
+
+def _same(now: Any, stored: Any, earlier: Mapping[str, Any]) -> bool:
+    """True if two descriptions agree, but for settings that the version of the second had not yet."""
+    if not isinstance(now, dict) or not isinstance(stored, dict) or now == stored:
+        return now == stored
+    new = now.keys() - stored.keys()
+    return new <= earlier.keys() and {n: x for n, x in now.items() if n not in new} == stored

@@ -156,7 +156,8 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any], extendable:
     """
     given = json.loads(json.dumps(given))
     lines = list(_walk(_by_name(stored.get("space")), _by_name(given["space"]), "space"))
-    before, now = (_constraint(one) for one in (stored.get("space"), given["space"]))
+    spaces = [one if isinstance(one, dict) else {} for one in (stored.get("space"), given["space"])]
+    before, now = (space.get("constraint", "nothing") for space in spaces)
     lines += _walk(before, now, "space.constraint")
     other = stored.get("method") != given["method"]
     free = ("budget.trials:", "budget.total_steps:") if other else ("budget.trials:",) if extendable else ()
@@ -177,10 +178,6 @@ def _by_name(space: Any) -> Any:
         return {record["name"]: record for record in space["domains"]}
     except (TypeError, KeyError):  # damaged: shown as it is
         return space
-
-
-def _constraint(space: Any) -> str:
-    return space.get("constraint", "nothing") if isinstance(space, dict) else "nothing"
 
 
 def _walk(stored: Any, given: Any, place: str) -> Iterator[str]:
