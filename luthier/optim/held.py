@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from luthier.optim.common import Tensors
-from luthier.optim.per_member import PerMember, Settings
+from luthier.optim.per_member import PerMember, PerMemberKernels
 from luthier.optim.settings_at import Key, Parts, nominal, number, put
 
 WHERE = "TorchTask(optimizer=…)"
@@ -59,7 +59,7 @@ class Held:
             kept = {slot: tree[name] for slot, tree in state.items() if slot != "group" and name in tree}
             if kept:
                 slots[leaf] = {s: v[0].clone() if self.kinds.get(s) is Tensor else v.clone() for s, v in kept.items()}
-        with self.holding(groups, slots) as optimizer, Settings(), _exact_steps():
+        with self.holding(groups, slots) as optimizer, PerMemberKernels(), _exact_steps():
             optimizer.step()
             found = optimizer.state
         after: dict[str, Any] = {"group": state["group"]} if "group" in state else {}

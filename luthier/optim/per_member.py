@@ -61,7 +61,7 @@ for _name in ("add", "sub", "mul", "truediv", "pow"):
     setattr(PerMember, f"__r{_name}__", _arithmetic(_name, True))
 
 
-class Settings(TorchFunctionMode):
+class PerMemberKernels(TorchFunctionMode):
     """Gives a kernel the tensor of a :class:`PerMember` number (alpha=, value=, a weight, a factor)."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

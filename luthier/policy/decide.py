@@ -45,7 +45,7 @@ class Decisions(NamedTuple):
     entropy: Tensor
 
 
-class Network(Protocol):
+class ColumnNetwork(Protocol):
     """Source of the outputs, one column after another."""
 
     def start(self) -> Memory:
@@ -147,7 +147,7 @@ def judging(actions: Tensor, pathwise: bool) -> Pick:
     return lambda head, raw: judge(head, raw, actions[..., head.column], pathwise)
 
 
-def run(plan: Plan, network: Network, pick: Pick, seen: list[tuple[Tensor, Tensor]] | None = None) -> Decisions:
+def run(plan: Plan, network: ColumnNetwork, pick: Pick, seen: list[tuple[Tensor, Tensor]] | None = None) -> Decisions:
     """All columns in turn.
 
     Args:
@@ -178,12 +178,12 @@ def run(plan: Plan, network: Network, pick: Pick, seen: list[tuple[Tensor, Tenso
     return Decisions(action, code, torch.stack(active, -1), log_prob.sum(-1), entropy.sum(-1))
 
 
-def best(plan: Plan, network: Network) -> Decisions:
+def best(plan: Plan, network: ColumnNetwork) -> Decisions:
     """The most probable option of each column in turn."""
     return run(plan, network, middle)
 
 
-def spread(plan: Plan, network: Network, actions: Tensor) -> Tensor:
+def spread(plan: Plan, network: ColumnNetwork, actions: Tensor) -> Tensor:
     """Half the distance between the codes one standard deviation above and below the mean, (…, count, columns)."""
     seen: list[tuple[Tensor, Tensor]] = []
     run(plan, network, judging(actions, False), seen)
@@ -197,7 +197,7 @@ def spread(plan: Plan, network: Network, actions: Tensor) -> Tensor:
     return torch.stack(widths, -1)
 
 
-def shares(plan: Plan, network: Network, noise: Tensor) -> dict[str, Mapping[str, object]]:
+def shares(plan: Plan, network: ColumnNetwork, noise: Tensor) -> dict[str, Mapping[str, object]]:
     """Return each name's distribution, averaged over samples; see :meth:`luthier.policy.Policy.probabilities`."""
     seen: list[tuple[Tensor, Tensor]] = []
     with torch.no_grad():

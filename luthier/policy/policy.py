@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from luthier.policy.decide import (
+    ColumnNetwork,
     Decisions,
-    Network,
     Params,
     best,
     judging,
@@ -45,7 +45,7 @@ class Policy(ABC):
         """Return parameters before learning, near the uniform distribution; equal keys give equal parameters."""
 
     @abstractmethod
-    def network(self, params: Params, rows: Tensor) -> Network:
+    def network(self, params: Params, rows: Tensor) -> ColumnNetwork:
         """Return what gives the outputs under ``params``, for decisions shaped as ``rows``, (…, count, columns)."""
 
     @property

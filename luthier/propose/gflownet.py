@@ -21,7 +21,7 @@ from luthier.propose.gaussian_process.fold import Observed, observed
 from luthier.propose.gaussian_process.sequential import one_by_one, upcoming
 from luthier.propose.gaussian_process.transform import LARGEST
 from luthier.propose.generator import Generator, build, teller, tree_of
-from luthier.propose.process_surrogate import Process, process_of
+from luthier.propose.process_surrogate import FittedProcess, process_of
 from luthier.propose.rounds import Known, Making, Round, round_of
 from luthier.propose.surrogate import Ensemble, Surrogate
 from luthier.propose.threads import one_thread
@@ -211,7 +211,7 @@ class GFlowNet:
         if data is None:
             return None
         key = seeds.key(number, "gflownet round")
-        model: Ensemble | Process
+        model: Ensemble | FittedProcess
         if self.model == "gp":
             model = process_of(space, data.points, data.y)
         else:

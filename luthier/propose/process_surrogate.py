@@ -24,7 +24,7 @@ Reward = Callable[[Where], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
-class Process:
+class FittedProcess:
     """The Gaussian process of :class:`luthier.propose.GaussianProcess`, fitted anew to given values.
 
     Args:
@@ -66,8 +66,8 @@ class Process:
         return lambda where: expected(Points(where.codes, where.mask)) + math.log(self.scale)
 
 
-def process_of(space: Space, points: Points, y: np.ndarray) -> Process:
+def process_of(space: Space, points: Points, y: np.ndarray) -> FittedProcess:
     """The process of standardised values, (n,)."""
     encoding = encoding_of(space)
     kernel, features = Kernel(encoding.groups, encoding.warped), encoding.features(points)
-    return Process(space, posterior(kernel, fit(kernel, features, y, start(kernel)), features, y))
+    return FittedProcess(space, posterior(kernel, fit(kernel, features, y, start(kernel)), features, y))

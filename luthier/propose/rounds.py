@@ -17,7 +17,7 @@ from luthier.propose.flow import Leaves, Sampler, Settings, Tree
 from luthier.propose.gaussian_process.acquisition import log_expected_improvement
 from luthier.propose.gaussian_process.search import maximise
 from luthier.propose.generator import build, sharpness
-from luthier.propose.process_surrogate import Process, Reward, Where
+from luthier.propose.process_surrogate import FittedProcess, Reward, Where
 from luthier.propose.surrogate import Ensemble
 from luthier.space import Space
 from luthier.space.distance import distances
@@ -111,7 +111,7 @@ class Round(NamedTuple):
     """Basis of the proposals; made by :func:`round_of`."""
 
     making: Making
-    model: Ensemble | Process
+    model: Ensemble | FittedProcess
     known: Known
     places: Places
 
@@ -135,7 +135,7 @@ class Round(NamedTuple):
 
     def _better(self, seen: set[bytes], near: Points, rng: np.random.Generator) -> Found:
         """The highest expected improvement; an ensemble imagines no results, and keeps away from running jobs."""
-        if isinstance(self.model, Process):
+        if isinstance(self.model, FittedProcess):
             reward = self.model.improvement(near, rng)
         else:
             reward = apart_from(self._space, near, self.making.apart, improvement(self.model, self.known.best))
@@ -178,7 +178,7 @@ class Round(NamedTuple):
         return self.making.tree.space
 
 
-def round_of(making: Making, model: Ensemble | Process, known: Known, rng: np.random.Generator) -> Round:
+def round_of(making: Making, model: Ensemble | FittedProcess, known: Known, rng: np.random.Generator) -> Round:
     """The round after given results.
 
     Args:
@@ -209,9 +209,9 @@ def improvement(model: Ensemble, best: float) -> Reward:
     return log_reward
 
 
-def nearly_best(model: Ensemble | Process, limit: float) -> Reward:
+def nearly_best(model: Ensemble | FittedProcess, limit: float) -> Reward:
     """log R, R the probability that a result is at most ``limit``."""
-    noise = model.noise if isinstance(model, Process) else 0.0
+    noise = model.noise if isinstance(model, FittedProcess) else 0.0
 
     def log_reward(where: Where) -> np.ndarray:
         mean, deviation = model.predict(where.codes, where.mask)

@@ -37,7 +37,7 @@ class Point:
 
 
 @dataclass
-class Graph:
+class SegmentGraph:
     """The graph of a segment's steps, from (weights, state, hyperparameters) to (weights, state)."""
 
     params: list[Tensor]
@@ -83,7 +83,7 @@ class Tape:
             memory = "trajectory"  # there are no graphs to keep
         self.length = {"graph": count, "checkpoint": math.ceil(math.sqrt(count)), "trajectory": 1}[memory]
         self.kept = memory == "graph"
-        self.graph: Graph | None = None
+        self.graph: SegmentGraph | None = None
         self.cut = False  # whether a function that can be differentiated but once is in the steps
         self.starts: list[Point] = []
 
@@ -174,7 +174,7 @@ class Tape:
             first=adjoint.params,
         )
 
-    def _build(self, start: Point, begin: int) -> tuple[Graph, Point, Tensor]:
+    def _build(self, start: Point, begin: int) -> tuple[SegmentGraph, Point, Tensor]:
         """Record a segment; returns its graph, where it ends, and the norm of the last training gradient."""
         losses = self.losses
         leaves, state_leaves, state = _leaves(start)
@@ -186,7 +186,7 @@ class Tape:
                 self.cut = self.cut or (t == begin and not losses.traced and cut_off(grads))
                 params, state = _update(losses, self.rule, params, grads, state)
             first = params if t == begin else first
-        graph = Graph(leaves, state_leaves, first, params, _reals(state))
+        graph = SegmentGraph(leaves, state_leaves, first, params, _reals(state))
         length = norm([g.detach() for g in grads], losses.members)
         return graph, Point([p.detach() for p in params], detached(state)), length
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from luthier.jobs import Report
     from luthier.task.program import Program, State
     from luthier.train import Work
-    from luthier.train.saved import Member
+    from luthier.train.saved import StackMember
 
 BEST = "best"  # in what a stored state has of its own
 
@@ -47,7 +47,7 @@ def noted(work: Work, program: Program, state: State, i: int, reports: Sequence[
     return rows_of(weights, [i])
 
 
-def with_best(state: State, members: Sequence[Member], kept: Sequence[int]) -> State:
+def with_best(state: State, members: Sequence[StackMember], kept: Sequence[int]) -> State:
     """The state of some members of a stack to be stored, with the best weights of each."""
     state, best = rows_of(state, list(kept)), [members[i].best for i in kept]
     if any(one is None for one in best):

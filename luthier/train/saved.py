@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Member:
+class StackMember:
     """One job on its way through a stack."""
 
     job: Job
@@ -88,7 +88,7 @@ class Saved:
         return self._files[file]
 
 
-def begin(work: Work, program: Program, adapter: Any, job: Job, saved: Saved) -> Member:
+def begin(work: Work, program: Program, adapter: Any, job: Job, saved: Saved) -> StackMember:
     """A job where it starts from here, on whichever of the three grounds there are."""
     state, partial = _first(work, program, adapter, job, saved), saved.partial(job)
     limit = work.seconds_left(job, saved.parents)
@@ -97,10 +97,10 @@ def begin(work: Work, program: Program, adapter: Any, job: Job, saved: Saved) ->
         state = {**kept, "hyper": {**program.hyper(job.config), **kept["hyper"]}}
         reports = [Report(job.number, *report) for report in meta["reports"]]
         age = int(state["t"][0])
-        return Member(job, state, meta["start"], meta["end"], reports, meta["seconds"], limit, best, age)
+        return StackMember(job, state, meta["start"], meta["end"], reports, meta["seconds"], limit, best, age)
     start = int(state["t"][0])
     end = start + max(adapter.window, job.steps // adapter.window * adapter.window)
-    return Member(job, state, start, end, limit=limit)
+    return StackMember(job, state, start, end, limit=limit)
 
 
 def _first(work: Work, program: Program, adapter: Any, job: Job, saved: Saved) -> State:
@@ -150,7 +150,9 @@ def _check_fits(job: Job, before: State, fresh: State) -> None:
                 )
 
 
-def save_partials(checkpoints: Checkpoints, state: State, rows: list[Member], active: Iterable[int], ask: Ask) -> None:
+def save_partials(
+    checkpoints: Checkpoints, state: State, rows: list[StackMember], active: Iterable[int], ask: Ask
+) -> None:
     """Write down how far members of a stack have come, a file each."""
     for i in active:
         member, age = rows[i], int(state["t"][i])

@@ -28,7 +28,7 @@ from luthier.train.best import noted, with_best, worn_out
 from luthier.train.halt import Halt, Overtime, guard
 from luthier.train.keep import Rhythm, StorageTrouble
 from luthier.train.members import rows_of, stacked
-from luthier.train.saved import Member, Saved, begin, save_partials
+from luthier.train.saved import Saved, StackMember, begin, save_partials
 
 if TYPE_CHECKING:
     from luthier.task.program import Program, State
@@ -98,10 +98,10 @@ def _run(
             yield from (Result(job.number, "pruned") for job in waiting if job.number in stop)
             waiting = [job for job in waiting if job.number not in stop]
             guard().check()
-            members: list[Member] = []
+            members: list[StackMember] = []
             while waiting and len(members) < max(width, 1):
                 member = _begun(work, program, adapter, waiting.pop(0), saved)
-                if isinstance(member, Member):
+                if isinstance(member, StackMember):
                     members.append(member)
                 else:
                     yield member
@@ -111,7 +111,7 @@ def _run(
                 yield from _train(work, program, adapter, members, ask)
 
 
-def _begun(work: Work, program: Program, adapter: Any, job: Job, saved: Saved) -> Member | Result | Lost:
+def _begun(work: Work, program: Program, adapter: Any, job: Job, saved: Saved) -> StackMember | Result | Lost:
     """Begin a job; one that cannot begin ends alone."""
     try:
         with guard().allowed():
@@ -127,7 +127,7 @@ def _begun(work: Work, program: Program, adapter: Any, job: Job, saved: Saved) -
 class _Data:
     """The batches that a stack of members sees."""
 
-    def __init__(self, work: Work, program: Program, adapter: Any, members: list[Member]) -> None:
+    def __init__(self, work: Work, program: Program, adapter: Any, members: list[StackMember]) -> None:
         keys = torch.cat([member.state["key"] for member in members]) if program.task.own_batches else None
         self._window = adapter.window
         self._train = Batches(program, "train", work.seeds, keys)
@@ -139,7 +139,7 @@ class _Data:
         return batches, None if self._valid is None else self._valid.at(step // self._window)
 
 
-def _train(work: Work, program: Program, adapter: Any, members: list[Member], ask: Ask) -> Iterator[Result | Lost]:
+def _train(work: Work, program: Program, adapter: Any, members: list[StackMember], ask: Ask) -> Iterator[Result | Lost]:
     """Train members of equal age to their ends; a fault of one of them ends it alone."""
     if any(member.reports for member in members):
         ask([report for member in members for report in member.reports])  # those after the last write were lost
@@ -170,7 +170,7 @@ class _Stack:
     A row stays when its member has ended; when half of the stack has, it is compacted.
     """
 
-    def __init__(self, work: Work, program: Program, adapter: Any, members: list[Member], ask: Ask) -> None:
+    def __init__(self, work: Work, program: Program, adapter: Any, members: list[StackMember], ask: Ask) -> None:
         self._work, self._program, self._adapter, self._ask = work, program, adapter, ask
         self._every = max(1, round(program.epoch_steps * program.task.evaluate_every))
         self._state = stacked([member.state for member in members])
@@ -267,7 +267,7 @@ class _Stack:
         left = [member.limit - member.seconds for member in members if member.limit is not None]
         return max(0.0, min(left)) * len(members) if left else None
 
-    def left(self) -> list[Member]:
+    def left(self) -> list[StackMember]:
         """The members that have not ended, where they were measured last, or at their start where that is lost."""
         members = [self._rows[i] for i in sorted(self.active)]
         if self._whole:
@@ -316,7 +316,7 @@ class _Stack:
             )
 
 
-def _status(member: Member, report: Report, position: int, stop: set[int]) -> Status | None:
+def _status(member: StackMember, report: Report, position: int, stop: set[int]) -> Status | None:
     losses = [value for name, value in report.metrics.items() if name in ("loss", f"{SHARED}loss", "train_loss")]
     if not all(map(math.isfinite, losses)):
         return "diverged"
@@ -336,7 +336,7 @@ def _reports(
     program: Program,
     adapter: Any,
     state: State,
-    rows: list[Member],
+    rows: list[StackMember],
     active: set[int],
     position: int,
     measured: Mapping[str, Tensor],

@@ -20,7 +20,7 @@ from luthier.propose.flow.tree import Tree
 WAVES = 3  # Fourier features of a scaled value: sine and cosine of 1, 2 and 4 half waves
 
 
-class Policy(Protocol):
+class TreePolicy(Protocol):
     """Interface of a policy, in addition to that of an nn.Module."""
 
     def root(self) -> Tensor:

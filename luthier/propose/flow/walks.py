@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from luthier.propose.flow.paths import Paths, paths
-from luthier.propose.flow.policies import Policy
+from luthier.propose.flow.policies import TreePolicy
 from luthier.propose.flow.tree import Tree
 from luthier.propose.threads import one_torch_thread
 
 CHUNK = 65_536  # leaves whose probabilities are computed at once
 
 
-def tables(policy: Policy, ways: Paths, offset: float, prior: bool) -> list[Tensor]:
+def tables(policy: TreePolicy, ways: Paths, offset: float, prior: bool) -> list[Tensor]:
     """log F of all edges out of the deciding states of each level, (choosing, actions) each.
 
     Args:
@@ -55,7 +55,7 @@ def along(ways: Paths, found: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 @one_torch_thread()
 @torch.no_grad()
-def log_mass(policy: Policy, tree: Tree, actions: np.ndarray, temperature: float, prior: bool) -> np.ndarray:
+def log_mass(policy: TreePolicy, tree: Tree, actions: np.ndarray, temperature: float, prior: bool) -> np.ndarray:
     """Logarithm of the probability of leaves, (n,) float64."""
     parts = [np.zeros(0)]
     for i in range(0, len(actions), CHUNK):
@@ -69,7 +69,7 @@ def log_mass(policy: Policy, tree: Tree, actions: np.ndarray, temperature: float
 @one_torch_thread()
 @torch.no_grad()
 def draw(
-    policy: Policy, tree: Tree, uniform: np.ndarray, temperature: float, epsilon: float, prior: bool
+    policy: TreePolicy, tree: Tree, uniform: np.ndarray, temperature: float, epsilon: float, prior: bool
 ) -> np.ndarray:
     """The actions of ways drawn from a policy, (n, levels) int32, -1 where a level is skipped.
 
