@@ -1,4 +1,4 @@
-"""Arguments that a function does not have, answered by the one that was meant: users come from other tools."""
+"""Answers to misnamed arguments: users of other tools are told the name that is used here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Given = ParamSpec("Given")
 Value = TypeVar("Value")
 Object = TypeVar("Object")
 
-# Ours: what other tools call it. Of two of ours that fit, the first that the function has is named.
+# Our name: those of other tools. Where two of ours fit, the first one that the function has is given.
 ELSEWHERE = {
     "trials": "n_trials num_samples max_evals max_trials n_iter num_trials n_calls",
     "mode": "direction directions goal maximize minimize",
@@ -56,7 +56,7 @@ REMARKS = {
 
 
 def answering(kind: type[Object]) -> type[Object]:
-    """The class, whose objects are made with :func:`answered` arguments."""
+    """Make a class answer misnamed arguments when it is called, see :func:`answered`."""
     kind.__init__ = answered(kind.__init__)
     return kind
 

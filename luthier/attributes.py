@@ -1,4 +1,4 @@
-"""Attributes that an object does not have, answered by the one that was meant: users come from other tools."""
+"""Answers to misnamed attributes: users of other tools are told the name that is used here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _METHODS = "methods go by their names, lt.tune(…, 'tpe'): see `luthier methods
 _PAGE = "study.write_report('page.html') has all figures"
 _BEST = {"params": "config", "best_params": "config", "values": "metrics", "state": "result.status"}
 
-# Ours, for what other tools call it: by the kind of object, "" for the package itself.
+# Our spelling of other tools' names, by kind of object; "" is the package itself.
 ELSEWHERE: dict[str, dict[str, str]] = {
     "Study": {
         "best_value": "study.best.value",

@@ -13,7 +13,7 @@ _STREAMS = ("/dev/fd/", "/proc/self/fd/")
 
 
 def absolute(path: str | Path) -> Path:
-    """The absolute path, with ``~`` read as a shell does: ``~a.db``, where there is no such user, is a file's name.
+    """The absolute path, with ``~`` read as a shell does: where there is no such user, ``~a.db`` is a file name.
 
     Examples:
         >>> absolute("/data/~/a.db"), absolute("~a.db").name

@@ -44,7 +44,7 @@ class Mode(enum.StrEnum):
 
 @contextlib.contextmanager
 def told() -> Iterator[None]:
-    """luthier's own errors, and a full standard output, as one red line with the exit code that they call for."""
+    """Print luthier's own errors, and a full standard output, as one red line, and exit with the code that fits."""
     try:
         yield
         sys.stdout.flush()
@@ -62,7 +62,7 @@ def told() -> Iterator[None]:
 
 
 def _output_fails() -> bool:
-    """True if standard output takes no more, tried by one empty line: what failed is in no buffer any longer."""
+    """True if standard output accepts no more, tested by an empty line: the text that failed is in no buffer now."""
     try:
         print(flush=True)
     except OSError:

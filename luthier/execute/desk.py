@@ -18,12 +18,12 @@ from luthier.train import MOST_STACKED, Ask, Work, chunks
 from luthier.train.alone import over_time
 
 BURST = 0.01  # seconds for which results are gathered after the first: members of a stack mostly end together
-_HANGS = 6.0  # seconds beyond its limit after which a worker is ended: it did not answer the interruptions
+_HANGS = 6.0  # seconds beyond its limit until a worker that ignores interruptions is ended
 
 
 @dataclass
 class Hand:
-    """The chunk that one worker was given, as far as it has not ended.
+    """The unfinished part of the chunk that one worker was given.
 
     Args:
         left: Its jobs that have not ended.
@@ -65,14 +65,14 @@ class Desk:
         self.work, self.on_reports = work, on_reports
         self.most = most if is_torch(work.task) else 1  # jobs that one worker may hold
         self.queue: deque[Train] = deque()
-        self.done: list[Result | Lost] = []  # what no collect() has returned yet
+        self.done: list[Result | Lost] = []  # outcomes that no collect() has returned yet
 
     def submit(
         self, jobs: list[Job], parents: Mapping[int, Result], partials: Mapping[int, str] | None, workers: int
     ) -> None:
         """Queue jobs in chunks of about equal size, as many as keep all workers busy.
 
-        Each comes as the message by which a worker is given it, with what of parents and partials it needs.
+        Each is queued as the message that a worker will get, with the parents and partials that it needs.
         """
         if not jobs:
             return
@@ -99,7 +99,7 @@ class Desk:
         return chunk
 
     def hear(self, message: object, hand: Hand) -> set[int]:
-        """Take in what a worker says of its chunk, and return the jobs that are asked to stop, anybody's."""
+        """Process a worker's message about its chunk; return the jobs that should stop, whoever holds them."""
         if isinstance(message, Ended):
             hand.left.pop(message.outcome.number, None)
             self.done.append(message.outcome)
@@ -109,7 +109,7 @@ class Desk:
         return set()
 
     def end_late(self, hand: Hand) -> None:
-        """Give what is left in a hand the results of jobs whose time is over."""
+        """Record what is left in a hand as out of time."""
         seconds = (time.monotonic() - hand.begun) / max(1, len(hand.left))
         for number, job in hand.left.items():
             report = hand.latest.get(number)

@@ -175,7 +175,7 @@ def main(descriptor: int) -> None:
         say("failed", describe(error))
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # no exit handlers: a process group that another rank has left would wait
+    os._exit(0)  # without exit handlers: torch's process group would wait for a rank that has left
 
 
 def _train(

@@ -1,4 +1,4 @@
-"""A follower on a thread of its own, so that what it waits for is nothing that a training waits for."""
+"""A follower on a thread of its own, so that no training waits for what it waits for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATIENCE = 60.0  # seconds that the end of a study waits for what is left to wri
 
 @final
 class Background(Follower):
-    """Calls another follower, in order, on a thread; it has to bear that the history grows meanwhile.
+    """Calls another follower, in order, on a thread; that one must tolerate a history that grows meanwhile.
 
     What it raises becomes a warning, once. At the end of the study its thread is waited for, with patience; what it has
     not done by then is given up.
@@ -64,11 +64,11 @@ class Background(Follower):
         while (call := self._calls.get()) is not None:
             try:
                 call()
-            except Exception as error:  # of a package that is not ours: anything
+            except Exception as error:  # a tracker's package may raise anything
                 self._error = self._error or error
 
     def _tell(self) -> None:
-        """Warn of the first error, on the thread of the study: there the user's filters of warnings hold."""
+        """Warn of the first error, on the study's thread, where the user's warning filters apply."""
         if self._error is not None and not self._warned:
             self._warned = True
             text = f"{self.inner!r} failed, and the study goes on: {type(self._error).__name__}: {self._error}"

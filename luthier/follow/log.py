@@ -1,8 +1,8 @@
 """A study's events as one log for each trial, written exactly once however many drivers follow.
 
 The events come to everybody in one order, so a log is a function of them, and where it stands is one number: how many
-of them it holds. Whoever has the lock of the place goes on from that number; the others look on, and take over when the
-lock is free: after a kill too.
+of them it holds. The driver that holds the lock continues from that number; the others wait, and one of them
+takes over when the lock is released, be it by a kill.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class LoggedTrial:
 
 
 class Log(Follower):
-    """The base of logs. A subclass writes what :meth:`begin`, :meth:`point` and :meth:`end` are told.
+    """Base class of logs: a subclass writes what :meth:`begin`, :meth:`point` and :meth:`end` receive.
 
     Args:
         folder: Folder that holds the lock and the position, one pair per study.
@@ -72,7 +72,7 @@ class Log(Follower):
     # -- for subclasses ---------------------------------------------------------------------------------------------
 
     def open(self, state: Mapping[str, Any]) -> None:
-        """Go on with a log whose ``state`` is that of the last :meth:`flush`; ``{}`` for a new one."""
+        """Continue a log whose ``state`` is that of the last :meth:`flush`; ``{}`` for a new one."""
 
     def begin(self, trial: LoggedTrial, at: float) -> None:
         """A trial begins, or goes on with another configuration, at ``trial.steps``."""
@@ -83,7 +83,7 @@ class Log(Follower):
         raise NotImplementedError
 
     def end(self, trial: LoggedTrial, at: float) -> None:
-        """A job of a trial has ended; the trial may go on all the same."""
+        """A job of a trial has ended; the trial itself may continue."""
         raise NotImplementedError
 
     def flush(self) -> Mapping[str, Any]:
@@ -91,7 +91,7 @@ class Log(Follower):
         return {}
 
     def close(self) -> None:
-        """Let go of files and connections."""
+        """Release files and connections."""
 
     # -- the follower -----------------------------------------------------------------------------------------------
 
@@ -106,7 +106,7 @@ class Log(Follower):
     def finished(self, study: Any) -> None:
         end = time.monotonic() + LINGER
         while self._last is not None and not self._locked() and time.monotonic() < end:
-            time.sleep(0.1)  # the driver that writes may leave before it hears of our last events
+            time.sleep(0.1)  # the driver that writes may exit before it sees our last events
         if self._last is not None and self._lock is not None:
             try:
                 self._go_on()
@@ -199,7 +199,7 @@ class _Chains:
         """The trial of an event, and the numbers in it with their step."""
         if isinstance(event, Job):
             trial = self._begin(event)
-            moves = event.parent is not None or "slot" in event.tag  # else they stand in the table, and need no curve
+            moves = event.parent is not None or "slot" in event.tag  # otherwise they are in the table and need no curve
             return trial, trial.steps, _numbers(event.config) if moves else {}
         trial, job = self._trials[event.number], self._jobs[event.number]
         trial.metrics.update(event.metrics)
@@ -210,7 +210,7 @@ class _Chains:
         trial.status, trial.error = event.status, event.error
         moved = {name: value for name, value in event.final.items() if value != job.config.get(name)}
         values, latest = {**event.metrics, **_numbers(moved)}, self._latest.pop(event.number, None)
-        if latest is not None and latest.step == trial.steps:  # told already
+        if latest is not None and latest.step == trial.steps:  # already written
             known = {**latest.metrics, **_numbers(latest.hyperparameters)}
             values = {name: value for name, value in values.items() if known.get(name) != value}
         return trial, trial.steps, values
@@ -248,7 +248,7 @@ def folder_name(study: str) -> str:
 
 
 def cut(files: Mapping[str, int]) -> None:
-    """Take back what was written to files after their sizes were noted."""
+    """Truncate files to the sizes that were noted."""
     for name, size in files.items():
         with contextlib.suppress(FileNotFoundError):
             if Path(name).stat().st_size > size:

@@ -20,11 +20,11 @@ from luthier.propose.sight import Sight
 from luthier.seeds import Seeds
 from luthier.space import Config, Space
 
-REPLACED = "replaced"  # in the tag of a job whose configuration is not the one that its method chose
-NEAR = (0.05, 0.1, 0.2, 0.4)  # the distances at which another one is looked for around the one that was chosen
+REPLACED = "replaced"  # in the tag of a job whose configuration replaces the one that its method chose
+NEAR = (0.05, 0.1, 0.2, 0.4)  # distances from the chosen configuration at which another one is sought
 ROUND = 8  # tries at each
 DRAWS = 64  # then anywhere
-MANY = 10_000  # where the configurations are too many to be listed
+MANY = 10_000  # draws where there are too many configurations to list
 
 
 def propose(proposer: Any, history: History, count: int, seeds: Seeds, sight: Sight | None = None) -> list[Job]:
@@ -118,7 +118,7 @@ def _other(history: History, job: Job, known: set[Any], begun: set[Any], repeats
 
 
 def _allowed(space: Space, config: Config, rng: np.random.Generator) -> Config:
-    """A configuration that fulfils the constraint, as near to one that does not as is quickly found."""
+    """A feasible configuration, as near to an infeasible one as can be found quickly."""
     for scale in NEAR:
         for _ in range(ROUND):
             near = space.perturb(config, rng, scale=scale, probability=0.7)

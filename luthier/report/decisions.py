@@ -36,7 +36,7 @@ def decisions(known: Facts) -> Section | None:
 
 
 def _search(known: Facts) -> list[Report]:
-    """The reports of the search: of several, the one with the most."""
+    """The reports of the search; of several searches, those of the longest."""
     told = [
         [report for report in reports if any(name.startswith(DECIDED) for name in report.metrics)]
         for reports in known.history.reports.values()
@@ -64,7 +64,7 @@ def _rewards(steps: np.ndarray, columns: dict[str, np.ndarray]) -> list[Figure]:
 
 
 def _panel(known: Facts, name: str, steps: np.ndarray, columns: dict[str, np.ndarray]) -> Figure:
-    """One hyperparameter: a line an option, or a mean in its band."""
+    """Panel of one hyperparameter: a line per option, or the mean within its band."""
     domain = known.history.space.domains[name]
     mine = {key: values for key, values in columns.items() if _belongs(key, name)}
     shares = {key.removeprefix(f"{DECIDED}{name}="): values for key, values in mine.items() if "=" in key}

@@ -17,7 +17,7 @@ from luthier.response.result import Tree
 
 @runtime_checkable
 class FunctionalOptimizer(Protocol):
-    """A rule of training without hidden state. The state is any nest of dicts, lists and tensors."""
+    """An optimizer without hidden state. The state is any nest of dicts, lists and tensors."""
 
     def init(self, params: Tree) -> Any:
         """The state before the first step."""
@@ -30,7 +30,7 @@ class FunctionalOptimizer(Protocol):
 
 @dataclass(frozen=True)
 class Ours:
-    """An optimizer of `luthier.optim`; a training that is no stack is one of a stack of one.
+    """Adapter for an optimizer of `luthier.optim`; a single training runs as a stack of one.
 
     Args:
         rule: The optimizer.

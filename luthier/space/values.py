@@ -60,7 +60,7 @@ class Steps(Sequence[float]):
 
 
 def key(option: Any) -> Any:
-    """Something hashable for an option, the same for a list and a tuple of the same: one cannot be told from the other.
+    """Hashable key of an option; a list and a tuple of equal values share it.
 
     Examples:
         >>> key([1, (2, 3)]) == key((1, [2, 3]))
@@ -70,12 +70,12 @@ def key(option: Any) -> Any:
 
 
 def copied(option: Any) -> Any:
-    """The option, where it can be changed a copy of it."""
+    """The option itself, or a copy of one that is mutable."""
     return deepcopy(option) if isinstance(option, list | tuple) else option
 
 
 def to_json(option: Any) -> Any:
-    """An option as JSON, tuples told from lists."""
+    """JSON form of an option, in which tuples and lists differ."""
     if isinstance(option, tuple):
         return {"tuple": [to_json(part) for part in option]}
     return [to_json(part) for part in option] if isinstance(option, list) else option

@@ -14,15 +14,15 @@ from luthier.task import FunctionTask, Task, TrainableTask
 from luthier.task.call import describe
 from luthier.text import warn
 
-TRIES = 4  # configurations that must fail before the task is blamed and not a configuration
-LOOKS = 16  # configurations among which a reader of a name is looked for
+TRIES = 4  # failures after which the task is blamed and not a configuration
+LOOKS = 16  # configurations tried to find one under which a name is read
 
 
 def check_first(task: Task, adapter: Any, executor: Any, seed: int = 0, start: Sequence[Config] = ()) -> Config | None:
     """Build a first training: of a Trainable its ``init``, of a TorchTask one step on the real data.
 
     A function is never called for it. Where training goes on elsewhere, as on a cluster, only a method's refusal
-    counts: this machine may lack what those have.
+    counts: this machine may lack what others have.
 
     Args:
         task: Task to tune.
@@ -82,7 +82,7 @@ def how_it_runs(task: Task, adapter: Any, executor: Any, config: Config, members
 
 
 def _build(task: Any, adapter: Any, config: Config) -> Sequence[str]:
-    """A first training under one configuration; the names that nothing reads."""
+    """Build a first training under one configuration; return the names that nothing reads."""
     if isinstance(task, TrainableTask):
         task.trainable.init(task.space.given(config), 0)
         return ()
@@ -107,7 +107,7 @@ def _check_readers(task: Any, adapter: Any, config: Config, unread: Sequence[str
             continue
         try:
             still = _build(task, adapter, other)
-        except Exception:  # this configuration's alone: the first one was built
+        except Exception:  # a fault of this configuration alone: the first one was built
             continue
         for name in wanted:
             if name not in still:

@@ -16,8 +16,8 @@ from luthier.seeds import Seeds
 METHOD = "GFlowNet"
 DRAWS = 1_000  # configurations drawn from each sampler
 FEWEST = 5  # finite results before a sampler is fitted
-SHARE = 0.01  # of the space: over so much a learnt sampler's target is spread
-BRIEF = {"evaluations": 2_000, "states": 2_048, "hidden": 64}  # at most, of a learnt sampler: a second or two
+SHARE = 0.01  # share of the space over which a learnt sampler's target is spread
+BRIEF = {"evaluations": 2_000, "states": 2_048, "hidden": 64}  # limit for a learnt sampler: a second or two
 
 
 def samples(history: History, settings: Mapping[str, Any]) -> Samples | None:
@@ -54,7 +54,7 @@ def _fitted(method: Any, history: History, known: Samples, seed: int) -> Samples
     losses: np.ndarray | None = getattr(sampler, "losses", None)
     if losses is None:
         before: Any = exact(tree, _flat)
-    else:  # the network as it begins: one step of no size
+    else:  # the untrained network: one step of size zero
         still = replace(sampler.settings, evaluations=1, batch=1, updates=1, lr=1e-30, log_z_lr=1e-30)
         before = learn(tree, _flat, still, key=seeds.key(0, "report sampler"))
     configs = found.sample(DRAWS, seed=seed)

@@ -179,7 +179,7 @@ def tune(
 
 
 def _run(loop: Loop, study: Study, built: Config | None, budget: Budget) -> None:
-    """Run a study to its end, and say what has to be said before and after."""
+    """Run a study to its end, with the messages before and after."""
     ledger, execution = loop.ledger, "" if built is None else _execution(loop, built, budget)
     loop.followers.started(study)
     try:
@@ -207,7 +207,7 @@ def _work(
     checkpoints: bool | None,
     trial_seconds: float | None,
 ) -> Work:
-    """The work of the study's workers, with a place for states unless a function is not to keep any."""
+    """The work that workers get, with a folder for states unless a function keeps none."""
     save = checkpoints if checkpoints is not None else is_torch(task) or bool(optional(ledger.proposer, "parents"))
     keep = ledger.checkpoints if save or not isinstance(task, FunctionTask) else None
     limits = ledger.history.limits
@@ -230,7 +230,7 @@ def _execution(loop: Loop, built: Config, budget: Budget) -> str:
 
 @cache
 def environment_now() -> dict[str, str | int]:
-    """Versions, processor and commit, found once in a process: the commit costs a program's start."""
+    """Versions, processor and commit, found once a process: asking git for the commit starts a program."""
     return environment()
 
 

@@ -89,7 +89,7 @@ class Saved:
 
 
 def begin(work: Work, program: Program, adapter: Any, job: Job, saved: Saved) -> StackMember:
-    """A job where it starts from here, on whichever of the three grounds there are."""
+    """The starting point of a job: afresh, at its parent's end, or where it was cut off."""
     state, partial = _first(work, program, adapter, job, saved), saved.partial(job)
     limit = work.seconds_left(job, saved.parents)
     if partial is not None and _is_of(partial, job, state):
@@ -153,7 +153,7 @@ def _check_fits(job: Job, before: State, fresh: State) -> None:
 def save_partials(
     checkpoints: Checkpoints, state: State, rows: list[StackMember], active: Iterable[int], ask: Ask
 ) -> None:
-    """Write down how far members of a stack have come, a file each."""
+    """Save how far members of a stack have come, a file each."""
     for i in active:
         member, age = rows[i], int(state["t"][i])
         if age <= max(member.start, member.saved):

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from luthier.task.program import Program, State
     from luthier.train import Ask, Work
 
-SHARED = "shared_"  # before the name of what is measured under weights that many configurations share
+SHARED = "shared_"  # prefix of what is measured under weights that many configurations share
 PARTIAL_SECONDS = 5.0  # a training that takes longer is saved on the way, at its next measurement
 
 
@@ -159,7 +159,7 @@ def _train(work: Work, program: Program, adapter: Any, members: list[StackMember
         if len(left) == 1:
             yield Result(left[0].job.number, "failed", seconds=left[0].seconds, error=describe(error))
             return
-        del stack, error  # with the memory that they hold, which may be what was wanting
+        del stack, error  # and with them the memory that they hold, which may be what was lacking
         for part in (left[: len(left) // 2], left[len(left) // 2 :]):
             yield from _train(work, program, adapter, part, ask)
 
@@ -167,7 +167,7 @@ def _train(work: Work, program: Program, adapter: Any, members: list[StackMember
 class _Stack:
     """Members of equal age on their way, as they were at the last measurement.
 
-    A row stays when its member has ended; when half of the stack has, it is compacted.
+    A member that ends keeps its row until half of the stack has ended; then the stack is compacted.
     """
 
     def __init__(self, work: Work, program: Program, adapter: Any, members: list[StackMember], ask: Ask) -> None:
@@ -262,7 +262,7 @@ class _Stack:
         )
 
     def _patience(self) -> float | None:
-        """Seconds in which the next measurement has to come: the least that a member has left, times the members."""
+        """Seconds within which the next measurement must come: the least that a member has left, times the members."""
         members = [self._rows[i] for i in self.active]
         left = [member.limit - member.seconds for member in members if member.limit is not None]
         return max(0.0, min(left)) * len(members) if left else None
@@ -277,7 +277,7 @@ class _Stack:
         return [replace(member, reports=reports) for member, reports in zip(members, kept, strict=True)]
 
     def save(self) -> None:
-        """Write down how far all have come, where that can be done."""
+        """Save how far all members have come, where that is possible."""
         if self._whole and self._work.checkpoints:
             self._rhythm.save(self._write)
 
@@ -327,7 +327,7 @@ def _status(member: StackMember, report: Report, position: int, stop: set[int]) 
 
 
 def _measured(program: Program, state: State) -> dict[str, Tensor]:
-    """Loss and metrics on the validation split; under shared weights by other names, for they judge other things."""
+    """Loss and metrics on the validation split, under other names where weights are shared, since they judge others."""
     prefix = SHARED if program.task.shared else ""
     return {prefix + name: value for name, value in program.evaluate(state, "valid").items()}
 

@@ -146,7 +146,7 @@ class TPE:
 
 @dataclass(frozen=True)
 class NSGA2:
-    """NSGA-II: a genetic algorithm for several objectives, that keeps the configurations that no other beats in all.
+    """NSGA-II: a genetic algorithm for several objectives, which keeps the configurations that no other beats in all.
 
     Inactive names are carried along as silent genes. Failed and diverged trainings are replaced.
 
