@@ -12,6 +12,7 @@ import pytest
 
 import luthier as lt
 from luthier.study.interrupt import Interrupts
+from luthier.train import halt
 
 
 def ctrl_c() -> str:
@@ -82,3 +83,20 @@ def test_processes_that_a_training_forks_end_by_a_signal_as_without_luthier(work
 
     study = lt.tune(train, space=lt.Space(x=lt.Float(0, 1)), trials=2, workers=workers, progress=False)
     assert [trial.metrics["code"] for trial in study.trials] == [-signal.SIGTERM] * 2
+
+
+def test_a_thread_takes_back_what_was_to_be_raised_in_it_once_it_may_not_be_interrupted(monkeypatch) -> None:
+    taken_back: list[tuple[int, object]] = []
+    monkeypatch.setattr(halt, "_raise_in", lambda thread, kind: taken_back.append((thread, kind)))
+    rung: list[int] = []
+
+    def train() -> None:
+        with halt.guard().allowed():
+            with halt.guard().allowed():
+                rung.append(threading.get_ident())
+            assert taken_back == []  # it may be interrupted still
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert taken_back == [(rung[0], None)]

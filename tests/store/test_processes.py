@@ -83,6 +83,12 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/shared.db"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_process_is_known_by_its_start_as_the_kernel_has_it() -> None:
+    fields = Path(f"/proc/{os.getpid()}/stat").read_text().rpartition(")")[2].split()
+    assert this_process().started == fields[19]  # starttime, the 22nd of proc(5)
+
+
 def test_400_jobs_are_done_once_by_four_processes_and_a_dead_one_is_noticed_at_once(url: str, tmp_path: Path) -> None:
     finish_with_one_killed(url, tmp_path, lease=3600.0)  # nobody waits for the lease: the process is gone
 
