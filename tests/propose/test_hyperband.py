@@ -54,6 +54,14 @@ def test_the_brackets_of_the_paper() -> None:
     assert [ages[0, i] for i in range(5)] == [{1}, {3}, {9}, {27}, {81}] and ages[3, 0] == {27} and ages[4, 0] == {81}
 
 
+def test_brackets_are_of_as_many_kinds_as_are_asked_for() -> None:
+    history = run(Hyperband(rungs=5, brackets=2), trials=143)
+    starts = {
+        bracket: set(history.age[numbers].tolist()) for (bracket, rung), numbers in rungs(history).items() if not rung
+    }
+    assert [starts[bracket] for bracket in range(3)] == [{1}, {3}, {1}]
+
+
 class Endless:
     """An inner proposer that knows of no budget."""
 
