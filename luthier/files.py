@@ -63,7 +63,7 @@ def replacing(target: Path) -> Iterator[Path]:
     An exception removes it, and leaves what was there.
     """
     partial = target.parent / f".{secrets.token_hex(12)}.part"
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
     try:
         try:
             with contextlib.suppress(OSError):  # there is no such file yet, or its permissions are not ours to give

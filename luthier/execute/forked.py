@@ -49,5 +49,4 @@ def _forked() -> None:
     _go_on()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_hold, after_in_parent=_go_on, after_in_child=_forked)
+os.register_at_fork(before=_hold, after_in_parent=_go_on, after_in_child=_forked)

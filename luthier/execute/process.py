@@ -18,7 +18,7 @@ from luthier.errors import ExecutionError
 from luthier.execute.desk import Hand
 from luthier.execute.worker import Stop, Train
 
-TOLD = tuple(int(getattr(signal, name)) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+TOLD = (signal.SIGTERM, signal.SIGHUP)
 
 # The user's __main__ is not imported, so scripts need no guard. -P keeps the working directory off the path.
 _START = (
@@ -71,10 +71,6 @@ class Process:
     """
 
     def __init__(self, slot: int = 0, device: str | None = None, threads: int = 1) -> None:
-        if not hasattr(socket, "AF_UNIX"):
-            raise ExecutionError(
-                f"worker processes are not supported on {sys.platform}", where="Local", remedy="Use workers=1."
-            )
         pools: dict[str, str] = dict.fromkeys(
             ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)
         )

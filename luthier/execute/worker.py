@@ -232,9 +232,8 @@ def _end_on_signals(guard: halt.Guard, inbox: queue.SimpleQueue[Any]) -> list[st
             inbox.put(None)  # SimpleQueue.put may be called from a signal's handler
 
     since: list[float] = []
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
             handle(number, end)
     return told
 

@@ -256,7 +256,7 @@ def cut(files: Mapping[str, int]) -> None:
 
 
 def _try_lock(path: Path) -> IO[str] | None:
-    stream = open(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666), "r+")  # noqa: PTH123
+    stream = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+")  # noqa: PTH123
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -92,7 +92,7 @@ class LocalFolder:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
-        if self._durable and os.name == "posix":  # elsewhere a folder cannot be opened, and a rename lasts as it can
+        if self._durable:
             descriptor = os.open(self.path, os.O_RDONLY)
             try:
                 os.fsync(descriptor)

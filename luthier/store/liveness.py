@@ -32,7 +32,7 @@ class ProcessIdentity:
         A process that is not seen may be another user's, hidden from us (proc(5), hidepid): only ESRCH is a death, or a
         start that is seen and is another's.
         """
-        if self.host != _host() or os.name != "posix" or (sys.platform == "linux" and "/" not in self.host):
+        if self.host != _host() or (sys.platform == "linux" and "/" not in self.host):
             return False
         try:
             os.kill(self.pid, 0)

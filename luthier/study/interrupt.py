@@ -17,7 +17,7 @@ from luthier.train.halt import guard
 
 Value = TypeVar("Value")
 
-ENDS = ("SIGTERM", "SIGHUP")  # what schedulers, containers and a closed terminal send
+ENDS = (signal.SIGTERM, signal.SIGHUP)  # what schedulers, containers and a closed terminal send
 TWICE = 0.3  # seconds: a signal that comes again sooner is the same one (a terminal and its shell both send SIGHUP)
 
 
@@ -48,7 +48,7 @@ class Interrupts:
         self._stack.enter_context(self._guard.active())
         if threading.current_thread() is threading.main_thread():
             self._previous[signal.SIGINT] = handle(signal.SIGINT, self._interrupt)
-            for number in (getattr(signal, name) for name in ENDS if hasattr(signal, name)):
+            for number in ENDS:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._previous[number] = handle(number, self._end)
         return self

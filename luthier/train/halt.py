@@ -25,7 +25,7 @@ GRACE = 1.5  # seconds in which a training that has to end may reach its next re
 _LOOK = 0.1  # seconds between two looks at the clock
 _AGAIN = 1.0  # seconds until code that has swallowed a Halt is interrupted once more
 # Ignored by default and used by hardly any program; Go's runtime interrupts its threads by it for the same reason.
-_RING = getattr(signal, "SIGURG", None) if hasattr(signal, "pthread_kill") else None
+_RING = signal.SIGURG
 
 
 class Halt(BaseException):
@@ -75,7 +75,7 @@ class Guard:
         self._active += 1
         if self._active == 1:
             self._ended = threading.Event()
-            if self._main and _RING is not None:
+            if self._main:
                 self._previous = signal.signal(_RING, self._rung)
             threading.Thread(target=self._watch, args=(self._ended,), name="luthier time", daemon=True).start()
         try:
@@ -85,7 +85,7 @@ class Guard:
             if not self._active:
                 self._ended.set()
                 self._back_at = math.inf
-                if self._main and _RING is not None:
+                if self._main:
                     signal.signal(_RING, signal.SIG_DFL if self._previous is None else self._previous)
 
     @contextlib.contextmanager
@@ -138,7 +138,7 @@ class Guard:
                 self._ring()
 
     def _ring(self) -> None:
-        if self._main and _RING is not None:
+        if self._main:
             signal.pthread_kill(self._thread, _RING)
         else:
             _raise_in(self._thread, type(self.due(GRACE) or Halt()))
@@ -149,7 +149,7 @@ class Guard:
 
     def _clear(self) -> None:
         """Take back what was to be raised in this thread and has not been yet."""
-        if not self._open and not (self._main and _RING is not None):
+        if not self._open and not self._main:
             _raise_in(self._thread, None)
 
 
