@@ -13,21 +13,20 @@ from luthier.arguments import answered
 from luthier.attributes import elsewhere
 from luthier.checks import checked, whole
 from luthier.errors import MethodError, StudyError
-from luthier.jobs import Budget, History, Job, Report, Result, Status
+from luthier.jobs import Budget, History, Job, Result, Status
 from luthier.limits import check_limits
 from luthier.optional import optional
 from luthier.seeds import Seeds
 from luthier.space import Config, Space
 from luthier.store import Store, open_store
-from luthier.store.counts import SUSPECT
 from luthier.study import export, settings, trained
+from luthier.study.by_hand import ByHand
 from luthier.study.diverse import By, diverse
 from luthier.study.ledger import MEMORY, Ledger
 from luthier.study.methods import MethodName
 from luthier.study.opening import open_ledger
 from luthier.study.resolve import Between, resolve
 from luthier.study.retrain import Retrained, retrain
-from luthier.study.starting import completed, enqueue_new, refuse_fixed
 from luthier.study.telling import held, told
 from luthier.task import Trainable
 from luthier.task.call import as_metrics, as_step, check_named
@@ -113,11 +112,8 @@ class Study:
         budget = Budget(trials, steps, epochs, seconds)
         name = name if name is not None else method if isinstance(method, str) else type(method).__name__.lower()
         self._ledger = open_ledger(name, history, resolved, budget, seed, store)
-        self._deadline = None if seconds is None else time.monotonic() + seconds
+        self._hand = ByHand(self._ledger, None if seconds is None else time.monotonic() + seconds)
         self._work: Any = None
-        self._reported: dict[int, tuple[int, int]] = {}  # by job: the first step reported, and the steps done
-        self._enqueued: list[Config] = []
-        self._suspected: list[Job] = []  # taken, and not given out while there are others
         self._store: Any = self._ledger.store  # where further studies may be written
 
     @staticmethod
@@ -147,8 +143,7 @@ class Study:
     def of(ledger: Ledger, work: Any = None) -> Study:
         """A study around a ledger that is open already, with the work that trained it."""
         study = object.__new__(Study)
-        study._ledger, study._deadline, study._work, study._reported = ledger, None, work, {}
-        study._enqueued, study._suspected, study._store = [], [], ledger.store
+        study._ledger, study._hand, study._work, study._store = ledger, ByHand(ledger), work, ledger.store
         return study
 
     def __repr__(self) -> str:
@@ -187,15 +182,8 @@ class Study:
         """
         self._check_writable("ask")
         count = checked("count", count, whole(1), where="ask", error=StudyError)
-        if self._deadline is not None and time.monotonic() >= self._deadline:
-            return []
-        while True:
-            with self._ledger.lock:
-                jobs = self._taken(count)
-            if jobs or not self._ledger.busy:
-                given = self._ledger.history.space.given  # copies, which the user may change
-                return [replace(job, config=given(job.config)) for job in jobs]
-            time.sleep(0.02)  # another process is proposing
+        given = self._ledger.history.space.given  # copies, which the user may change
+        return [replace(job, config=given(job.config)) for job in self._hand.ask(count)]
 
     def tell(
         self,
@@ -224,7 +212,9 @@ class Study:
             TaskError: If an objective is missing or a value is not a real number. Nothing is recorded then.
         """
         self._check_writable("tell")
-        self._ledger.record([told(self._ledger, job, metrics, status, error, self._done(job, steps, status), final)])
+        self._ledger.record(
+            [told(self._ledger, job, metrics, status, error, self._hand.done(job, steps, status), final)]
+        )
 
     def tell_many(self, pairs: Iterable[tuple[Job | int, Mapping[str, Any] | float]]) -> None:
         """Record how many jobs ended, in one transaction: much cheaper on a disk than one by one.
@@ -236,7 +226,7 @@ class Study:
             StudyError, TaskError: See :meth:`tell`; then none of them is recorded.
         """
         self._check_writable("tell_many")
-        results = [told(self._ledger, job, given, steps=self._done(job, None, None)) for job, given in pairs]
+        results = [told(self._ledger, job, given, steps=self._hand.done(job, None, None)) for job, given in pairs]
         results = {result.number: result for result in results}
         self._ledger.record(list(results.values()))
 
@@ -256,12 +246,7 @@ class Study:
             MethodError: If the method visits fixed points, of which one would be lost.
         """
         self._check_writable("enqueue")
-        refuse_fixed(self._ledger.proposer, config, "enqueue")
-        with self._ledger.lock:
-            place = len(self._enqueued)  # the same when the script is run again
-            whole = completed(config, self._ledger.history.space, self._ledger.seeds, place, f"enqueue[{place}]")
-            self._enqueued.append(whole)
-            return enqueue_new(self._ledger, [one for one in self._enqueued if one == whole])[-1]
+        return self._hand.enqueue(config)
 
     @overload
     def report(self, job: Job | int, step: int, /, **metrics: Any) -> bool: ...
@@ -301,9 +286,7 @@ class Study:
             if type(value) is not float:
                 metrics = as_metrics(metrics, where)
                 break
-        first = self._reported[number][0] if number in self._reported else min(step, 1)
-        self._reported[number] = first, step + 1 - first
-        return number in ledger.report([Report(number, step + 1 - first, metrics)])
+        return self._hand.report(number, step, metrics)
 
     def write_report(self, path: str | Path) -> Path:
         """Write the study as one HTML page that needs no network; the absolute path of the file.
@@ -513,37 +496,9 @@ class Study:
 
     def close(self) -> None:
         """Give back the jobs that were asked for and not told. Reading goes on to work."""
-        self._suspected.clear()
-        self._ledger.release()
+        self._hand.close()
 
     # -- inside -----------------------------------------------------------------------------------------------------
-
-    def _taken(self, count: int) -> list[Job]:
-        """Jobs to run now, one that is suspected of ending its process only when there is no other."""
-        jobs: list[Job] = []
-        while len(jobs) < count and (taken := self._ledger.take(count - len(jobs))):
-            begins = self._ledger.attempts
-            suspected = [job for job in taken if begins.get(job.number, 1) > SUSPECT]
-            self._suspected += suspected
-            jobs += [job for job in taken if job not in suspected]
-        if (
-            not jobs
-            and not self._ledger.busy
-            and not self._ledger.mine.keys() - {job.number for job in self._suspected}
-        ):
-            jobs, self._suspected = self._suspected[:1], self._suspected[1:]
-        return jobs
-
-    def _done(self, job: Job | int, steps: int | None, status: Status | None) -> int | None:
-        """The steps of a job that ends: as given, else the last that was reported; None where that says nothing."""
-        number = job.number if isinstance(job, Job) else job
-        reported = self._reported.get(number) if isinstance(number, int) else None
-        if steps is not None or (reported is None and status not in ("failed", "pruned")):
-            return steps
-        if status in ("failed", "pruned"):
-            return 0 if reported is None else reported[1]
-        asked = self._ledger.history.jobs[number].steps if number in self._ledger.mine else 0
-        return max(asked, reported[1]) if reported else asked
 
     def _ended_well(self, number: int | None) -> tuple[Job, Result]:
         return trained.ended_well(self.history, self.name, number)
