@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.checks import checked, whole
 from luthier.errors import StudyError
 from luthier.space import Config
-from luthier.task import as_task
+from luthier.task import as_task, level
 
 if TYPE_CHECKING:
     from luthier.study.study import Study
@@ -61,14 +61,11 @@ def retrain(study: Study, task: Any, count: int, seeds: int | Sequence[int], set
     found: list[Retrained] = []
     for number in numbers:
         best = study._record(history, number)
-        more: dict[str, Any] = {"space": history.space} if getattr(given, "space", None) is None else {}
-        moved = len(best.schedule) > 1
-        if moved:
-            more["schedule"] = replace(best.schedule, seed=None)  # other weights are what is wanted
+        if len(best.schedule) > 1:
+            more: dict[str, Any] = {"schedule": replace(best.schedule, seed=None)}  # other weights are what is wanted
         else:
             asked = {name: known["budget"].get(name) for name in ("epochs", "steps")}
-            whole_training = hasattr(given, "function")
-            more |= asked if whole_training else {"steps": int(history.age[number])}
+            more = asked if level(given) == "function" else {"steps": int(history.age[number])}
             more |= {"start": [best.config], "trials": 1}
         runs = [
             tune(
