@@ -10,8 +10,10 @@ draws from the same space; losses are those at the end of the training, the leas
 the process's, and goes evenly over the training steps of a row. Rows:
 
 - "untuned": the start's values, held;
-- "hypernet", "bilevel, implicit", "bilevel, unrolled": one training from the start that moves its hyperparameters; the
-  learning rate is moved by the unrolled one alone, since it does not enter the training loss;
+- "hypernet", "bilevel, implicit": one training from the start that moves its hyperparameters but for the learning rate,
+  which does not enter the training loss;
+- "hypernet and rate", "bilevel, unrolled": one that moves the learning rate too;
+- "hypernet and rate, lowest": the hypernetwork's with the least rate of the space for a start;
 - "hypernet, replayed": another training under the course of values that the hypernet took;
 - "hypernet, last held": another one at its last values, held from the first step;
 - "hypernet, then the rate": the same with the learning rate moved by `lt.adapt.Hypergradient`;
@@ -28,12 +30,14 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import math
 import os
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +57,7 @@ FIGURE = ROOT / "docs" / "one_training.png"
 STEPS, TRAININGS = {"lstm": 400, "cnn": 480}, 10
 WINDOW = 32  # characters
 START: dict[str, dict[str, float]] = {
-    "lstm": {"lr": 2e-2, "weight_decay": 1e-6, "drop_input": 0.05, "drop_output": 0.05},
+    "lstm": {"lr": 2e-2, "weight_decay": 1e-6, "drop_symbols": 0.05, "drop_input": 0.05, "drop_output": 0.05},
     "cnn": {"lr": 0.05, "weight_decay": 1e-5, "drop_features": 0.05, "drop_hidden": 0.05, "noise": 0.05},
 }
 RATES = lt.Float(0.0, 0.9)
@@ -61,6 +65,7 @@ SPACES = {
     "lstm": lt.Space(
         lr=lt.Float(1e-3, 1e-1, log=True),
         weight_decay=lt.Float(1e-7, 1e-2, log=True),
+        drop_symbols=RATES,
         drop_input=RATES,
         drop_output=RATES,
     ),
@@ -72,8 +77,10 @@ SPACES = {
         noise=lt.Float(0.0, 1.0),
     ),
 }
+HYPERNET = lt.adapt.Hypernet(structure="gated", samples=2, smoothing=0.0, warmup=2, outer_lr=0.3, gate=1.0)
 TUNERS: dict[str, Any] = {
-    "hypernet": lt.adapt.Hypernet(structure="gated", samples=2, smoothing=0.0, warmup=2, outer_lr=0.3, gate=1.0),
+    "hypernet": HYPERNET,
+    "hypernet and rate": replace(HYPERNET, rate=True),
     "bilevel, implicit": lt.adapt.Bilevel("implicit", settings={"iterations": 3, "damping": 1e-2}, outer_lr=0.3),
     "bilevel, unrolled": lt.adapt.Bilevel("unrolled", outer_lr=0.2),
 }
@@ -85,20 +92,23 @@ SEARCHES: dict[str, Any] = {
 }
 AFTER = ("hypernet, replayed", "hypernet, last held", "hypernet, then the rate")
 RATED = ("untuned, random's rate", "hypernet, random's rate")
-ROWS = ("untuned", *TUNERS, *AFTER, *SEARCHES, *RATED)
+LOWEST = "hypernet and rate, lowest"
+ROWS = ("untuned", *TUNERS, *AFTER, *SEARCHES, *RATED, LOWEST)
 
 
 class Characters(nn.Module):
-    """A character LSTM with dropout before and after it."""
+    """A character LSTM with dropout of whole characters, and before and after it."""
 
     def __init__(self, symbols: int) -> None:
         super().__init__()
-        self.embedding, self.inputs = nn.Embedding(symbols, 32), lt.nn.Dropout("drop_input")
+        self.embedding, self.symbols = nn.Embedding(symbols, 32), lt.nn.Dropout("drop_symbols")
+        self.inputs = lt.nn.Dropout("drop_input")
         self.lstm = nn.LSTM(32, 64, batch_first=True)
         self.outputs, self.last = lt.nn.Dropout("drop_output"), nn.Linear(64, symbols)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.outputs(self.lstm(self.inputs(self.embedding(x)))[0])).transpose(1, 2)
+        read = self.embedding(x) * self.symbols(torch.ones(*x.shape, 1))
+        return self.last(self.outputs(self.lstm(self.inputs(read))[0])).transpose(1, 2)
 
 
 def text() -> Tensor:
@@ -164,7 +174,12 @@ def study(name: str, row: str, seed: int, earlier: dict[str, Any]) -> lt.Study:
     """The study of a row; ``earlier`` is the row of the hypernet, or of the random search, that it comes after."""
     kept: dict[str, Any] = {"steps": STEPS[name], "seed": seed, "progress": False}
     tuner: Any
-    task, start = TASKS[name](seed), [START[name] | ({"lr": earlier["values"]["lr"]} if row in RATED else {})]
+    task, start = TASKS[name](seed), dict(START[name])
+    if row in RATED:
+        start["lr"] = earlier["values"]["lr"]
+    elif row == LOWEST:
+        domain: Any = SPACES[name].domains["lr"]
+        start["lr"] = domain.low
     if row in SEARCHES:
         return lt.tune(task, SEARCHES[row], trials=TRAININGS, **kept)
     if row == "hypernet, replayed":
@@ -173,11 +188,11 @@ def study(name: str, row: str, seed: int, earlier: dict[str, Any]) -> lt.Study:
     if row == "hypernet, last held":
         return lt.tune(task, schedule=[(0, START[name] | earlier["values"])], **kept)
     if row == "hypernet, then the rate":
-        start, tuner = [START[name] | earlier["values"]], lt.adapt.Hypergradient()
+        start, tuner = START[name] | earlier["values"], lt.adapt.Hypergradient()
     else:
-        tuner = TUNERS.get(row.split(",")[0] if row in RATED else row)
+        tuner = TUNERS.get(row.split(",")[0] if row in (*RATED, LOWEST) else row)
     return lt.tune(
-        task, lt.propose.Random() if tuner is None else (lt.propose.Random(), tuner), trials=1, start=start, **kept
+        task, lt.propose.Random() if tuner is None else (lt.propose.Random(), tuner), trials=1, start=[start], **kept
     )
 
 
@@ -198,23 +213,38 @@ def run(name: str, row: str, seed: int, earlier: dict[str, Any]) -> dict[str, An
         **{"valid": best.metrics["loss"], "test": best.test["loss"], "least": min(least)},
         **{"cpu": round(cpu, 2), "steps": sum(result.steps for result in found.history.results if result)},
         **{"course": [[step, round(loss, 4)] for step, loss in course], "values": values},
-        **({"schedule": schedule} if row == "hypernet" else {}),
+        **({"schedule": schedule} if row in ("hypernet", "hypernet and rate") else {}),
     }
+
+
+def differences(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Test loss of every row less that of another one, paired by seed: mean and standard error."""
+    by, found = {(row["task"], row["row"], row["seed"]): row["test"] for row in rows}, []
+    for name, base, kind in itertools.product(TASKS, ("random", "pbt", "hypernet", "hypernet, last held"), ROWS):
+        pairs = [
+            (by[name, kind, s], by[name, base, s]) for n, k, s in by if (n, k) == (name, kind) and (n, base, s) in by
+        ]
+        apart = [mine - its for mine, its in pairs]
+        if apart[1:] and kind != base:
+            error = statistics.stdev(apart) / math.sqrt(len(apart))
+            found.append({"task": name, "row": kind, "less": base, "test": [statistics.fmean(apart), error]})
+    return found
 
 
 def summary(rows: list[dict[str, Any]]) -> list[str]:
     """Table: every row's losses and cost, and its paired difference in test loss from random search."""
     lines = []
     for name in TASKS:
-        by = {(row["row"], row["seed"]): row for row in rows if row["task"] == name}
         for kind in ROWS:
-            mine = [row for (each, _), row in by.items() if each == kind]
+            mine = [row for row in rows if (row["task"], row["row"]) == (name, kind)]
             if not mine:
                 continue
             cells = [mean_and(1.0 * row[key] for row in mine) for key in ("valid", "test", "least", "cpu", "steps")]
-            apart = [r["test"] - by["random", r["seed"]]["test"] for r in mine if ("random", r["seed"]) in by]
-            error = statistics.stdev(apart) / math.sqrt(len(apart)) if apart[1:] else math.nan
-            ahead = f"{statistics.fmean(apart):+.3f} ± {error:.3f}" if apart else ""
+            ahead = "".join(
+                "{:+.3f} ± {:.3f}".format(*one["test"])
+                for one in differences(rows)
+                if (one["task"], one["row"], one["less"]) == (name, kind, "random")
+            )
             lines.append(f"| {name} | {kind} | " + " | ".join(cells) + f" | {ahead} |")
     return lines
 
@@ -238,7 +268,10 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             if not mine:
                 continue
             x, y = ([row[key] for row in mine] for key in ("cpu", "test"))
-            shape = next((m for m, kinds in (("s", SEARCHES), ("^", AFTER), ("D", RATED)) if kind in kinds), "o")
+            shape = next(
+                (m for m, kinds in (("s", SEARCHES), ("^", AFTER), ("D", RATED), ("v", (LOWEST,))) if kind in kinds),
+                "o",
+            )
             mark = {"color": f"C{i % 10}", "marker": shape}
             spread = statistics.stdev(y) if y[1:] else 0.0
             axis.errorbar(statistics.fmean(x), statistics.fmean(y), spread, label=kind, capsize=3, linestyle="", **mark)
@@ -271,7 +304,8 @@ def main() -> None:
                     {k: v for k, v in rows[-1].items() if k not in ("course", "schedule")}, file=sys.stderr, flush=True
                 )
                 command = " ".join(["python benchmarks/one_training.py", *sys.argv[1:]])
-                given.out.write_text(json.dumps({"command": command, "machine": lt.environment(), "runs": rows}) + "\n")
+                made = {"command": command, "machine": lt.environment(), "runs": rows, "apart": differences(rows)}
+                given.out.write_text(json.dumps(made) + "\n")
     print(
         "| task | row | validation loss | test loss | least validation loss | CPU s | steps | test loss less random's |"
     )
