@@ -231,7 +231,8 @@ class Stacked:
         member = Member(TASK, module, {"loss": (lambda output, _: total(output), False)})
         trained = tuple(name for name, _ in module.named_parameters())
         knobs = {name: torch.tensor([value]) for name, value in (hyper or {}).items()}
-        self.network = Network(member, trained, (example, example[:, :1]), knobs, stack=False)
+        batch = example, example[:, :1]
+        self.network = Network(member, trained, batch, knobs, stack=False, rule=1)  # which stacks more of them
         self._rank = example.ndim
 
     @property

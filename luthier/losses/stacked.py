@@ -19,6 +19,11 @@ from luthier.errors import TaskError
 from luthier.losses import forms
 
 
+def mapped() -> bool:
+    """Return True inside of torch.func's transforms."""
+    return torch._C._functorch.peek_interpreter_stack() is not None  # type: ignore[attr-defined]
+
+
 class StackedLoss:
     """A loss or metric for all members of a stack, made by :func:`stacked_loss`.
 
@@ -72,13 +77,24 @@ class StackedLoss:
                 self.form = "loop"
             return result
 
-    @property
-    def member(self) -> Callable[..., Any]:
-        """The function of one member: the written form where there is one, which a member of NaN does not stop."""
+    def member(self, rule: int) -> Callable[..., Any]:
+        """The function of one member: the written form where there is one, which a member of NaN does not stop.
+
+        Args:
+            rule: The rule of :mod:`luthier.stack.settle` by which a stack runs.
+        """
         form = self._form
         if form is None:
             return self._loss
-        return lambda output, target: form(output.unsqueeze(0), target.unsqueeze(0))[0]
+        torchs = rule > 1 and isinstance(form, functools.partial) and form.func is forms.torch_cross_entropy
+
+        def one(output: Tensor, target: Tensor) -> Tensor:
+            # outside of vmap torch's own is one operator in place of six
+            if torchs and not mapped() and target.shape == (*output.shape[:1], *output.shape[2:]):
+                return self._loss(output, target)
+            return form(output.unsqueeze(0), target.unsqueeze(0))[0]
+
+        return one
 
     def rows(
         self,

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from luthier.optim.common import Scale, Tensors, add_scaled, clip_by_norm, read, root, rows
+from luthier.optim.common import Scale, Tensors, add_scaled, add_scaled_each, clip_by_norm, followed, read, root, rows
 
 MISSED = "missed"  # the slot that counts, (members,) int64 a parameter, where a network branches on its data
 
@@ -65,14 +65,15 @@ class Adam:
             if self.decoupled:
                 params = {name: p * (1 - rows(lr * decay, p)) for name, p in params.items()}
             else:
-                gradients = {name: add_scaled(g, params[name], decay) for name, g in gradients.items()}
+                gradients = add_scaled_each(gradients, params, decay)
         first = {name: _lerp(m, gradients[name], beta1) for name, m in state["first"].items()}
         second = {name: _lerp(v, gradients[name].square(), beta2) for name, v in state["second"].items()}
         missed = state.get(MISSED, {})  # steps that did not reach a parameter, which count for none of its moments
+        apart = bool(missed) and (followed([*missed.values()]) or bool(torch.cat([*missed.values()]).any()))
         correction1, correction2 = self._corrections(step, beta1, beta2, params)
         new = {}
         for name, p in params.items():
-            if missed:
+            if apart:
                 correction1, correction2 = self._corrections(step - missed[name], beta1, beta2, params)
             denominator = root(second[name]) / rows(correction2, p) + self.eps
             new[name] = add_scaled(p, first[name] / denominator, lr / correction1, -1.0)

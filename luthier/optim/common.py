@@ -24,6 +24,25 @@ def add_scaled(base: Tensor, direction: Tensor, scale: Scale, sign: float = 1.0)
     return torch.add(base, direction, alpha=sign * scale)
 
 
+def add_scaled_each(bases: Tensors, directions: Tensors, scale: Scale, sign: float = 1.0) -> Tensors:
+    """:func:`add_scaled` for each of ``directions``, in one call where nobody follows the operators."""
+    tensors = [bases[name] for name in directions]
+    if not isinstance(scale, Tensor) or followed([scale, *tensors, *directions.values()]):
+        return {name: add_scaled(bases[name], direction, scale, sign) for name, direction in directions.items()}
+    axes = [base.ndim for base in tensors]
+    shaped = {count: scale.view(-1, *[1] * (count - 1)) for count in set(axes)}
+    scales = [shaped[count] for count in axes]
+    found = torch._foreach_addcmul(tensors, [*directions.values()], scales, value=sign)
+    return dict(zip(directions, found, strict=True))
+
+
+def followed(tensors: list[Tensor]) -> bool:
+    """Return True if operators on these are traced, mapped or differentiated."""
+    if torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack() is not None:  # type: ignore[attr-defined]
+        return True
+    return torch.is_grad_enabled() and True in [tensor.requires_grad for tensor in tensors]
+
+
 def read(name: str, default: float | None, hyper: Mapping[str, Tensor]) -> Scale:
     """The hyperparameter ``name`` of each member where the space has it, else the optimizer's own setting."""
     value = hyper.get(name, default)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from luthier.optim.common import Tensors, add_scaled, clip_by_norm, read
+from luthier.optim.common import Tensors, add_scaled_each, clip_by_norm, read
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,12 @@ class SGD:
             gradients = clip_by_norm(gradients, read("clip_norm", self.clip_norm, hyper))
         if "weight_decay" in hyper or self.weight_decay != 0:
             decay = read("weight_decay", self.weight_decay, hyper)
-            gradients = {name: add_scaled(g, params[name], decay) for name, g in gradients.items()}
+            gradients = add_scaled_each(gradients, params, decay)
         if state:
-            buffers = {name: add_scaled(g, state["momentum"][name], momentum) for name, g in gradients.items()}
+            buffers = add_scaled_each(gradients, state["momentum"], momentum)
             state = {"momentum": buffers}
-            gradients = (
-                {name: add_scaled(g, buffers[name], momentum) for name, g in gradients.items()}
-                if self.nesterov
-                else buffers
-            )
-        return {name: add_scaled(p, gradients[name], lr, -1.0) for name, p in params.items()}, state
+            gradients = add_scaled_each(gradients, buffers, momentum) if self.nesterov else buffers
+        return add_scaled_each(params, gradients, lr, -1.0), state
 
 
 sgd = SGD()

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.func import vmap
 
 aten = torch.ops.aten
 KEY = "FuncTorchBatched"
@@ -19,6 +20,7 @@ COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 @functools.cache
 def install() -> torch.library.Library:
     """Register the rules, once a process: of operators that have no rule, so that nothing else changes."""
+    vmap(torch.neg)(torch.zeros(1))  # loads rules that torch has in Python
     library = torch.library.Library("aten", "IMPL")
     for name, rule in RULES.items():
         library.impl(name, rule, KEY)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, is_dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.backends import cuda
 from torch.distributions import Distribution
-from torch.func import vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 from torch.utils import checkpoint
 
@@ -22,9 +21,17 @@ from luthier.stack import batching, hot
 from luthier.stack.factories import Factories
 from luthier.stack.layout import LANES
 from luthier.stack.noise import Noise
-from luthier.stack.random_operators import Keyed
+from luthier.stack.random_operators import answered, unseen
 
 Tensors = dict[str, Tensor]
+functorch: Any = torch._C._functorch  # type: ignore[attr-defined]
+# Switches of scaled_dot_product_attention's kernels, set one by one: sdpa_kernel takes longer than a small layer.
+ATTENTION = (
+    (cuda.math_sdp_enabled, cuda.enable_math_sdp),
+    (cuda.flash_sdp_enabled, cuda.enable_flash_sdp),
+    (cuda.mem_efficient_sdp_enabled, cuda.enable_mem_efficient_sdp),
+    (cuda.cudnn_sdp_enabled, cuda.enable_cudnn_sdp),
+)
 # A training changes switches and generators of torch that are the process's: those of several threads take turns.
 TURN = threading.RLock()
 
@@ -41,6 +48,7 @@ class Form:
         factories: Tensors that forward makes are made for each member, so that it may write members' values into them.
         other: The form for batches of other shapes than the example, unless their rows fill whole vector registers;
             None is this one. Elementwise loops have other ends there.
+        channels_last: Members in turn have images with their channels last in memory.
         why: The reason that it has no faster form, in words.
     """
 
@@ -49,6 +57,7 @@ class Form:
     spare: int = 0
     factories: bool = False
     other: Form | None = None
+    channels_last: bool = False
     why: str = ""
 
 
@@ -76,10 +85,11 @@ class Mapped:
         self._choices = choices
         self.form = form
         self._module, self._buffers = module, buffers
-        self._shapes = [leaf.shape if isinstance(leaf, Tensor) else torch.Size() for leaf in _flat(example)[0]]
+        self._shapes = [leaf.shape if isinstance(leaf, Tensor) else torch.Size() for leaf in _opened(example)[0]]
         self._fused = not any(isinstance(part, nn.LSTM) for part in module.modules())
         self._slots = _slots(module)
         self._sparse = {name: t.layout for name, t in module.named_buffers() if t.layout != torch.strided}
+        self.turned_back = False  # from channels that lie last in memory, by a view that cannot be had of them
         self._draws = {True: False, False: False}  # by mode: whether it has been seen to draw
 
     def __call__(
@@ -109,14 +119,39 @@ class Mapped:
             return pytree.tree_map(
                 lambda *parts: torch.cat(parts) if isinstance(parts[0], Tensor) else parts[0], *found
             )
-        run = self._in_turn if form.kind == "loop" else functools.partial(self._together, form)
-        with TURN, _supports(self._fused or form.kind == "loop"):
+        loop = form.kind == "loop"
+        run = self._in_turn if loop else functools.partial(self._together, form)
+        given = functools.partial(run, tensors, batch, hyper, noise, wanted)
+        return self._drawing(given, training, fused=self._fused or loop, looked=loop and unseen())
+
+    def alone(
+        self, rows: Tensors, batch: Any, hyper: Mapping[str, Tensor], noise: Noise, wanted: str
+    ) -> tuple[Any, Tensors]:
+        """Run one of the members that are run in turn, in training, on tensors without the members' axis."""
+        if not self._module.training:
+            self._module.train()
+        if any(own := self.own(batch)):
+            leaves, closed = _opened(batch)
+            batch = closed([x[0] if mine else x for x, mine in zip(leaves, own, strict=True)])
+        knobs = {name: value[0] for name, value in hyper.items()}
+        run = functools.partial(self._one_of, rows, batch, knobs, noise, wanted)
+        return self._drawing(run, True, fused=True, looked=unseen())
+
+    def _drawing(self, run: Any, training: bool, *, fused: bool, looked: bool) -> Any:
+        """``run(keyed=…)``, keyed once it has been seen to draw.
+
+        Args:
+            run: Runs the members.
+            training: Training or evaluation mode.
+            fused: With oneDNN's kernels.
+            looked: It tells by torch's own generator that it draws; else vmap raises an error.
+        """
+        with TURN, _supports(fused):
             if self._draws[training]:
-                return run(tensors, batch, hyper, noise, wanted, keyed=True)
-            looked = form.kind == "loop" and torch._C._len_torch_dispatch_stack() == 0
+                return run(keyed=True)
             before = torch.get_rng_state() if looked else None
             try:
-                found = run(tensors, batch, hyper, noise, wanted, keyed=False)
+                found = run(keyed=False)
             except RuntimeError as error:
                 if "random operation" not in str(error):
                     raise
@@ -125,7 +160,7 @@ class Mapped:
                     return found
                 torch.set_rng_state(before)
             self._draws[training] = True
-            return run(tensors, batch, hyper, noise, wanted, keyed=True)
+            return run(keyed=True)
 
     def draws(self, *, training: bool) -> bool:
         """Return True if it has been seen to draw in this mode."""
@@ -133,23 +168,21 @@ class Mapped:
 
     def own(self, batch: Any) -> list[bool]:
         """Mask of a batch's leaves that hold one tensor for each member."""
-        leaves = _flat(batch)[0]
-        return [
-            isinstance(leaf, Tensor) and leaf.ndim > len(one) for leaf, one in zip(leaves, self._shapes, strict=True)
-        ]
+        pairs = zip(_opened(batch)[0], self._shapes, strict=True)
+        return [isinstance(leaf, Tensor) and leaf.ndim > len(one) for leaf, one in pairs]
 
     def row(self, i: int, tensors: Tensors, batch: Any, hyper: Mapping[str, Tensor], noise: Noise) -> Any:
         """The arguments of member ``i``, as a stack of one."""
-        row, (leaves, spec) = slice(i, i + 1), _flat(batch)
+        row, (leaves, closed) = slice(i, i + 1), _opened(batch)
         given = [leaf[row] if mine else leaf for leaf, mine in zip(leaves, self.own(batch), strict=True)]
         one, knobs = ({name: tensor[row] for name, tensor in tree.items()} for tree in (tensors, hyper))
         source = Noise(noise.key[row], noise.step[row], noise.site, noise.differentiable)
-        return one, pytree.tree_unflatten(given, spec), knobs, source
+        return one, closed(given), knobs, source
 
     def _form_for(self, batch: Any) -> Form:
         if self.form.other is None:
             return self.form
-        pairs = zip(_flat(batch)[0], self._shapes, strict=True)
+        pairs = zip(_opened(batch)[0], self._shapes, strict=True)
         found = [(leaf.shape[leaf.ndim - len(one) :], one) for leaf, one in pairs if isinstance(leaf, Tensor)]
         fits = all(shape == one or (shape and shape[0] % LANES == 0) for shape, one in found)
         return self.form if fits else self.form.other
@@ -176,25 +209,40 @@ class Mapped:
         self, tensors: Tensors, batch: Any, hyper: Any, noise: Noise, wanted: str, *, keyed: bool
     ) -> tuple[Any, Tensors]:
         own = self.own(batch)
-        leaves, spec = _flat(batch)
+        leaves, closed = _opened(batch)
         apart = {name: tensor.unbind(0) for name, tensor in tensors.items()}
         results = []
         for i in range(len(noise.key)):
             given = [leaf[i] if mine else leaf for leaf, mine in zip(leaves, own, strict=True)]
             rows = {name: each[i] for name, each in apart.items()}
             knobs = {name: value[i] for name, value in hyper.items()}
-            source = Noise(noise.key[i : i + 1], noise.step[i : i + 1], noise.site)
-            with Keyed(source, stacked=False) if keyed else nullcontext():
-                one = self._one(rows, pytree.tree_unflatten(given, spec), knobs, wanted, noise.differentiable)
-            results.append(_flat(one))
+            source = Noise(noise.key[i : i + 1], noise.step[i : i + 1], noise.site, noise.differentiable)
+            one = self._one_of(rows, closed(given), knobs, source, wanted, keyed=keyed)
+            results.append(_opened(one))
         rows = [_one_each(parts) for parts in zip(*(leaves for leaves, _ in results), strict=True)]
-        return pytree.tree_unflatten(rows, results[0][1])
+        return results[0][1](rows)
+
+    def _one_of(
+        self, rows: Tensors, batch: Any, knobs: Any, noise: Noise, wanted: str, *, keyed: bool
+    ) -> tuple[Any, Tensors]:
+        """Run one of the members in turn."""
+        run = functools.partial(self._one, rows, batch, knobs, wanted, noise.differentiable)
+        if self.form.channels_last:
+            try:
+                with hot.channels_last(), answered(noise, stacked=False) if keyed else nullcontext():
+                    return run()
+            except RuntimeError as error:
+                if "view size is not compatible" not in str(error):
+                    raise  # else a branch that its first steps have not taken
+                self.turned_back = True
+        with answered(noise, stacked=False) if keyed else nullcontext():
+            return run()
 
     def _together(
         self, form: Form, tensors: Tensors, batch: Any, hyper: Any, noise: Noise, wanted: str, *, keyed: bool
     ) -> tuple[Any, Tensors]:
         own = self.own(batch)
-        leaves, spec = _flat(batch)
+        leaves, closed = _opened(batch)
         members = len(noise.key)
         more = max(form.spare, form.least - members)
 
@@ -215,18 +263,18 @@ class Mapped:
             waiting = iter(rows)
             own_tensors, knobs = dict(zip(tensors, waiting)), {**fixed, **dict(zip(moved, waiting))}  # noqa: B905
             given = [next(waiting) if is_own else leaf for leaf, is_own in zip(leaves, own, strict=True)]
-            batch = pytree.tree_unflatten(given, spec)
+            batch = closed(given)
             with Factories(member) if form.factories else nullcontext():
-                found, where = _flat(self._one(own_tensors, batch, knobs, wanted, noise.differentiable))
+                found, where = _opened(self._one(own_tensors, batch, knobs, wanted, noise.differentiable))
             shape[:] = [where, [None if isinstance(leaf, Tensor) else (leaf,) for leaf in found]]
             return tuple(leaf for leaf in found if isinstance(leaf, Tensor))
 
-        with hot.rules(), Keyed(wide, stacked=True) if keyed else nullcontext():
-            found = vmap(one, randomness="different" if keyed else "error")(wide.key, *stacks, *mine)
+        with hot.rules(), answered(wide, stacked=True) if keyed else nullcontext():
+            found = _vmap(one, len(wide.key), "different" if keyed else "error", wide.key, *stacks, *mine)
         waiting = iter(found)
         where, others = shape
         filled = [(next(waiting)[:members] if more else next(waiting)) if leaf is None else leaf[0] for leaf in others]
-        return pytree.tree_unflatten(filled, where)
+        return where(filled)
 
 
 def dense(tensor: Tensor) -> Tensor:
@@ -264,6 +312,33 @@ def _flat(tree: Any) -> tuple[list[Any], pytree.TreeSpec]:
     for kind in new:
         _register(kind)
     return _flat(tree)
+
+
+def _opened(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+    """The leaves of a nest, and the function that makes such a nest of others.
+
+    A pair of tensors, and a tensor beside a dict of tensors, are opened by hand: pytree takes longer than a layer.
+    """
+    kind = type(tree)
+    if kind in (tuple, list):
+        if False not in [isinstance(part, Tensor) for part in tree]:
+            return list(tree), kind
+        if len(tree) == 2 and isinstance(tree[0], Tensor) and type(tree[1]) is dict:
+            first, named = tree
+            if False not in [isinstance(part, Tensor) for part in named.values()]:
+                return [first, *named.values()], lambda new: kind((new[0], dict(zip(named, new[1:], strict=True))))
+    leaves, spec = _flat(tree)
+    return leaves, lambda new: pytree.tree_unflatten(new, spec)
+
+
+def _vmap(function: Any, members: int, randomness: str, *tensors: Tensor) -> list[Tensor]:
+    """``torch.func.vmap`` from tensors to a tuple of tensors, whose look at nests takes as long as a small step."""
+    level = functorch._vmap_increment_nesting(members, randomness)
+    try:
+        found = function(*[functorch._add_batch_dim(tensor, 0, level) for tensor in tensors])
+        return [functorch._remove_batch_dim(tensor, level, members, 0) for tensor in found]
+    finally:
+        functorch._vmap_decrement_nesting()
 
 
 def _opens(leaf: Any) -> bool:
@@ -329,14 +404,18 @@ def _supports(fused: bool) -> Iterator[None]:
     """Let user code run for several members, and the same for one: attention in plain operators, no
     recomputation of parts (it would draw anew, outside), oneDNN's LSTM and compiled code left out."""
     fast, dnn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
+    kernels = [enabled() for enabled, _ in ATTENTION]
     torch.backends.mha.set_fastpath_enabled(False)
     torch._C._set_mkldnn_enabled(fused and dnn)
+    for _, enable in ATTENTION:
+        enable(enable is cuda.enable_math_sdp)
     before = checkpoint._checkpoint_without_reentrant_generator, checkpoint.CheckpointFunction
     checkpoint._checkpoint_without_reentrant_generator, checkpoint.CheckpointFunction = _straight, _Straight  # type: ignore[assignment]
     try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
+        yield
     finally:
+        for (_, enable), before_it in zip(ATTENTION, kernels, strict=True):
+            enable(before_it)
         checkpoint._checkpoint_without_reentrant_generator, checkpoint.CheckpointFunction = before  # type: ignore[assignment]
         torch.backends.mha.set_fastpath_enabled(fast)
         torch._C._set_mkldnn_enabled(dnn)

@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 BITS = 24  # of a number in [0, 1): all that a float32 holds
-KEPT = 1 << 18  # elements of a draw whose hashes are kept: 2 MiB each
+KEPT = 1 << 21  # elements whose hashes are kept: 16 MiB
 _HALF = 1 << (BITS - 1)
 
 # Odd 64-bit constants, written as signed: the first two are of MurmurHash3's finaliser (Appleby 2011, public domain),
@@ -70,7 +69,11 @@ class Noise:
         element = (_kept if count <= KEPT and not traced else _elements)(count, device).view(tuple(shape))
         if batch_last:
             element = element.permute(*reversed(range(element.ndim))).contiguous()
-        state = self.key * _KEY + self.step * _STEP + _signed((self.site + site + 1) * _SITE)
+        return self._of(element, (self.site + site + 1) * _SITE)
+
+    def _of(self, element: Tensor, place: int) -> Tensor:
+        """``m_k · a_j + c_k`` at a place for hashes ``a_j``."""
+        state = self.key * _KEY + self.step * _STEP + _signed(place)
         multiplier, increment = _mix(torch.stack((state, state + _GOLDEN))).view(2, -1, *(1,) * element.ndim).unbind(0)
         return torch.addcmul(increment, multiplier, element)
 
@@ -112,16 +115,33 @@ class Noise:
         return bits >= (math.ceil(rate * 2.0**BITS) - _HALF) << (64 - BITS)
 
 
+class Lone(Noise):
+    """The noise of one member, whose key and step are read: the same numbers, at a fraction of the calls."""
+
+    def __init__(self, noise: Noise) -> None:
+        super().__init__(noise.key, noise.step, noise.site, noise.differentiable)
+        object.__setattr__(self, "_state", int(noise.key) * _KEY + int(noise.step) * _STEP)
+
+    def _of(self, element: Tensor, place: int) -> Tensor:
+        state: int = self._state + place  # type: ignore[attr-defined]
+        multiplier, increment = (_mix_number(state + more) for more in (0, _GOLDEN))
+        return (element * multiplier).add_(increment).unsqueeze(0)
+
+
 def _elements(count: int, device: torch.device) -> Tensor:
     """The hashes a_j of 40 bits, (count,)."""
     return _mix(torch.arange(1, count + 1, device=device) * _GOLDEN) >> 24
 
 
-@lru_cache(maxsize=64)
 def _kept(count: int, device: torch.device) -> Tensor:
-    """:func:`_elements`, which cost most of a draw, kept for the next draw of that size."""
-    with torch.inference_mode(False):
-        return _elements(count, device)
+    """:func:`_elements`, which cost most of a draw, kept for the next one: those of fewer are the first of them."""
+    if device not in _KEPT or len(_KEPT[device]) < count:
+        with torch.inference_mode(False):
+            _KEPT[device] = _elements(1 << (count - 1).bit_length(), device)
+    return _KEPT[device][:count]
+
+
+_KEPT: dict[torch.device, Tensor] = {}
 
 
 def _signed(number: int) -> int:
@@ -134,3 +154,10 @@ def _mix(state: Tensor) -> Tensor:
     """A scrambling of 64-bit integers, all but one-to-one: torch's shift keeps the sign, which costs a bit or two."""
     state = (state ^ (state >> 33)) * _FIRST
     return (state ^ (state >> 33)) * _SECOND
+
+
+def _mix_number(state: int) -> int:
+    """:func:`_mix` of a number of Python."""
+    state = _signed(state)
+    state = _signed((state ^ (state >> 33)) * _FIRST)
+    return _signed((state ^ (state >> 33)) * _SECOND)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from luthier.errors import TaskError
-from luthier.stack.noise import Noise
+from luthier.stack.noise import Lone, Noise
 
 aten = torch.ops.aten
 ROUNDS = 16  # of rejection for a gamma number, each of which accepts at least 95 of 100
@@ -39,9 +41,19 @@ class Keyed(TorchDispatchMode):
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
         if torch.Tag.nondeterministic_seeded not in func.tags:
-            return func(*args, **kwargs)
+            return func(*args, **(kwargs or {}))
+        return self.answer(func, *args, **(kwargs or {}))
+
+    def answer(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        """The members' own numbers for what a random operator asks for.
+
+        Raises:
+            TaskError: If it has no form that is the same alone and in a stack, or a generator of its own.
+        """
+        if "out" in kwargs:
+            out: Tensor = kwargs.pop("out")
+            return out.copy_(self.answer(func, *args, **kwargs))
         answer = ANSWERS.get(func.overloadpacket)
         if answer is None:
             raise TaskError(
@@ -88,6 +100,57 @@ class Keyed(TorchDispatchMode):
         return self._waiting.pop(0)
 
 
+RANDOM = "CustomRNGKeyId"  # torch's key, below those of gradients, for generators that are not its own
+COMPOSITE = ("CompositeImplicitAutograd", "CompositeExplicitAutograd", "CompositeExplicitAutogradNonFunctional")
+_RUNNING: list[Keyed] = []
+
+
+@functools.cache
+def install() -> list[torch.library.Library]:
+    """Register, once a process, what random operators do below :func:`answered`; all others fall through."""
+    below, library = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
+    below.fallback(torch.library.fallthrough_kernel, RANDOM)
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    for name in torch._C._dispatch_get_all_op_names():
+        if not name.startswith("aten::"):
+            continue
+        base, _, overload = name.removeprefix("aten::").partition(".")
+        func, composite = getattr(getattr(aten, base, None), overload or "default", None), has(name, COMPOSITE[0])
+        if func is not None and torch.Tag.nondeterministic_seeded in func.tags and not composite:
+            library.impl(name.removeprefix("aten::"), functools.partial(_running, func), RANDOM)
+        elif has(name, "CPU") and any(has(name, key) for key in COMPOSITE):
+            # torch would take the decomposition, of other last bits, for the kernel of this key before the fallback
+            library.impl(name.removeprefix("aten::"), torch.library.fallthrough_kernel, RANDOM)
+    return [below, library]
+
+
+def _running(func: Any, *args: Any, **kwargs: Any) -> Any:
+    return _RUNNING[-1].answer(func, *args, **kwargs)
+
+
+def unseen() -> bool:
+    """Return True if nobody traces or watches the operators."""
+    return torch._C._len_torch_dispatch_stack() == 0
+
+
+@contextmanager
+def answered(noise: Noise, *, stacked: bool) -> Iterator[None]:
+    """:class:`Keyed`, on a CPU at no cost to operators that draw nothing where nobody watches them."""
+    if not unseen() or noise.key.device.type != "cpu":
+        with Keyed(noise, stacked=stacked):
+            yield
+        return
+    install()
+    include = torch._C._dispatch_tls_set_dispatch_key_included  # type: ignore[attr-defined]
+    _RUNNING.append(Keyed(noise if stacked else Lone(noise), stacked=stacked))
+    include(RANDOM, True)
+    try:
+        yield
+    finally:
+        include(RANDOM, len(_RUNNING) > 1)
+        _RUNNING.pop()
+
+
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype in (torch.float32, torch.float64) else torch.float32
 
@@ -101,8 +164,8 @@ def _bernoulli(mode: Keyed, func: Any, x: Tensor, p: Any = None, **_: Any) -> Te
     if isinstance(p, Tensor):
         new = (mode.uniform(x.shape, torch.float32) < p).to(x.dtype)
     else:
-        new = mode.draw("keep", x.shape, x.dtype, rate=1 - p) if p > 0 else torch.zeros_like(x)
-    return x.copy_(new) if func.overloadpacket is aten.bernoulli_ else new
+        new = mode.draw("keep", x.shape, torch.bool, rate=1 - p) if p > 0 else torch.zeros_like(x)
+    return x.copy_(new) if func.overloadpacket is aten.bernoulli_ else new.to(x.dtype)
 
 
 def _dropout(mode: Keyed, func: Any, x: Tensor, p: float, train: bool | None) -> tuple[Tensor, Tensor]:

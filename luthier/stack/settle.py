@@ -17,10 +17,17 @@ from luthier.stack.layout import LANES
 from luthier.stack.mapped import Form, Mapped, Tensors
 from luthier.stack.noise import Noise
 
+RULE = 2  # the rule for the form; a study that an earlier version began goes on under its rule, which 1 is
 CLOSE = {torch.float64: 1e-8, torch.float32: 1e-3}  # of the largest value: a stack against one member after the other
 ROUGH = 3e-2  # of other types, and where float32 is computed in fewer bits
 FLOPS_A_SECOND, ELEMENTS_A_SECOND = 4e10, 2e9  # one core: products, and elements of all other operators
 LARGE = 5e-5  # seconds that calling the mean operator once for all members saves: of no use where it takes longer
+# Seconds of the mean operator that members may take which are thrown away, by rule. Of the zoo's networks, those with
+# more are slower in a stack of eight than in turn, transformers with dropout five times; those with less are faster.
+WASTE = {1: LARGE, 2: 3.8e-5}
+# Seconds beside those of products and elements, which a stack does not save: of a convolution, a product among many,
+# and a row of a softmax
+CONVOLUTION, PRODUCT, ROW = 2e-5, 4e-7, 1e-7
 # Elementwise operators of one rounding at most, which is that of scalar code too
 ARITHMETIC = frozenset(
     (
@@ -94,13 +101,14 @@ def _device(tensors: Tensors) -> torch.device:
     return next(iter(tensors.values())).device
 
 
-def settle(subject: Subject, *, chooses: bool = False, stack: bool = False) -> Mapped:
+def settle(subject: Subject, *, chooses: bool = False, stack: bool = False, rule: int = RULE) -> Mapped:
     """The module in the first form that is right, that is the same alone and stacked, and that is worth it.
 
     Args:
         subject: The module and its example.
         chooses: Hyperparameters decide which parts of it run.
         stack: Stack also what is so large that stacking saves nothing, as on a GPU, whose loops have no other ends.
+        rule: The rule for the form: :data:`RULE`, or one of an earlier version.
 
     Raises:
         TaskError: If the module fails, or depends on its earlier runs.
@@ -108,13 +116,18 @@ def settle(subject: Subject, *, chooses: bool = False, stack: bool = False) -> M
     why = "its layers decide between modules" if chooses else ""
     loop = subject.make(Form("loop", why=why))
     expected = subject.run(loop, [1.0, 1.1])
-    work = Work()
+    work = Work(small=rule > 1)
     with work:
         again = subject.run(loop, [1.0, 1.1])
     _refuse_memory(expected, again)
     if work.mean > LARGE and not stack and not chooses:
         why = f"its operators take {work.mean * 1e6:.0f} µs in the mean: one call for all members saves nothing"
-        return subject.make(Form("loop", why=why))
+        return _in_turn(subject, why, expected, work, rule)
+    wasted = lambda spare: spare * work.mean > WASTE[rule] and not chooses  # noqa: E731
+    least_spare = 0 if stack else work.spare
+    if wasted(least_spare) and rule > 1:
+        why = f"{least_spare} members computed and thrown away, for bits that are the same alone, would cost more"
+        return _in_turn(subject, why, expected, work, rule)
     found = ""
     for factories in (False, True):
         form = Form("vmap", factories=factories, why=why)
@@ -125,8 +138,8 @@ def settle(subject: Subject, *, chooses: bool = False, stack: bool = False) -> M
                 found = found or "vmap gives other numbers than a member alone"
                 continue
             # a second member costs little, and makes all products those of several
-            for least, spare in ((2, 0 if stack else work.spare), (2, LANES + 1)):
-                if spare * work.mean > LARGE and not chooses:
+            for least, spare in ((2, least_spare), (2, LANES + 1)):
+                if wasted(spare):
                     break  # those that are thrown away would cost more than calls for one member after the other
                 mapped = subject.make(replace(form, least=least, spare=spare))
                 if same_alone(subject, mapped):
@@ -136,7 +149,24 @@ def settle(subject: Subject, *, chooses: bool = False, stack: bool = False) -> M
             raise
         except Exception as error:  # whatever a user's code raises under vmap: the loop has run it already
             found = found or _sentence(error)
-    return loop if chooses else subject.make(Form("loop", why=found))
+    return loop if chooses else _in_turn(subject, found, expected, work, rule)
+
+
+def _in_turn(subject: Subject, why: str, expected: Results, work: Work, rule: int) -> Mapped:
+    """One member after the other, with channels last in memory where images are pooled and that can be had.
+
+    ``view`` refuses such images: then they stay as they are.
+    """
+    plain = subject.make(Form("loop", why=why))
+    if not work.pools or rule < 2:
+        return plain
+    try:
+        mapped = subject.make(Form("loop", why=why, channels_last=True))
+        found = subject.run(mapped, [1.0, 1.1])
+    except Exception:  # whatever a user's code raises for them
+        return plain
+    right = all(close(mine, theirs, rough=subject.rough) for mine, theirs in zip(found, expected, strict=True))
+    return mapped if right and not mapped.turned_back else plain
 
 
 def _other(form: Form, work: Work) -> Form:
@@ -202,17 +232,22 @@ def _sentence(error: Exception) -> str:
 class Work(TorchDispatchMode):
     """Counts what a step asks of a core.
 
+    Args:
+        small: Count what small products, rows and convolutions take beside their arithmetic.
+
     Attributes:
         seconds: Time by the rates above, not by a clock: the same on every machine.
         calls: Operators that compute something.
         elements: Numbers that they returned.
         spare: Members at the end of a stack that hold all ends of loops which could give other bits there: of
             elementwise operators that are no plain arithmetic, and whose members do not fill whole vector registers.
+        pools: True if images are pooled by their largest numbers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, small: bool = True) -> None:
         super().__init__()
-        self.seconds, self.calls, self.elements, self.spare = 0.0, 0, 0, 0
+        self._small = small
+        self.seconds, self.calls, self.elements, self.spare, self.pools = 0.0, 0, 0, 0, False
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:  # torch would import its compiler, which takes a second, to say so to it
@@ -230,6 +265,9 @@ class Work(TorchDispatchMode):
         flops = flop_registry.get(func.overloadpacket)
         outputs = [leaf.numel() for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
         self.calls += 1
+        if self._small:
+            self.seconds += _beside(func.overloadpacket.__name__, args, result)
+        self.pools |= func.overloadpacket is torch.ops.aten.max_pool2d_with_indices
         self.elements += sum(outputs)
         if flops is not None:
             self.seconds += flops(*args, **(kwargs or {}), out_val=result) / FLOPS_A_SECOND
@@ -239,6 +277,18 @@ class Work(TorchDispatchMode):
         if torch.Tag.pointwise in func.tags and func.overloadpacket.__name__.rstrip("_") not in ARITHMETIC:
             self.spare = max([self.spare, *(-(-LANES // size) for size in outputs if size % LANES)])
         return result
+
+
+def _beside(name: str, args: Any, result: Any) -> float:
+    """Seconds of an operator beside its products and elements."""
+    if "convolution" in name:
+        return CONVOLUTION
+    if name in ("bmm", "baddbmm"):
+        return PRODUCT * len(result)
+    if "softmax" in name:
+        axis = args[2] if "backward" in name else args[1]
+        return ROW * (result.numel() // max(1, result.shape[axis]) if result.ndim else 1)
+    return 0.0
 
 
 def failing_part(module: nn.Module, run: Callable[[], Any]) -> str:

@@ -162,10 +162,11 @@ def tune(
     built = check_first(given, resolved.adapter, executor, seed, first)
     history = History(given.space, goals, kept)
     ledger = open_ledger(name, history, resolved, budget, seed, store, task_name(task), fresh, on_change)
+    if "environment" not in ledger.settings:
+        rule = {"rule": given.rule} if is_torch(given) else {}
+        ledger.update_settings(environment=environment_now(), **rule)
     work = _work(given, ledger, ledger.adapter, goals, checkpoints, trial_seconds)
     study = Study.of(ledger, work)
-    if "environment" not in ledger.settings:
-        ledger.update_settings(environment=environment_now())
     check_code(ledger, fingerprint(given), on_change)
     tell_known(ledger, *elsewhere)
     if retry_failed:
@@ -211,6 +212,8 @@ def _work(
     save = checkpoints if checkpoints is not None else is_torch(task) or bool(optional(ledger.proposer, "parents"))
     keep = ledger.checkpoints if save or not isinstance(task, FunctionTask) else None
     limits = ledger.history.limits
+    if is_torch(task):
+        task = task.under(ledger.settings.get("rule", 1))  # a study that an earlier version began has none
     work = Work(task, ledger.seeds, adapter, keep, goals, save, trial_seconds=trial_seconds, limits=limits)
     if isinstance(task, FunctionTask) and task.takes_trial:
         work = replace(work, study=ledger.name, files=trial_files(ledger))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -63,10 +63,10 @@ class Member(nn.Module):
     def forward(self, batch: Any, hyper: Mapping[str, Tensor], wanted: str, differentiable: bool) -> Any:
         """The loss or metric ``wanted`` of a batch, a scalar; the model's output where that is :data:`OUTPUT`."""
         inputs, target = parts(batch)
-        with (
-            reading(Values(hyper, differentiable)),
-            torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None),
-        ):
+        kind, narrow = self._device.type, self._autocast
+        same = narrow is None and not torch.is_autocast_enabled(kind)
+        cast = nullcontext() if same else torch.autocast(kind, narrow, enabled=narrow is not None)
+        with reading(Values(hyper, differentiable)), cast:
             output = self._call(self.model, inputs)
             return output if wanted == OUTPUT else self.measure(wanted, output, target, hyper)
 

@@ -18,7 +18,7 @@ from luthier.hidden import alike, moved, outside
 from luthier.optim.common import Tensors
 from luthier.stack import Noise
 from luthier.stack.mapped import Form, Mapped, dense
-from luthier.stack.settle import RemembersError, Subject, failing_part, settle
+from luthier.stack.settle import RULE, RemembersError, Subject, failing_part, settle
 from luthier.task.member import OUTPUT, Member, code_of, own_name, path_of, read_by
 
 
@@ -54,9 +54,19 @@ class Network:
         batch: A minibatch as it comes in training.
         hyper: Hyperparameters of a stack of one.
         stack: Stack even networks so large that stacking saves nothing.
+        rule: The rule of :mod:`luthier.stack.settle` that chooses the form.
     """
 
-    def __init__(self, member: Member, trained: tuple[str, ...], batch: Any, hyper: Tensors, *, stack: bool) -> None:
+    def __init__(
+        self,
+        member: Member,
+        trained: tuple[str, ...],
+        batch: Any,
+        hyper: Tensors,
+        *,
+        stack: bool,
+        rule: int = RULE,
+    ) -> None:
         _refuse_scripts(member)
         member = _copied(member).train()  # all of it, as a training loop does, whatever mode the model was made in
         state = {own_name(n): dense(t.detach())[None] for n, t in [*member.named_parameters(), *member.named_buffers()]}
@@ -77,7 +87,7 @@ class Network:
         )
         before = _generators()
         try:
-            self._mapped = settle(subject, chooses=bool(choices), stack=stack)
+            self._mapped = settle(subject, chooses=bool(choices), stack=stack, rule=rule)
         except TaskError as error:
             if isinstance(error, RemembersError):
                 raise _remembering(subject, member) from None
@@ -94,7 +104,8 @@ class Network:
             raise _drawing(None)
         form = self._mapped.form
         self.at_once = form.least if form.kind == "vmap" else 1  # members that run where there is one
-        self.in_turn = form.kind == "loop" or bool(choices)
+        self.loops = form.kind == "loop"
+        self.in_turn = self.loops or bool(choices)
         norms = [part for part in member.model.modules() if isinstance(part, _BatchNorm)]
         self.over_rows = any(norm.running_mean is None for norm in norms)  # its statistics are always the minibatch's
         homes = {type(part).__module__.partition(".")[0] for part in member.model.modules()}
@@ -107,6 +118,15 @@ class Network:
         """Training losses, (members,), and the new buffers."""
         losses, changed = self._run(params, buffers, hyper, batch, noise, "loss", training=True)
         return losses, {**buffers, **{own_name(path): tensor for path, tensor in changed.items()}}
+
+    def loss_alone(
+        self, rows: Tensors, buffers: Tensors, hyper: Tensors, batch: Any, noise: Noise
+    ) -> tuple[Tensor, Tensors]:
+        """The training loss of one member, (), and its new buffers, of tensors without the members' axis."""
+        tensors = {self._paths[name]: tensor for name, tensor in rows.items()}
+        tensors |= {self._paths[name]: tensor.squeeze(0) for name, tensor in buffers.items()}
+        loss, changed = self._mapped.alone(tensors, batch, hyper, noise, "loss")
+        return loss, {**buffers, **{own_name(path): tensor.unsqueeze(0) for path, tensor in changed.items()}}
 
     def outputs(self, params: Tensors, buffers: Tensors, hyper: Tensors, batch: Any) -> Any:
         """Outputs of forward in evaluation mode, (members, …)."""

@@ -103,7 +103,10 @@ class Program:
         self._also = self._read_in_steps(template)
         hyper = self.hyper(config)
         member = self._rebuilt(template)
-        self.network = Network(member, self._trained, self._batch, hyper, stack=self.device.type != "cpu")
+        stack = self.device.type != "cpu"
+        self.network = Network(member, self._trained, self._batch, hyper, stack=stack, rule=task.rule)
+        # a step of one member is its network's loss alone
+        self._bare = self.network.loops and not (task.penalty or task.augment or self._complex)
         if self.in_turn and isinstance(self.optimizer, Stock):
             self.optimizer.in_turn = True  # members may reach other parameters, and count other steps for them
         if not task.shared:
@@ -255,23 +258,33 @@ class Program:
         """
         if self.in_turn and len(state["t"]) > 1:
             return self._gradient_in_turn(state, hyper, batch)
-        params = {name: param.detach().requires_grad_() for name, param in state["params"].items()}
+        alone = self._bare
+        params = {
+            name: (param.detach().squeeze(0) if alone else param.detach()).requires_grad_()
+            for name, param in state["params"].items()
+        }
         micro = batch if isinstance(batch, list) else [batch]
         buffers, mean, sums = state["buffers"], 0.0, {}
+        run = self.network.loss_alone if alone else self.losses
         for i, part in enumerate(micro):
             noise = _of_part(Noise(state["key"], state["t"]), i)
-            losses, buffers = self.losses(params, buffers, hyper, part, noise)
+            losses, buffers = run(params, buffers, hyper, part, noise)
             if not losses.requires_grad:
                 raise TaskError(
                     "the loss depends on no parameter that is trained",
                     where="TorchTask(model=…, loss=…)",
                     remedy="Leave requires_grad on for what is to be trained, and do not detach the output.",
                 )
-            found = torch.autograd.grad(losses.sum() / len(micro), list(params.values()), allow_unused=True)
+            total = losses if alone else losses.sum()
+            total = total / len(micro) if len(micro) > 1 else total
+            found = torch.autograd.grad(total, list(params.values()), allow_unused=True)
             for name, gradient in zip(params, found, strict=True):
                 if gradient is not None:
+                    if alone:  # in the order of its axes, as those of several are
+                        gradient = gradient.contiguous().unsqueeze(0)
                     sums[name] = sums[name] + gradient if name in sums else gradient
-            mean = mean + losses.detach() / len(micro)
+            losses = losses.detach().view(-1)
+            mean = mean + losses / len(micro) if len(micro) > 1 else losses
             buffers = {name: buffer.detach() for name, buffer in buffers.items()}
         assert isinstance(mean, Tensor)
         return mean, self.updater.clipped(sums, hyper), buffers
@@ -399,7 +412,7 @@ class Program:
         return self._member(model)
 
     def _member(self, model: nn.Module) -> Member:
-        reads = {name: (measure.member, measure.reads_hyper) for name, measure in self.measures.items()}
+        reads = {name: (one.member(self.task.rule), one.reads_hyper) for name, one in self.measures.items()}
         return prepared(Member(self.task, model, reads), self.device, self.task.dtype)
 
     def _measure(self, template: nn.Module) -> dict[str, float]:

@@ -21,6 +21,7 @@ from luthier.optim.sgd import SGD
 from luthier.space import Config, Space
 from luthier.split import as_splits
 from luthier.stack.mapped import TURN
+from luthier.stack.settle import RULE
 from luthier.task.choices import settle
 from luthier.task.keyed import drawing
 from luthier.task.optimizer import note_reads, refuse_instance
@@ -143,6 +144,7 @@ class TorchTask:
     shared: bool = False
     compile: bool = False
     device: str | torch.device | None = None
+    rule: int = field(default=RULE, init=False, repr=False)  # that chooses the form of a stack
     _reads: Readings = field(default_factory=Readings, init=False, repr=False)
     _loaded: Readings = field(default_factory=Readings, init=False, repr=False)
     _programs: dict[Any, Program] = field(default_factory=dict, init=False, repr=False)
@@ -244,17 +246,23 @@ class TorchTask:
         """This task on another device; None leaves it where it is."""
         if device is None or device == self.device:
             return self
-        if device not in self._elsewhere:
-            self._elsewhere[device] = replace(self, device=device)
-        return self._elsewhere[device]
+        return self._again(device, device=device)
+
+    def under(self, rule: int) -> TorchTask:
+        """This task under an earlier version's rule for the form of a stack, as a study that it began goes on."""
+        return self if rule == self.rule else self._again(f"rule {rule}", rule=rule)
+
+    def _again(self, key: str, rule: int | None = None, **changes: Any) -> TorchTask:
+        """This task with some changes, the same object at every call."""
+        if key not in self._elsewhere:
+            made = replace(self, **changes)
+            object.__setattr__(made, "rule", self.rule if rule is None else rule)
+            self._elsewhere[key] = made
+        return self._elsewhere[key]
 
     def sharing(self) -> TorchTask:
         """This task with all choices of the model in one network, the same object at every call."""
-        if self.shared:
-            return self
-        if "sharing" not in self._elsewhere:
-            self._elsewhere["sharing"] = replace(self, shared=True)
-        return self._elsewhere["sharing"]
+        return self if self.shared else self._again("sharing", shared=True)
 
     def sources(self, config: Config) -> Sources:
         """The data under ``config``, made once for each set of values that they depend on."""

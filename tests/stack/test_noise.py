@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from luthier.stack import Noise
+from luthier.stack.noise import Lone
 
 torch.set_num_threads(1)
 scipy_stats = pytest.importorskip("scipy.stats")
@@ -89,6 +90,15 @@ def test_a_member_alone_draws_what_it_draws_in_a_stack(shape: tuple[int, ...]) -
         assert torch.equal(single.uniform(2, shape)[0], together.uniform(2, shape)[k])
         assert torch.equal(single.normal(2, shape)[0], together.normal(2, shape)[k])
         assert torch.equal(single.keep(2, shape, rate[k : k + 1])[0], together.keep(2, shape, rate)[k])
+
+
+@pytest.mark.parametrize("key", [0, -1, 2**62, -(2**63), 2**63 - 1, 0x1234567890ABCDEF])
+def test_one_member_whose_key_is_read_draws_the_same(key: int) -> None:
+    plain = Noise(torch.tensor([key]), torch.tensor([77]), 1 << 20)
+    for site, shape in ((0, (7,)), (123, (300, 5)), (1 << 24, ())):
+        assert torch.equal(Lone(plain).bits(site, shape), plain.bits(site, shape))
+        assert torch.equal(Lone(plain).keep(site, shape, 0.3), plain.keep(site, shape, 0.3))
+        assert torch.equal(Lone(plain).normal(site, shape), plain.normal(site, shape))
 
 
 def test_a_smaller_batch_draws_the_first_rows() -> None:

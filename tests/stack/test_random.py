@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from luthier.errors import TaskError
 from luthier.stack import Noise
-from luthier.stack.random_operators import Keyed
+from luthier.stack.random_operators import Keyed, answered
 
 torch.set_num_threads(1)
 stats = pytest.importorskip("scipy.stats")
@@ -135,3 +136,50 @@ def test_a_generator_of_ones_own_is_refused() -> None:
         Keyed(Noise(torch.tensor([1]), torch.tensor([0])), stacked=False),
     ):
         torch.rand(3, generator=torch.Generator())
+
+
+@pytest.mark.parametrize("name", [*CONTINUOUS, *DISCRETE])
+def test_what_is_answered_below_dispatch_is_what_a_mode_answers(name: str) -> None:
+    draw, _ = {**CONTINUOUS, **DISCRETE}[name]
+    for keys, stacked in ((torch.arange(MEMBERS) * 7919, True), (torch.tensor([-(2**61) - 3]), False)):
+        noise, before = Noise(keys, torch.full_like(keys, 12), site=5), torch.get_rng_state()
+        with Keyed(noise, stacked=stacked):
+            expected = draw(), draw()
+        with answered(noise, stacked=stacked):
+            found = draw(), draw()
+        assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1]), "the same, in the same order"
+        assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(0)
+    unkeyed = torch.rand(9)
+    with pytest.raises(TaskError, match="generator of its own"), answered(noise, stacked=False):
+        torch.rand(3, generator=torch.Generator())
+    torch.manual_seed(0)
+    assert torch.equal(torch.rand(9), unkeyed), "outside, torch's generator draws"
+
+
+LAYERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "layer_norm": lambda x: F.layer_norm(x, (48,)),
+    "group_norm": lambda x: F.group_norm(x.view(4, 12, 48), 3),
+    "batch_norm": lambda x: F.batch_norm(x, None, None, training=True),
+    "silu": F.silu,
+    "mish": F.mish,
+    "gelu": F.gelu,
+    "logsumexp": lambda x: x.logsumexp(1),
+    "softmax": lambda x: torch.softmax(x @ x.T, 1) @ x,
+    "glu": F.glu,
+    "pool": lambda x: F.adaptive_avg_pool2d(x.view(4, 3, 16, 12), 3),
+    "upsample": lambda x: F.interpolate(x.view(4, 3, 16, 12), scale_factor=2, mode="bicubic"),
+    "norm": lambda x: F.normalize(x),
+    "conv": lambda x: F.conv2d(x.view(4, 3, 16, 12), x.view(-1)[:270].view(10, 3, 3, 3)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_operators_that_draw_nothing_keep_their_bits_below_it(name: str) -> None:
+    x = torch.randn(48, 48, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    results = []
+    for inside in (nullcontext(), answered(Noise(torch.tensor([1]), torch.tensor([0])), stacked=False)):
+        with inside:
+            out = LAYERS[name](x)
+            results.append((out, *torch.autograd.grad(out.sin().sum(), x)))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
