@@ -9,7 +9,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from luthier.optim.common import Scale, Tensors, add_scaled, add_scaled_each, clip_by_norm, followed, read, root, rows
+from luthier.optim.common import (
+    Scale,
+    Tensors,
+    add_scaled,
+    add_scaled_each,
+    clip_by_norm,
+    followed,
+    read,
+    root,
+    rows,
+    rows_of_each,
+)
 
 MISSED = "missed"  # the slot that counts, (members,) int64 a parameter, where a network branches on its data
 
@@ -66,18 +77,40 @@ class Adam:
                 params = {name: p * (1 - rows(lr * decay, p)) for name, p in params.items()}
             else:
                 gradients = add_scaled_each(gradients, params, decay)
+        missed = state.get(MISSED, {})  # steps that did not reach a parameter, which count for none of its moments
+        kept = {MISSED: missed} if missed else {}
+        watched = followed([*params.values(), *gradients.values(), *hyper.values(), *missed.values()])
+        if not watched and not (missed and bool(torch.cat([*missed.values()]).any())):
+            new, moments = self._at_once(params, gradients, state, (lr, beta1, beta2), step)
+            return new, moments | kept
         first = {name: _lerp(m, gradients[name], beta1) for name, m in state["first"].items()}
         second = {name: _lerp(v, gradients[name].square(), beta2) for name, v in state["second"].items()}
-        missed = state.get(MISSED, {})  # steps that did not reach a parameter, which count for none of its moments
-        apart = bool(missed) and (followed([*missed.values()]) or bool(torch.cat([*missed.values()]).any()))
         correction1, correction2 = self._corrections(step, beta1, beta2, params)
         new = {}
         for name, p in params.items():
-            if apart:
+            if missed:
                 correction1, correction2 = self._corrections(step - missed[name], beta1, beta2, params)
             denominator = root(second[name]) / rows(correction2, p) + self.eps
             new[name] = add_scaled(p, first[name] / denominator, lr / correction1, -1.0)
-        return new, {"first": first, "second": second} | ({MISSED: missed} if missed else {})
+        return new, {"first": first, "second": second} | kept
+
+    def _at_once(
+        self, params: Tensors, gradients: Tensors, state: dict[str, Tensors], settings: tuple[Scale, ...], step: Tensor
+    ) -> tuple[Tensors, dict[str, Tensors]]:
+        """The same step in a call of each operator for all parameters, where nobody follows the operators."""
+        lr, beta1, beta2 = settings
+        names, p = list(params), list(params.values())
+        slopes, first, second = (
+            [tree[name] for name in names] for tree in (gradients, state["first"], state["second"])
+        )
+        each = lambda scale: rows_of_each(scale, p)  # noqa: E731
+        first = torch._foreach_lerp(first, slopes, each(1 - beta1))
+        second = torch._foreach_lerp(second, torch._foreach_pow(slopes, 2), each(1 - beta2))
+        correction1, correction2 = self._corrections(step, beta1, beta2, params)
+        denominator = torch._foreach_add(torch._foreach_div(torch._foreach_sqrt(second), each(correction2)), self.eps)
+        new = torch._foreach_addcmul(p, torch._foreach_div(first, denominator), each(lr / correction1), value=-1.0)
+        trees = [dict(zip(names, tensors, strict=True)) for tensors in (new, first, second)]
+        return trees[0], {"first": trees[1], "second": trees[2]}
 
     def least_rates(self, state: dict[str, Tensors], hyper: Mapping[str, Tensor], step: Tensor) -> Tensors:
         """The least factor of the first moment within each parameter in the step that led to ``state``, (members,).

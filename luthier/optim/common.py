@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,15 @@ Scale = Tensor | float  # one value a member, (members,), or one for all
 def rows(value: Scale, like: Tensor) -> Scale:
     """``value`` shaped to multiply ``like``, (members, …): (members,) becomes (members, 1, …)."""
     return value.view(-1, *[1] * (like.ndim - 1)) if isinstance(value, Tensor) else value
+
+
+def rows_of_each(value: Any, like: Sequence[Tensor]) -> Any:
+    """:func:`rows` for each of several tensors; a number stays one for all of them."""
+    if not isinstance(value, Tensor):
+        return value
+    axes = [tensor.ndim for tensor in like]
+    shaped = {count: value.view(-1, *[1] * (count - 1)) for count in set(axes)}
+    return [shaped[count] for count in axes]
 
 
 def add_scaled(base: Tensor, direction: Tensor, scale: Scale, sign: float = 1.0) -> Tensor:
@@ -29,10 +39,7 @@ def add_scaled_each(bases: Tensors, directions: Tensors, scale: Scale, sign: flo
     tensors = [bases[name] for name in directions]
     if not isinstance(scale, Tensor) or followed([scale, *tensors, *directions.values()]):
         return {name: add_scaled(bases[name], direction, scale, sign) for name, direction in directions.items()}
-    axes = [base.ndim for base in tensors]
-    shaped = {count: scale.view(-1, *[1] * (count - 1)) for count in set(axes)}
-    scales = [shaped[count] for count in axes]
-    found = torch._foreach_addcmul(tensors, [*directions.values()], scales, value=sign)
+    found = torch._foreach_addcmul(tensors, [*directions.values()], rows_of_each(scale, tensors), value=sign)
     return dict(zip(directions, found, strict=True))
 
 

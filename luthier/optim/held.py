@@ -83,7 +83,7 @@ class Held:
         for i in range(len(next(iter(params.values())))):
             there = {n: g for n, g in gradients.items() if n not in reached or bool(reached[n][i])}
             rows.append(self.alone(params, there, state, settings, i))
-        return {name: torch.stack([row[0][name] for row in rows]) for name in params}, _stacked([r[1] for r in rows])
+        return {name: _joined([row[0][name] for row in rows]) for name in params}, _stacked([r[1] for r in rows])
 
     def loaded(self, params: Tensors, gradients: Tensors, state: Any, settings: dict[Key, Any], i: int) -> Any:
         """Parameters, groups and slots of one member, as torch has them."""
@@ -147,8 +147,13 @@ def _stacked(rows: list[dict[str, Any]]) -> dict[str, Any]:
         trees = [row.get(slot, {}) for row in rows]
         names = dict.fromkeys(name for tree in trees for name in tree)
         like = {name: next(tree[name] for tree in trees if name in tree) for name in names}
-        found[slot] = {n: torch.stack([t.get(n, torch.zeros_like(like[n])) for t in trees]) for n in names}
+        found[slot] = {n: _joined([t[n] if n in t else torch.zeros_like(like[n]) for t in trees]) for n in names}
     return found
+
+
+def _joined(rows: list[Tensor]) -> Tensor:
+    """The members' tensors as one: of one member a view, for they are new."""
+    return torch.stack(rows) if len(rows) > 1 else rows[0].unsqueeze(0)
 
 
 @contextmanager

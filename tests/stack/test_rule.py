@@ -143,3 +143,23 @@ def test_adam_counts_the_steps_that_missed_a_parameter_in_one_call_where_none_di
     for name in params:
         assert torch.equal(same[name], expected[name])
         assert torch.equal(found[name][0], expected[name][0]) and torch.equal(found[name][1], later[name][1])
+
+
+@pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.1, "decoupled": True}, {"clip_norm": 0.5}])
+def test_adam_at_once_has_the_bits_of_one_parameter_after_the_other(settings: dict[str, Any]) -> None:
+    """A gradient that is asked for keeps it from torch's calls for many tensors."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"a": (3, 5, 7), "b": (3, 9), "c": (3,), "d": (3, 2, 4, 3, 3)}
+    draw = lambda: {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}  # noqa: E731
+    hyper = {"lr": torch.tensor([0.1, 0.2, 0.3]), "beta1": torch.tensor([0.9, 0.8, 0.5])}
+    optimizer, params = Adam(**settings), draw()
+    one, other, slots, apart = params, params, optimizer.init(params, hyper), optimizer.init(params, hyper)
+    for count in range(3):
+        gradients, step = draw(), torch.full((3,), count)
+        one, slots = optimizer.update(one, gradients, slots, hyper, step)
+        asked = {name: g.clone().requires_grad_() for name, g in gradients.items()}
+        other, apart = optimizer.update(other, asked, apart, hyper, step)
+        other = {name: p.detach() for name, p in other.items()}
+        apart = {slot: {name: x.detach() for name, x in tree.items()} for slot, tree in apart.items()}
+    assert all(torch.equal(one[name], other[name]) for name in params)
+    assert all(torch.equal(slots[slot][name], apart[slot][name]) for slot in slots for name in params)
