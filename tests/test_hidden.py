@@ -170,7 +170,7 @@ COUNTED = {
     ),
     "random.Random in model": ({"model": filled(lambda: by_random.random())}, "TorchTask(model", "'by_random'"),
     "a number in a loss": ({"loss": Running(float)}, "TorchTask(loss", "loss.mean"),
-    "a tensor in a loss": ({"loss": Running(lambda x: x)}, "TorchTask(loss", "something else"),
+    "a tensor in a loss": ({"loss": Running(lambda x: x)}, "TorchTask(loss", "loss.mean"),
     "itertools.count in a loss": (
         {"loss": lambda output, target: F.cross_entropy(output, target) / next(numbers)},
         "TorchTask(loss",
@@ -198,7 +198,7 @@ COUNTED = {
         "augment",
         "the generator of random",
     ),
-    "a metric": ({"metrics": {"share": over_all}}, "metric 'share'", "something else"),
+    "a metric": ({"metrics": {"share": over_all}}, "metric 'share'", "'seen'"),
 }
 
 

@@ -21,7 +21,19 @@ PACKAGE = ROOT / "luthier"
 
 # The modules of each layer, by their first name under luthier; a folder is one module here.
 LAYERS = {
-    "errors": {"arguments", "attributes", "errors", "checks", "hidden", "lazy", "files", "optional", "text"},
+    "errors": {
+        "arguments",
+        "attributes",
+        "errors",
+        "checks",
+        "hidden",
+        "lazy",
+        "files",
+        "optional",
+        "places",
+        "reach",
+        "text",
+    },
     "seeds": {"seeds"},
     "machine": {"machine"},
     "data": {"data", "idx", "split"},

@@ -12,12 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
+from luthier.errors import TaskError
 from luthier.optim.common import Tensors
 from luthier.optim.per_member import PerMember, PerMemberKernels
 from luthier.optim.settings_at import Key, Parts, nominal, number, put
 
 WHERE = "TorchTask(optimizer=…)"
+INNER = "/"  # between the name of an attribute that holds an optimizer and that one's slot
 
 
 class Held:
@@ -29,12 +32,14 @@ class Held:
         named: One member's parameters under the names that updates have.
 
     Attributes:
+        inner: The optimizers that it steps itself, over its own groups, by the names of its attributes.
         kinds: Types of the slots of its state that are numbers of Python, or one tensor without axes.
         evolving: Types of the settings that a step itself changes.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, groups: Parts, named: Mapping[str, Tensor]) -> None:
         self.optimizer, self.groups, self.named = optimizer, groups, named
+        self.inner = _inner(optimizer)
         self.kinds: dict[str, type] = {}
         self.evolving: dict[Key, type] = {}
 
@@ -131,13 +136,43 @@ class Held:
     @contextmanager
     def holding(self, groups: list[dict[str, Any]], slots: Any) -> Iterator[torch.optim.Optimizer]:
         """The instance, with other parameters and another state."""
-        optimizer = self.optimizer
-        kept = optimizer.param_groups, optimizer.state
-        optimizer.param_groups, optimizer.state = groups, slots
+        every = {"": self.optimizer, **self.inner}
+        kept = {path: (each.param_groups, each.state) for path, each in every.items()}
+        own: Any = {path: defaultdict(dict) for path in self.inner}
+        for leaf, found in slots.items():
+            for slot in [slot for slot in found if INNER in slot]:
+                path, _, name = slot.rpartition(INNER)
+                own[path][leaf][name] = found.pop(slot)
+        for path, each in every.items():
+            each.param_groups, each.state = groups, own[path] if path else slots
         try:
-            yield optimizer
+            yield self.optimizer
+            for path, each in self.inner.items():
+                for leaf, found in each.state.items():
+                    self.optimizer.state[leaf].update({f"{path}{INNER}{slot}": x for slot, x in found.items()})
         finally:
-            optimizer.param_groups, optimizer.state = kept
+            for path, each in every.items():
+                each.param_groups, each.state = kept[path]
+
+
+def _inner(optimizer: torch.optim.Optimizer) -> dict[str, torch.optim.Optimizer]:
+    """The optimizers in the attributes of another, as Lookahead has one, which share its groups.
+
+    Raises:
+        TaskError: If one has groups of its own.
+    """
+    leaves = ((name, each) for name, value in vars(optimizer).items() for each in pytree.tree_leaves(value))
+    found = {name: each for name, each in leaves if isinstance(each, torch.optim.Optimizer)}
+    for name, each in found.items():
+        shared = each is getattr(optimizer, name) and len(each.param_groups) == len(optimizer.param_groups)
+        if not shared or any(a is not b for a, b in zip(each.param_groups, optimizer.param_groups, strict=True)):
+            raise TaskError(
+                f"{type(optimizer).__name__} holds an optimizer with parameter groups of its own, in its attribute "
+                f"{name!r}",
+                where=WHERE,
+                remedy=f"Let them be the same: self.param_groups = self.{name}.param_groups.",
+            )
+    return found
 
 
 def _stacked(rows: list[dict[str, Any]]) -> dict[str, Any]:

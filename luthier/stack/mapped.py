@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from torch.utils import checkpoint
 
 from luthier.errors import TaskError
+from luthier.hidden import seeded
 from luthier.stack import batching, hot
 from luthier.stack.factories import Factories
 from luthier.stack.layout import LANES
@@ -34,6 +35,7 @@ ATTENTION = (
 )
 # A training changes switches and generators of torch that are the process's: those of several threads take turns.
 TURN = threading.RLock()
+PYTHON_SITE = 1 << 28  # of the seed of Python's and NumPy's generators, apart from the draws of a step
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Form:
             None is this one. Elementwise loops have other ends there.
         channels_last: Members in turn have images with their channels last in memory.
         why: The reason that it has no faster form, in words.
+        seeded: The generators of Python and NumPy are set from the members' noise: forward draws from them.
     """
 
     kind: Literal["vmap", "loop"]
@@ -59,6 +62,7 @@ class Form:
     other: Form | None = None
     channels_last: bool = False
     why: str = ""
+    seeded: bool = False
 
 
 class Mapped:
@@ -82,7 +86,7 @@ class Mapped:
         choices: frozenset[str] = frozenset(),
     ) -> None:
         batching.install()
-        self._choices = choices
+        self._choices, self._example = choices, example
         self.form = form
         self._module, self._buffers = module, buffers
         self._shapes = [leaf.shape if isinstance(leaf, Tensor) else torch.Size() for leaf in _opened(example)[0]]
@@ -162,6 +166,10 @@ class Mapped:
             self._draws[training] = True
             return run(keyed=True)
 
+    def in_form(self, form: Form) -> Mapped:
+        """The same function in another form."""
+        return Mapped(self._module, self._buffers, self._example, form, self._choices)
+
     def draws(self, *, training: bool) -> bool:
         """Return True if it has been seen to draw in this mode."""
         return self._draws[training]
@@ -227,6 +235,8 @@ class Mapped:
     ) -> tuple[Any, Tensors]:
         """Run one of the members in turn."""
         run = functools.partial(self._one, rows, batch, knobs, wanted, noise.differentiable)
+        if self.form.seeded:
+            run = functools.partial(_seeded, int(noise.bits(PYTHON_SITE, ())) >> 32, run)
         if self.form.channels_last:
             try:
                 with hot.channels_last(), answered(noise, stacked=False) if keyed else nullcontext():
@@ -275,6 +285,12 @@ class Mapped:
         where, others = shape
         filled = [(next(waiting)[:members] if more else next(waiting)) if leaf is None else leaf[0] for leaf in others]
         return where(filled)
+
+
+def _seeded(seed: int, run: Any) -> Any:
+    """``run()`` with the generators of Python and NumPy set."""
+    with seeded(seed):
+        return run()
 
 
 def dense(tensor: Tensor) -> Tensor:

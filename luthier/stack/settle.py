@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from luthier.errors import TaskError
+from luthier.hidden import drawn_from
 from luthier.stack.layout import LANES
 from luthier.stack.mapped import Form, Mapped, Tensors
 from luthier.stack.noise import Noise
@@ -114,12 +115,18 @@ def settle(subject: Subject, *, chooses: bool = False, stack: bool = False, rule
         TaskError: If the module fails, or depends on its earlier runs.
     """
     why = "its layers decide between modules" if chooses else ""
-    loop = subject.make(Form("loop", why=why))
+    loop, before = subject.make(Form("loop", why=why)), drawn_from(torchs=False)
     expected = subject.run(loop, [1.0, 1.1])
+    if drawn_from(torchs=False) != before:
+        why = "it draws from a generator of Python or NumPy, which vmap would ask once for all members"
+        loop = subject.make(Form("loop", why=why, seeded=True))
+        expected = subject.run(loop, [1.0, 1.1])
     work = Work(small=rule > 1)
     with work:
         again = subject.run(loop, [1.0, 1.1])
     _refuse_memory(expected, again)
+    if loop.form.seeded:
+        return loop
     if work.mean > LARGE and not stack and not chooses:
         why = f"its operators take {work.mean * 1e6:.0f} µs in the mean: one call for all members saves nothing"
         return _in_turn(subject, why, expected, work, rule)

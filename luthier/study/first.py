@@ -7,6 +7,7 @@ from typing import Any
 
 from luthier.errors import LuthierError, MethodError, TaskError
 from luthier.execute import Local
+from luthier.hidden import HiddenStateError
 from luthier.optional import optional
 from luthier.seeds import Seeds
 from luthier.space import Config
@@ -47,7 +48,7 @@ def check_first(task: Task, adapter: Any, executor: Any, seed: int = 0, start: S
     for place, config in enumerate(configs[:TRIES]):
         try:
             unread = _build(task, adapter, config)
-        except (KeyboardInterrupt, MethodError):
+        except (KeyboardInterrupt, MethodError, HiddenStateError):
             raise
         except BaseException as error:  # SystemExit and MemoryError too, as in a trial
             first = first or error

@@ -37,17 +37,29 @@ def evaluate(program: Program, params: Tensors, buffers: Tensors, hyper: Tensors
     Raises:
         TaskError: If outputs cannot be joined, or not be held.
     """
-    measures = program.measures
-    by_rows = {name: measure for name, measure in measures.items() if measure.by_rows}
-    sums: dict[str, Any] = dict.fromkeys(by_rows, 0.0)
-    weights = dict.fromkeys(by_rows, 0.0)
+    try:
+        return _evaluated(program, params, buffers, hyper, split)
+    except _GraphError:  # known from now on
+        return evaluate(program, params, buffers, hyper, split)
+
+
+class _GraphError(RuntimeError):
+    """A measure takes gradients of the outputs."""
+
+
+def _evaluated(program: Program, params: Tensors, buffers: Tensors, hyper: Tensors, split: str) -> Tensors:
+    measures, graphs = program.measures, program.differentiating
+    by_rows = {name: measure for name, measure in measures.items() if measure.by_rows and name not in graphs}
+    gathered = measures.keys() - by_rows.keys() - graphs
+    sums: dict[str, Any] = dict.fromkeys(by_rows.keys() | graphs, 0.0)
+    weights = dict.fromkeys(sums, 0.0)
     outputs: list[Any] = []
     targets: list[Any] = []
     counts: list[int] = []
     held = 0
     source = program.sources[split]
     batches = source.in_order(program.batch_size)
-    if isinstance(source, InMemory) and len(source) > EVALUATED and program.mixes_rows:
+    if isinstance(source, InMemory) and len(source) > EVALUATED and (graphs or program.mixes_rows):
         batches = iter([source.batch])
     for batch in batches:
         target = parts(batch)[1]
@@ -58,7 +70,10 @@ def evaluate(program: Program, params: Tensors, buffers: Tensors, hyper: Tensors
             if weight:
                 sums[name] = sums[name] + measured(program, name, output, target, {}, hyper) * weight
                 weights[name] += weight
-        if len(by_rows) == len(measures):
+        for name in graphs:
+            value = program.network.value(name, params, buffers, hyper, batch).double()
+            sums[name], weights[name] = sums[name] + value * rows, weights[name] + rows
+        if not gathered:
             continue
         outputs.append(output)
         targets.append(target)
@@ -67,13 +82,13 @@ def evaluate(program: Program, params: Tensors, buffers: Tensors, hyper: Tensors
         if held > GATHERED:
             raise TaskError(
                 f"the outputs on the split {split!r} are larger than {GATHERED >> 20} MiB",
-                where=f"TorchTask(loss=…, metrics=…), {', '.join(sorted(measures.keys() - by_rows.keys()))}",
+                where=f"TorchTask(loss=…, metrics=…), {', '.join(sorted(gathered))}",
                 remedy="Wrap what is a mean over rows as lt.losses.Mean(function): it needs a batch at a time.",
             )
     found = {name: total / max(weights[name], 1.0) for name, total in sums.items()}
     if outputs:
         output, target = joined(outputs, counts, 1), joined(targets, counts, 0)
-        for name in measures.keys() - by_rows.keys():
+        for name in gathered:
             found[name] = measured(program, name, output, target, {**params, **buffers}, hyper)
     return {name: found[name] for name in measures}
 
@@ -102,7 +117,13 @@ def measured(program: Program, name: str, output: Any, target: Any, tensors: Ten
     """The loss or a metric of outputs, (members,) float64, which draws the same for all members and times."""
     own = {n.removeprefix(LOSS): tensor for n, tensor in tensors.items() if n.startswith(LOSS)}
     around = functools.partial(drawing, 0)
-    return program.measures[name].rows(output, target, hyper, own if name == "loss" else None, around).double()
+    try:
+        return program.measures[name].rows(output, target, hyper, own if name == "loss" else None, around).double()
+    except RuntimeError as error:
+        if "does not require grad" not in str(error) or name in program.differentiating:
+            raise
+        program.differentiating.add(name)
+        raise _GraphError(str(error)) from error
 
 
 def joined(nests: list[Any], counts: list[int], first: int) -> Any:

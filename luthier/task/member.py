@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from luthier.errors import TaskError
 from luthier.hidden import Code, alike, outside
 from luthier.nn import Choose, Dropout, Values, Width, reading
+from luthier.places import Look
 from luthier.stack.mapped import TURN
+from luthier.task.keyed import drawing
 
 LOSS = "loss:"  # before the names of a loss module's own parameters and buffers, in a state
 PRECISIONS = {None: None, "bf16": torch.bfloat16}
@@ -125,34 +128,80 @@ def refuse_gradient_hooks(model: nn.Module, what: str = "model") -> None:
             )
 
 
-def refuse_counting(member: Member, again: Member, batch: Any, hyper: Mapping[str, Tensor]) -> None:
-    """Refuse a network that computes something else when it is built again, and one that counts its calls.
-
-    Two equal calls leave equal numbers in its attributes behind, such as the last input's size, or it counts.
+def refuse_counting(member: Member, again: Member, batch: Any, hyper: Mapping[str, Tensor], begun: Look) -> bool:
+    """Refuse a network that computes something else when it is built again, and one that acts on its earlier calls.
 
     Args:
         member: Network and loss.
         again: The same, built from the same configuration.
         batch: A minibatch.
         hyper: Hyperparameters of one member.
+        begun: The loss and ``forward`` before they ran for the first time.
+
+    Returns:
+        True if something that is kept decides which code runs: vmap might not run all of it.
 
     Raises:
-        TaskError: If losses differ, or a number that is kept.
+        TaskError: If losses differ, or what is kept can reach them.
     """
 
-    def run(one: Member) -> Any:
-        with TURN, torch.random.fork_rng(devices=[]), _buffers_apart(one):
-            torch.manual_seed(0)
-            return one(batch, hyper, "loss", False).detach()
+    def run(one: Member, given: Any = batch) -> Tensor:
+        with TURN, drawing(0), _buffers_apart(one):
+            return one(given, hyper, "loss", False)
+
+    def whole() -> Any:
+        """All that a training takes from it: the loss with its gradients, new buffers, and the loss in evaluation."""
+        trained = [parameter for parameter in member.parameters() if parameter.requires_grad]
+        found = measured = None
+        with TURN, drawing(0), _buffers_apart(member):
+            loss = member(batch, hyper, "loss", False)
+            with suppress(Exception):
+                found = torch.autograd.grad(loss, trained, allow_unused=True, materialize_grads=True)
+            buffers = [buffer.clone() for buffer in member.buffers()]
+            with suppress(Exception):
+                measured = member.eval()(batch, hyper, "loss", False).detach()
+            weights = [(parameter.detach().sum(), parameter.requires_grad) for parameter in member.parameters()]
+        member.train()
+        return loss.detach(), found, buffers, weights, measured
 
     code = code_of(member)
     try:
-        first, rebuilt, before, second = run(member), run(again), outside(code.owners), run(member)
+        first, before = run(member).detach(), outside(code.owners)
+        second = run(member).detach()
+        made = _after_another(again, batch, run, begun)
+        rebuilt = run(again).detach()
     except Exception:  # it has run before, in its own way
-        return
-    code.compare(first, second, before, often=True)
+        return False
+    branches = code.compare(first, second, before, whole, lambda: run(member, half(batch)))
     if not alike(first, rebuilt):
-        raise BUILDER.error([])
+        raise code.error(made) if made else BUILDER.error([])
+    return branches
+
+
+def _after_another(member: Member, batch: Any, run: Callable[..., Any], begun: Look) -> list[str]:
+    """Make a member's first call one with other weights and inputs; the names of what it has kept of them."""
+    owners, loss = code_of(member).owners, begun.values
+    now = Look(owners)
+    for name, places in now.places.items():  # a loss has run before: it begins anew
+        if name in loss and loss[name] is None and now.values[name] is not None:
+            for place in places:
+                place.put(None)
+    fresh, kept = Look(owners), [parameter.data for parameter in member.parameters()]
+    for parameter in member.parameters():
+        parameter.data = parameter.data * 1.1
+    try:
+        run(member, pytree.tree_map_only(Tensor, lambda t: 0.9 * t if t.is_floating_point() else t, batch))
+    except Exception:  # of inputs that it was not made for
+        return []
+    finally:
+        for parameter, data in zip(member.parameters(), kept, strict=True):
+            parameter.data = data
+    return [name for name in Look(owners).found if fresh.values.get(name) is None]
+
+
+def half(batch: Any) -> Any:
+    """The first rows of a minibatch."""
+    return pytree.tree_map_only(Tensor, lambda tensor: tensor[: (len(tensor) + 1) // 2], batch)
 
 
 @contextmanager
@@ -179,10 +228,10 @@ BUILDER = Code(
 
 def code_of(member: Member) -> Code:
     """The user's code that a training step runs."""
-    forward = {} if member.plain else {"forward": member._call}
+    loss = member._measures["loss"][0] if member.loss is None else member.loss
     return Code(
         where="model or loss",
         what="a training step from the same weights, minibatch and noise",
         remedy="Register what is kept as a buffer (register_buffer) and change it in place, or compute it outside.",
-        owners={"model": member.model, "loss": member._measures["loss"][0], **forward},
+        owners={"model": member.model, "loss": loss, **({} if member.plain else {"forward": member._call})},
     )

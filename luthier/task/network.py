@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import copy
-import pickle
-import random
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils import _pytree as pytree
 
 from luthier.errors import TaskError
 from luthier.hidden import alike, moved, outside
 from luthier.optim.common import Tensors
+from luthier.places import restored
 from luthier.stack import Noise
 from luthier.stack.mapped import Form, Mapped, dense
 from luthier.stack.settle import RULE, RemembersError, Subject, failing_part, settle
+from luthier.task.keyed import drawing
 from luthier.task.member import OUTPUT, Member, code_of, own_name, path_of, read_by
 
 
@@ -85,13 +85,13 @@ class Network:
             "loss",
             member.rough,
         )
-        before = _generators()
         try:
-            self._mapped = settle(subject, chooses=bool(choices), stack=stack, rule=rule)
-        except TaskError as error:
-            if isinstance(error, RemembersError):
-                raise _remembering(subject, member) from None
-            raise _drawing(error) if before != _generators() else error  # noqa: B904
+            with drawing(0), restored(code_of(member).owners):  # vmap leaves tensors that nothing else can read
+                self._mapped = settle(subject, chooses=bool(choices), stack=stack, rule=rule)
+        except RemembersError:
+            raise _remembering(subject, member) from None
+        except TaskError:
+            raise
         except Exception as error:  # anything that a user's forward or loss may raise
             plain = Mapped(member, paths, batch, Form("loop"))
             place = failing_part(member, lambda: subject.run(plain, [1.0]))
@@ -100,17 +100,25 @@ class Network:
                 where=f"model ({type(member.model).__name__}) or loss",
                 remedy="Run loss(model(inputs), target) on a batch of the data to see the whole error.",
             ) from error
-        if before != _generators():
-            raise _drawing(None)
-        form = self._mapped.form
-        self.at_once = form.least if form.kind == "vmap" else 1  # members that run where there is one
-        self.loops = form.kind == "loop"
-        self.in_turn = self.loops or bool(choices)
         norms = [part for part in member.model.modules() if isinstance(part, _BatchNorm)]
         self.over_rows = any(norm.running_mean is None for norm in norms)  # its statistics are always the minibatch's
         homes = {type(part).__module__.partition(".")[0] for part in member.model.modules()}
-        layers = homes <= {"torch", "luthier"} and member.plain
-        self.execution = Execution("loop" if self.in_turn else "vmap", form.why, layers)
+        self._layers, self._choices = homes <= {"torch", "luthier"} and member.plain, bool(choices)
+        self._differentiates = False  # known once it has been evaluated
+        self._describe()
+
+    def turn(self, why: str) -> None:
+        """Run members in turn from now on."""
+        if not self.in_turn:
+            self._mapped = self._mapped.in_form(Form("loop", why=why))
+            self._describe()
+
+    def _describe(self) -> None:
+        form = self._mapped.form
+        self.at_once = form.least if form.kind == "vmap" else 1  # members that run where there is one
+        self.loops = form.kind == "loop"
+        self.in_turn = self.loops or self._choices
+        self.execution = Execution("loop" if self.in_turn else "vmap", form.why, self._layers)
 
     def losses(
         self, params: Tensors, buffers: Tensors, hyper: Tensors, batch: Any, noise: Noise
@@ -130,11 +138,27 @@ class Network:
 
     def outputs(self, params: Tensors, buffers: Tensors, hyper: Tensors, batch: Any) -> Any:
         """Outputs of forward in evaluation mode, (members, …)."""
-        return self._run(params, buffers, hyper, batch, _quiet(params, buffers), OUTPUT, training=False)[0]
+        return self._evaluated(params, buffers, hyper, batch, OUTPUT)
 
     def value(self, name: str, params: Tensors, buffers: Tensors, hyper: Tensors, batch: Any) -> Tensor:
         """The loss or a metric of a batch in evaluation mode, (members,)."""
-        return self._run(params, buffers, hyper, batch, _quiet(params, buffers), name, training=False)[0]
+        return self._evaluated(params, buffers, hyper, batch, name)
+
+    def _evaluated(self, params: Tensors, buffers: Tensors, hyper: Tensors, batch: Any, wanted: str) -> Any:
+        """What is wanted of a batch in evaluation mode; with a graph where forward takes gradients of its own."""
+        quiet = _quiet(params, buffers)
+        if not self._differentiates:
+            try:
+                return self._run(params, buffers, hyper, batch, quiet, wanted, training=False)[0]
+            except RuntimeError as error:
+                if torch.is_grad_enabled() or "does not require grad" not in str(error):
+                    raise
+                self._differentiates = True
+        if torch.is_grad_enabled():
+            return self._run(params, buffers, hyper, batch, quiet, wanted, training=False)[0]
+        with torch.enable_grad():
+            found = self._run(params, buffers, hyper, batch, quiet, wanted, training=False)[0]
+        return pytree.tree_map_only(Tensor, Tensor.detach, found)
 
     @property
     def draws(self) -> bool:
@@ -172,7 +196,7 @@ def _written(member: Member, tensors: Tensors, batch: Any, hyper: Tensors) -> fr
     zero = torch.zeros(1, dtype=torch.int64, device=next(iter(tensors.values())).device)
     try:
         mapped = Mapped(member, frozenset(tensors), batch, Form("loop"))
-        with torch.no_grad():
+        with torch.no_grad(), drawing(0):
             _, after = mapped(tensors, batch, hyper, Noise(zero, zero), "loss", training=True)
     except Exception:  # what it is will be found where its form is
         return frozenset()
@@ -205,20 +229,6 @@ def _copied(member: Member) -> Member:
         return copy.deepcopy(member)
     except Exception:  # a module that holds what cannot be copied, such as the result of a hook
         return member
-
-
-def _generators() -> tuple[Any, bytes]:
-    return random.getstate(), pickle.dumps(np.random.get_state())
-
-
-def _drawing(cause: Exception | None) -> TaskError:
-    error = TaskError(
-        "it draws from a generator of Python or NumPy: a member would not be the same alone and in a stack",
-        where="model or loss",
-        remedy="Draw by torch: torch.rand(()) < 0.1 instead of random.random() < 0.1.",
-    )
-    error.__cause__ = cause
-    return error
 
 
 def _quiet(params: Tensors, buffers: Tensors) -> Noise:

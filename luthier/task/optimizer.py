@@ -72,7 +72,7 @@ def optimizer_of(
     _made(given, model, named, recorder)
     reads = tuple(recorder.seen) + tuple(name for name in ("clip_norm",) if name in config)
     configs = [task.space.given(each) for each in (config, *_moved(config, task.space))]
-    make, owners = (lambda chosen: _made(given, model, named, chosen)), {"optimizer": given}
+    make, owners = (lambda chosen: _made(given, model, named, chosen)), {"made by": given}
     return Stock(make, named, configs, values, reads, task.clip_norm, owners)
 
 

@@ -21,6 +21,7 @@ from luthier.optim.adam import MISSED, Adam
 from luthier.optim.common import Tensors
 from luthier.optim.stock import Stock
 from luthier.optim.switch import Switch
+from luthier.places import Look
 from luthier.space import Choice, Float, Int
 from luthier.stack import Noise
 from luthier.stack.mapped import TURN, dense
@@ -85,9 +86,11 @@ class Program:
         self.epoch_steps = task.epoch_steps(config)
         self.traces: dict[Any, Any] = {}  # filled by luthier.stack.trace, by shape
         self.notes: list[str] = []  # of what fell back while it ran
+        self.differentiating: set[str] = set()  # measures that take gradients of the outputs
         self.measures = {"loss": stacked_loss(task.loss)} | {
             name: stacked_loss(metric, f"metric {name!r},") for name, metric in task.metrics.items()
         }
+        begun = Look({"loss": self.measures["loss"].member(task.rule), "forward": task.forward})
         self._batch = self.sources.example(rows=self.batch_size)
         if isinstance(task.loss, nn.Module):
             refuse_gradient_hooks(task.loss, "loss")
@@ -105,13 +108,14 @@ class Program:
         member = self._rebuilt(template)
         stack = self.device.type != "cpu"
         self.network = Network(member, self._trained, self._batch, hyper, stack=stack, rule=task.rule)
+        if not task.shared:
+            again = self._member(self._model(config, key=0))
+            if refuse_counting(again, member, self._batch, {n: value[0] for n, value in hyper.items()}, begun):
+                self.network.turn("it compares numbers that it keeps")
         # a step of one member is its network's loss alone
         self._bare = self.network.loops and not (task.penalty or task.augment or self._complex)
         if self.in_turn and isinstance(self.optimizer, Stock):
             self.optimizer.in_turn = True  # members may reach other parameters, and count other steps for them
-        if not task.shared:
-            again = self._member(self._model(config, key=0))
-            refuse_counting(again, member, self._batch, {name: value[0] for name, value in hyper.items()})
         self._check_readers(config)
 
     @property

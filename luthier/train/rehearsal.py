@@ -8,8 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from luthier.adapt.plain import Plain
 from luthier.errors import LuthierError, TaskError
@@ -19,6 +17,7 @@ from luthier.space import Config
 from luthier.stack import Noise
 from luthier.stack.run import planned
 from luthier.task.call import describe
+from luthier.task.member import half
 from luthier.task.reading import InMemory, Streamed
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ def _check_loss(program: Program, state: State, batch: Any) -> None:
     scaled = {name: 1.1 * param for name, param in state["params"].items()}
     runs = {
         "penalty": [lambda p=p: program.penalties(p, state["hyper"]) for p in (state["params"], scaled)],
-        "augment": [lambda f=f: program.augmented(f(batch), state["hyper"], noise) for f in (lambda b: b, _half)],
+        "augment": [lambda f=f: program.augmented(f(batch), state["hyper"], noise) for f in (lambda b: b, half)],
     }
     for name, (run, other) in runs.items():
         given = getattr(task, name)
@@ -97,11 +96,6 @@ def _check_loss(program: Program, state: State, batch: Any) -> None:
             remedy = "Let it be a function of its arguments alone: augment(inputs, hyper, noise) draws from noise."
             what = f"{name}, run on the same arguments,"
             Code(f"TorchTask({name}=…)", what, remedy, {name: given}).checked(run, other, often=True)
-
-
-def _half(batch: Any) -> Any:
-    """The first rows of a minibatch."""
-    return pytree.tree_map_only(Tensor, lambda tensor: tensor[: (len(tensor) + 1) // 2], batch)
 
 
 def _check_measures(program: Program, state: State) -> None:
@@ -112,7 +106,7 @@ def _check_measures(program: Program, state: State) -> None:
     batch = program.sources["valid"].example(rows=program.sources.size("valid"))
     measures, others = program.measures_of(state, batch), {}
     with suppress(Exception):  # a network may want all rows of a minibatch
-        others = program.measures_of(state, _half(batch))
+        others = program.measures_of(state, half(batch))
     for name, run in measures.items():
         where, given = (
             (f"metric {name!r}", program.task.metrics.get(name)) if name != "loss" else (name, program.task.loss)

@@ -50,6 +50,31 @@ def trained(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
+class Lookahead(optim.Optimizer):
+    """As users write it (Zhang et al. 2019): it steps another optimizer, and counts in its own state."""
+
+    def __init__(self, base: optim.Optimizer, every: int = 3, alpha: float = 0.5) -> None:
+        super().__init__(base.param_groups, {})
+        self.base, self.every, self.alpha = base, every, alpha
+        self.param_groups = base.param_groups
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        self.base.step()
+        for p in (p for group in self.param_groups for p in group["params"] if p.grad is not None):
+            state = self.state[p]
+            if not state:
+                state["slow"], state["step"] = p.clone(), 0
+            state["step"] += 1
+            if state["step"] % self.every == 0:
+                state["slow"].add_(p - state["slow"], alpha=self.alpha)
+                p.copy_(state["slow"])
+
+
+def looking_ahead(model: nn.Module, config: dict[str, Any]) -> optim.Optimizer:
+    return Lookahead(optim.AdamW(trained(model), lr=config["lr"], weight_decay=config["weight_decay"]))
+
+
 def by_name(kind: Any, **fixed: Any) -> Callable[[nn.Module, dict[str, Any]], optim.Optimizer]:
     """The plain loop's optimizer, with the settings of its configuration."""
     return lambda model, config: kind(trained(model), **{**config, **fixed})
@@ -106,15 +131,16 @@ OPTIMIZERS: dict[str, tuple[Any, Callable[[nn.Module, dict[str, Any]], optim.Opt
         by_name(schedulefree.AdamWScheduleFree, warmup_steps=10),
     ),
     "Prodigy": (P(prodigyopt.Prodigy, lr=1.0), by_name(prodigyopt.Prodigy, lr=1.0)),
+    "Lookahead": (looking_ahead, looking_ahead),
 }
 TOLERANCE = {
     "Muon": 0.05,  # it rounds to bfloat16 within, so that the last digit of a gradient becomes the second one
     "NAdam": 1e-5,  # torch keeps the product of its momenta in float32, luthier in float64
 }
-FAST = ("momentum", "AdamW", "RMSprop", "NAdam", "Muon", "Lion", "groups", "curved", "schedule-free", "Prodigy")
-KILLED = ("Adam", "groups", "schedule-free")
+FAST = ("momentum", "AdamW", "RMSprop", "NAdam", "Muon", "Lion", "groups", "curved", "schedule-free", "Lookahead")
+KILLED = ("Adam", "groups", "schedule-free", "Lookahead")
 RATE = lt.Float(1e-4, 0.05, log=True)
-IN_TURN = {"ASGD", "Adafactor", "Rprop", "Muon", "schedule-free", "Prodigy"}
+IN_TURN = {"ASGD", "Adafactor", "Rprop", "Muon", "schedule-free", "Prodigy", "Lookahead"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, pytest.param(torch.float32, marks=pytest.mark.slow)])
@@ -223,14 +249,32 @@ class Remembering(optim.Optimizer):
         self.sums[0].add_(float(self.kind == "tensor"))
         for p in self.param_groups[0]["params"]:
             if p.grad is not None:
-                p.sub_(p.grad + torch.randn_like(p) if self.kind == "drawing" else p.grad, alpha=0.1)
+                rate = 0.1 if self.count < 1000 else 0.01
+                p.sub_(p.grad + torch.randn_like(p) if self.kind == "drawing" else p.grad, alpha=rate)
+
+
+class Parted(optim.Optimizer):
+    """Holds an optimizer for each of its parameters."""
+
+    def __init__(self, params: Any) -> None:
+        params = list(params)
+        super().__init__(params, {"lr": 0.1})
+        self.parts = [optim.SGD([p], lr=0.1) for p in params]
+
+    def step(self, closure: Any = None) -> None:
+        for part in self.parts:
+            part.step()
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an instance": ({"optimizer": optim.SGD(Net().parameters(), lr=0.1)}, "a SGD over the parameters of one network"),
     "LBFGS": ({"optimizer": optim.LBFGS}, "LBFGS evaluates the loss several times"),
     "a closure of one's own": ({"optimizer": lambda params, config: Closure(params)}, "Closure evaluates the loss"),
-    "a counter of its own": ({"optimizer": lambda p, c: Remembering(p, "number")}, "in its attribute 'count'"),
+    "a counter of its own": ({"optimizer": lambda p, c: Remembering(p, "number")}, "'optimizer.count'"),
+    "several optimizers": (
+        {"optimizer": lambda p, c: Parted(p)},
+        "holds an optimizer with parameter groups of its own",
+    ),
     "a sum of its own": ({"optimizer": lambda p, c: Remembering(p, "tensor")}, "in its attribute 'sums'"),
     "a state of no parameter": ({"optimizer": lambda p, c: Remembering(p, "state")}, "in its state, under 'all'"),
     "a step that draws": ({"optimizer": lambda p, c: Remembering(p, "drawing")}, "draws random numbers in its step"),

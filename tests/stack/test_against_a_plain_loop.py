@@ -234,7 +234,7 @@ def test_what_a_stack_cannot_carry_is_refused_at_the_call():
 
         def __call__(self, output, target):
             self.calls += 1
-            return F.cross_entropy(output, target)
+            return F.cross_entropy(output, target) * (1.0 if self.calls < 700 else 0.5)
 
     def hooked():
         model = nn.Linear(64, 10)

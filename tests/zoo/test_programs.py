@@ -164,6 +164,41 @@ def test_a_gradient_penalty_is_the_plain_loop() -> None:
     check(one, penalised, lambda model: loss(penalised(model, X), Y))
 
 
+class Physical(nn.Module):
+    """A network beside its derivative by its input, as physics-informed ones are written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 1))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.clone().requires_grad_()
+        output = self.layers(x)
+        return output, torch.autograd.grad(output, x, torch.ones_like(output), create_graph=True)[0]
+
+
+def test_a_network_that_differentiates_itself_is_the_plain_loop() -> None:
+    def loss(o: Any, t: Tensor) -> Tensor:
+        return F.mse_loss(o[0][:, 0], t.double()) + 0.1 * o[1].square().sum(1).mean()
+
+    one = task(Physical, loss, lt.Splits((X, Y), (X, Y)))
+    check(one, lambda model, x: model(x), lambda model: loss(model(X), Y))
+
+
+def test_a_loss_that_differentiates_outputs_by_inputs_is_the_plain_loop() -> None:
+    def forward(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.detach().requires_grad_()
+        return model(x), x
+
+    def loss(o: Any, t: Tensor) -> Tensor:
+        slope = torch.autograd.grad(o[0].sum(), o[1], create_graph=True)[0]
+        return F.mse_loss(o[0][:, 0], t.double()) + 0.1 * slope.square().sum(1).mean()
+
+    net = lambda: nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 1))  # noqa: E731
+    one = task(net, loss, lt.Splits((X, Y), (X, Y)), forward=forward)
+    check(one, forward, lambda model: loss(forward(model, X), Y))
+
+
 def test_distillation_from_a_frozen_teacher_is_the_plain_loop() -> None:
     torch.manual_seed(3)
     teacher = nn.Sequential(nn.Linear(8, 12), nn.Dropout(0.5), nn.Linear(12, 2)).double().requires_grad_(False).eval()

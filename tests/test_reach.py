@@ -1,0 +1,319 @@
+"""What code keeps for the eye changes no training; what it acts on, at once or a thousand steps later, is refused."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn, optim
+from torch.nn import functional as F
+
+import luthier as lt
+
+X = torch.randn(32, 5, generator=torch.Generator().manual_seed(0))
+Y = (X.sum(1) > 0).long()
+
+
+class Net(nn.Module):
+    """A network that runs code of its own around its layers, with a place to keep things."""
+
+    def __init__(self, act: Callable[[Net, Tensor, Tensor], Any], **kept: Any) -> None:
+        super().__init__()
+        self.first, self.last, self.act = nn.Linear(5, 4), nn.Linear(4, 2), act
+        self.activation: Any = torch.tanh
+        for name, value in kept.items():
+            setattr(self, name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.activation(self.first(x))
+        found = self.act(self, x, hidden)
+        return self.last(hidden if found is None else found)
+
+
+def tuned(settings: dict[str, Any], trials: int = 2, width: int = 2) -> lt.Study:
+    usual: dict[str, Any] = {
+        "space": lt.Space(lr=lt.Float(1e-2, 1e-1)),
+        "model": lambda config: Net(lambda net, x, hidden: None),
+        "data": lt.Splits((X, Y), (X, Y)),
+        "loss": F.cross_entropy,
+        "optimizer": optim.SGD,
+        "batch_size": 8,
+    }
+    executor = lt.execute.Local(width=width)
+    return lt.tune(
+        lt.TorchTask(**{**usual, **settings}), trials=trials, epochs=2, seed=0, progress=False, executor=executor
+    )
+
+
+def of(act: Callable[[Any, Tensor, Tensor], Any], **kept: Callable[[], Any]) -> dict[str, Any]:
+    """A network with code of its own, whose keeping places are made for each."""
+    return {"model": lambda config: Net(act, **{name: make() for name, make in kept.items()})}
+
+
+def beside(act: Callable[[Any, Tensor], Any], kept: Any) -> dict[str, Any]:
+    """A loss with code of its own, which may change it by a factor, and one keeping place for all."""
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        loss = F.cross_entropy(output, target)
+        factor = act(kept, loss)
+        return loss if factor is None else loss * factor
+
+    return {"loss": loss}
+
+
+def counting(net: Any, x: Tensor, hidden: Tensor) -> None:
+    net.calls += 1
+
+
+def printing(net: Any, x: Tensor, hidden: Tensor) -> None:
+    net.step, net.total = net.step + 1, net.total + hidden.detach().mean()
+    if net.step % 3 == 0:
+        print(f"{net.step:05d} {net.total / net.step:.3f}", "%d" % net.step, hidden.mean().item())  # noqa: UP031
+
+
+def remembering(net: Any, x: Tensor, hidden: Tensor) -> None:
+    net.shape, net.last_hidden, net.began = x.shape, hidden, time.perf_counter()
+    net.history.append(hidden.detach().mean())
+
+
+def cached(net: Any, x: Tensor, hidden: Tensor) -> Tensor:
+    if net.rows != len(x):
+        net.rows, net.positions = len(x), torch.arange(len(x)).float()[:, None] / 100
+    return hidden + net.positions
+
+
+def meter(kept: dict[str, float], loss: Tensor) -> None:
+    kept["sum"] += loss.item()
+    kept["count"] += 1
+    kept["mean"] = kept["sum"] / kept["count"]
+    kept["smooth"] = 0.9 * kept["smooth"] + 0.1 * kept["mean"]
+
+
+def best(kept: dict[str, float], loss: Tensor) -> None:
+    kept["n"] += 1
+    if loss.item() < kept["best"]:
+        kept["best"], kept["at"] = loss.item(), kept["n"]
+
+
+class Run:
+    """A logger as those of trackers are."""
+
+    def __init__(self) -> None:
+        self.step, self.rows = 0, []  # type: ignore[var-annotated]
+        self.by_step, self.kinds, self.recent, self.counts = {}, set(), deque(maxlen=3), Counter({"log": 0})  # type: ignore[var-annotated]
+
+    def log(self, value: float) -> None:
+        self.rows.append((self.step, {"loss": value}))
+        self.by_step[self.step] = value
+        self.kinds.add(round(value, 1))
+        self.recent.append(value)
+        self.counts["log"] += 1
+        self.step += 1
+
+
+class Logging(optim.SGD):
+    """An optimizer that counts its steps and logs the norms of its gradients."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, lr=lr)
+        self.steps, self.norms = 0, []  # type: ignore[var-annotated]
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        self.steps += 1
+        grads = [p.grad for group in self.param_groups for p in group["params"]]
+        self.norms.append(float(torch.stack([grad.norm() for grad in grads]).norm()))
+        super().step()
+
+
+HARMLESS: dict[str, Callable[[], dict[str, Any]]] = {
+    "a count of calls": lambda: of(counting, calls=int),
+    "printing each third step": lambda: of(printing, step=int, total=float),
+    "a shape, a tensor, the clock and a history": lambda: of(remembering, history=list),
+    "positions for each batch size": lambda: of(cached, rows=int),
+    "a meter of the loss": lambda: beside(meter, {"sum": 0.0, "count": 0, "mean": 0.0, "smooth": 1.0}),
+    "the best loss so far": lambda: beside(best, {"n": 0, "best": 9.0, "at": 0}),
+    "a log of the loss": lambda: beside(lambda run, loss: run.log(loss.item()), Run()),
+    "a log of gradient norms": lambda: {"optimizer": Logging},
+}
+
+
+@pytest.mark.parametrize("case", HARMLESS)
+def test_what_is_kept_for_the_eye_changes_no_number(case: str) -> None:
+    def losses(settings: dict[str, Any], width: int) -> list[float]:
+        return [trial.metrics["loss"] for trial in tuned(settings, trials=3, width=width).trials]
+
+    found = losses(HARMLESS[case](), 3)
+    assert found == losses(HARMLESS[case](), 1)
+    if case != "positions for each batch size":
+        assert found == pytest.approx(losses({}, 3), rel=1e-6)
+
+
+def doubled(condition: Callable[[Any], Any], change: Callable[[Any], Any]) -> Callable[[Any, Tensor, Tensor], Any]:
+    """Code that doubles its hidden numbers from some time on."""
+
+    def act(net: Any, x: Tensor, hidden: Tensor) -> Tensor:
+        change(net)
+        return 2 * hidden if condition(net) else hidden
+
+    return act
+
+
+def count(net: Any) -> None:
+    net.kept += 1
+
+
+def nested() -> dict[str, Any]:
+    """A network that counts nine modules deep."""
+
+    def model(config: Any) -> nn.Module:
+        found: nn.Module = Net(doubled(lambda net: net.kept > 500, count), kept=0)
+        for _ in range(9):
+            found = nn.Sequential(found)
+        return found
+
+    return {"model": model}
+
+
+def appended(kept: Any, loss: Tensor) -> float:
+    kept.append(loss.item())
+    return 2.0 if len(kept) > 500 else 1.0
+
+
+def added(kept: Any, loss: Tensor) -> float:
+    kept.add(loss.item())
+    return 2.0 if len(kept) > 500 else 1.0
+
+
+def counted(kept: Any, loss: Tensor) -> float:
+    kept[0] += 1
+    return 2.0 if kept[0] > 500 else 1.0
+
+
+def compared(kept: Any, loss: Tensor) -> float:
+    worse, kept["last"] = loss.item() > kept["last"], loss.item()
+    return 0.5 if worse else 1.0
+
+
+def relative(kept: Any, loss: Tensor) -> float:
+    if kept["first"] is None:
+        kept["first"] = loss.item()
+    return 1 / kept["first"]
+
+
+def halved_next(net: Any, x: Tensor, hidden: Tensor) -> Tensor:
+    found = hidden * net.scale
+    net.step += 1
+    if net.step > 500:
+        net.scale = 0.5
+    return found
+
+
+def other_activation(net: Any, x: Tensor, hidden: Tensor) -> None:
+    net.step += 1
+    if net.step == 500:
+        net.activation = torch.relu
+
+
+def centred(net: Any, x: Tensor, hidden: Tensor) -> Tensor:
+    if net.mean is None:
+        net.mean = hidden.detach().mean(0)
+    return hidden - net.mean
+
+
+class Reversed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, alpha: Any) -> Tensor:
+        ctx.alpha = alpha
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+        return -ctx.alpha * gradient, None
+
+
+def reversing(net: Any, x: Tensor, hidden: Tensor) -> Tensor:
+    net.kept += 1
+    return Reversed.apply(hidden, net.kept / 500)  # type: ignore[return-value]
+
+
+class Waning(optim.SGD):
+    """An optimizer whose own count of steps ends it."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, lr=lr)
+        self.steps = 0
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        self.steps += 1
+        if self.steps < 500:
+            super().step()
+
+
+ACTS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
+    "a branch later": (lambda: of(doubled(lambda net: net.kept > 500, count), kept=int), "model.kept"),
+    "a branch later, deep inside": (nested, ".kept"),
+    "each seventh call": (lambda: of(doubled(lambda net: net.kept % 7 == 0, count), kept=int), "model.kept"),
+    "a tensor that counts": (
+        lambda: of(doubled(lambda net: bool(net.kept > 500), count), kept=lambda: torch.zeros(())),
+        "model.kept",
+    ),
+    "a string that grows": (
+        lambda: of(
+            doubled(lambda net: len(net.kept) > 500, lambda net: setattr(net, "kept", net.kept + "x")), kept=str
+        ),
+        "model.kept",
+    ),
+    "a list's length": (lambda: beside(appended, []), "'kept'"),
+    "a set's length": (lambda: beside(added, set()), "'kept'"),
+    "an array": (lambda: beside(counted, np.zeros(1)), "'kept'"),
+    "one of fifty": (lambda: beside(counted, dict.fromkeys(range(50), 0)), "kept[0]"),
+    "the loss before": (lambda: beside(compared, {"last": 9.0}), ""),
+    "the first loss": (lambda: beside(relative, {"first": None}), "kept['first']"),
+    "the first rows": (lambda: of(centred, mean=lambda: None), "model.mean"),
+    "a factor of the next step": (lambda: of(halved_next, step=int, scale=lambda: 1.0), "model.s"),
+    "another function": (lambda: of(other_activation, step=int), "model.step"),
+    "a gradient": (lambda: of(reversing, kept=int), "model.kept"),
+    "an optimizer": (lambda: {"optimizer": Waning}, "optimizer.steps"),
+}
+
+
+@pytest.mark.parametrize("case", ACTS)
+def test_what_code_acts_on_is_refused_at_the_call(case: str) -> None:
+    make, name = ACTS[case]
+    with pytest.raises(lt.errors.TaskError) as caught:
+        tuned(make())
+    assert name in caught.value.what and caught.value.remedy
+    assert getattr(caught.value, "study", None) is None, "before any trial"
+
+
+def dropping(net: Any, x: Tensor, hidden: Tensor) -> Tensor:
+    if net.training:
+        first, second = random.random(), float(np.random.rand())
+        drawn.append((first, second))
+        return hidden * 2 if first < 0.5 else F.dropout(hidden, 0.2) * second
+    return hidden
+
+
+drawn: list[tuple[float, float]] = []
+
+
+def test_draws_of_python_and_numpy_are_each_members_own(tmp_path: Any) -> None:
+    def losses(width: int) -> list[float]:
+        drawn.clear()
+        return [trial.metrics["loss"] for trial in tuned(of(dropping), trials=3, width=width).trials]
+
+    before = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[union-attr]
+    found = losses(3)
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # type: ignore[union-attr]
+    steps = drawn[-24:]  # three members, eight steps
+    assert len(set(steps)) == 24, "new for each member and step"
+    assert found == losses(1) == losses(3)
+    numbers = np.array(list(itertools.chain(*steps)))
+    assert 0.3 < numbers.mean() < 0.7
