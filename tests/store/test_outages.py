@@ -326,3 +326,30 @@ def test_an_owner_that_was_forgotten_goes_on_as_another(tmp_path: Path) -> None:
         assert study.record([ok(0)]) == [0]
         assert study.claim(9) == jobs(1, 2), "nobody held it"
         assert study.append([Job(2, {})], synced(study))
+
+
+@pytest.mark.server
+def test_who_finds_the_study_locked_is_served_by_the_next_who_proposes(postgres_url: str, tmp_path: Path) -> None:
+    def never(first: int, count: int) -> list[Job]:
+        raise AssertionError("another proposes for it")
+
+    with open_store(postgres_url, checkpoints=tmp_path) as store, open_store(postgres_url, checkpoints=tmp_path) as far:
+        one = new_study(store)
+        one.append(jobs(0, 2), fresh())
+        two = far.attach("study", "two")
+        one.release([1])
+        assert two.claim(1) == jobs(1, 2)
+        history, others = synced(one), synced(two)
+        asked: list[tuple[int, int]] = []
+
+        def propose(first: int, count: int) -> list[Job]:
+            asked.append((first, count))
+            if len(asked) == 1:  # the study's row is held now
+                done = two.exchange([ok(1)], room=3, propose=never, history=others)
+                assert done.accepted == [1] and not done.jobs and done.busy
+            return jobs(first, first + count)
+
+        assert one.exchange([ok(0)], room=1, propose=propose, history=history).jobs == jobs(2, 3)
+        assert one.exchange([ok(2)], room=2, propose=propose, history=history).jobs == jobs(3, 5)
+        assert asked == [(2, 1), (3, 5)], "for itself, and for who waits"
+        assert two.exchange(room=3, propose=never, history=others).jobs == jobs(5, 8)
