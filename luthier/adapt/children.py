@@ -40,7 +40,7 @@ class Verdict(NamedTuple):
     losses: Tensor
 
 
-class Problem(NamedTuple):
+class ChildTraining(NamedTuple):
     """A child about to train.
 
     Args:
@@ -90,7 +90,7 @@ def members_of(task: Program, hyper: Mapping[str, Tensor]) -> set[str]:
 
 
 def judge(
-    problem: Problem, response: Response, settings: Mapping[str, Any], trains: bool = True
+    problem: ChildTraining, response: Response, settings: Mapping[str, Any], trains: bool = True
 ) -> tuple[State, Verdict]:
     """Train a child, and judge it.
 
@@ -132,7 +132,7 @@ def judge(
     return detached, Verdict(-loss, -change, slopes, losses)
 
 
-def family_of(problem: Problem) -> SGD | Adam:
+def family_of(problem: ChildTraining) -> SGD | Adam:
     """The optimizer that this child has decided for."""
     switch = problem.task.optimizer
     assert isinstance(switch, Switch), "where weights are shared, all families have slots"
@@ -140,7 +140,7 @@ def family_of(problem: Problem) -> SGD | Adam:
     return families[int(problem.state["hyper"][switch.name][0])] if len(families) > 1 else families[0]
 
 
-def _train(problem: Problem, names: Sequence[str]) -> tuple[State, Tensor, Tensors]:
+def _train(problem: ChildTraining, names: Sequence[str]) -> tuple[State, Tensor, Tensors]:
     """The steps of the child, gradients taken as constants; and leaves by which the weights can be differentiated."""
     reads = family_of(problem).reads
     leaves = {name: problem.floats[name].detach().clone().requires_grad_() for name in names if name in reads}
@@ -153,7 +153,7 @@ def _train(problem: Problem, names: Sequence[str]) -> tuple[State, Tensor, Tenso
     return state, torch.stack(losses), leaves
 
 
-def ruined(problem: Problem, after: State, losses: Tensor, guard: float) -> bool:
+def ruined(problem: ChildTraining, after: State, losses: Tensor, guard: float) -> bool:
     """True if the child's steps raised its first minibatch's loss by more than ``guard``, or to infinity or NaN."""
     state = problem.state
     noise = Noise(state["key"], state["t"])
@@ -162,7 +162,7 @@ def ruined(problem: Problem, after: State, losses: Tensor, guard: float) -> bool
     return not bool(losses.isfinite().all() & (again <= losses[0] + guard).all())
 
 
-def _validation(problem: Problem, gradient: bool) -> tuple[Tensor, Tensors]:
+def _validation(problem: ChildTraining, gradient: bool) -> tuple[Tensor, Tensors]:
     """The validation loss at the weights as they are, (), and its gradient by them."""
     state = problem.state
     with torch.set_grad_enabled(gradient):
@@ -174,7 +174,7 @@ def _validation(problem: Problem, gradient: bool) -> tuple[Tensor, Tensors]:
     return loss.detach(), dict(zip(params, found, strict=True))
 
 
-def _unrolled(problem: Problem) -> tuple[State, Verdict]:
+def _unrolled(problem: ChildTraining) -> tuple[State, Verdict]:
     """Judge by the child's training itself, gone back through where real numbers were decided."""
     loss, _ = _validation(problem, gradient=False)
     if not problem.floats:
@@ -196,7 +196,7 @@ def _unrolled(problem: Problem) -> tuple[State, Verdict]:
     return pytree.tree_map(lambda t: t.detach(), after), Verdict(-loss, loss - found.valid_loss[0], slopes, losses)
 
 
-def _implicit(problem: Problem, settings: Mapping[str, Any]) -> tuple[Tensors, Tensor]:
+def _implicit(problem: ChildTraining, settings: Mapping[str, Any]) -> tuple[Tensors, Tensor]:
     """Slopes by what enters the training loss, and the change of the validation loss on the way to its minimum.
 
     The way to the minimum, -(H + δI)⁻¹ g, is the response to a hyperparameter s that adds s g·w to the training loss.
@@ -224,7 +224,7 @@ def _implicit(problem: Problem, settings: Mapping[str, Any]) -> tuple[Tensors, T
     return {name: -found.total[name] for name in floats}, found.response[MINIMUM][0]
 
 
-def _inner_slopes(problem: Problem, names: Sequence[str]) -> Tensors:
+def _inner_slopes(problem: ChildTraining, names: Sequence[str]) -> Tensors:
     """Slopes by what enters the training loss alone, the Hessian taken for the identity over the learning rate."""
     if not names:
         return {}
@@ -238,7 +238,9 @@ def _inner_slopes(problem: Problem, names: Sequence[str]) -> Tensors:
     return {name: -total for name, total in found.total.items()}
 
 
-def _inner_problem(problem: Problem, inner: InnerTraining, floats: Tensors, batches: list[Any]) -> response.Problem:
+def _inner_problem(
+    problem: ChildTraining, inner: InnerTraining, floats: Tensors, batches: list[Any]
+) -> response.Problem:
     """Return the child's training as ``luthier.response`` takes it."""
     train_loss, params = _connected(inner.train_loss), problem.state["params"]
     return response.Problem(train_loss, inner.valid_loss, params, floats, batches, problem.valid, traced=True)

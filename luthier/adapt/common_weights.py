@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch.utils import _pytree as pytree
 
-from luthier.adapt.children import Problem, Verdict, part_of, put_back
+from luthier.adapt.children import ChildTraining, Verdict, part_of, put_back
 from luthier.optim import SGD, Adam
 from luthier.optim.switch import alone
 from luthier.task.program import Program, State
@@ -41,7 +41,7 @@ class CommonWeights(NamedTuple):
         slots = self.task.optimizer.init(state["params"], {})
         return {**state, "own": {**state["own"], SLOTS: slots}}
 
-    def train(self, state: State, problem: Problem, verdict: Verdict) -> tuple[Problem, State, Verdict]:
+    def train(self, state: State, problem: ChildTraining, verdict: Verdict) -> tuple[ChildTraining, State, Verdict]:
         """Train the child's part of the shared weights on the minibatches on which the child was judged.
 
         Returns:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from luthier.adapt.children import Problem, Response, Verdict, judge, part_of, put_back, ruined
+from luthier.adapt.children import ChildTraining, Response, Verdict, judge, part_of, put_back, ruined
 from luthier.adapt.common_weights import CommonWeights
 from luthier.adapt.controller import SITE, decided, defaults, finite, hyper_of, norm_of, policy_of, row, sample, shown
 from luthier.adapt.draw import Draw
@@ -181,7 +181,7 @@ class Enas:
             hyper = hyper_of(task, policy, state, config)
             floats = {name: hyper[name] for name in values if name in hyper} if self._pathwise else {}
             mine = batches[i * self.steps : (i + 1) * self.steps]
-            problem = Problem(task, part_of(task, state, hyper), floats, mine, valid)
+            problem = ChildTraining(task, part_of(task, state, hyper), floats, mine, valid)
             after, verdict = judge(problem, self.response, self._settings, trains=common is None)
             if common is not None:
                 problem, after, verdict = common.train(state, problem, verdict)

@@ -61,7 +61,7 @@ class Order:
             epoch, first = epoch + 1, 0
 
 
-class Guard:
+class OwnGenerators:
     """The global generators of a stream: set back to its own within, and to what they were after it."""
 
     def __init__(self) -> None:

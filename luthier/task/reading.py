@@ -20,7 +20,7 @@ from luthier.hidden import alike
 from luthier.seeds import Seeds
 from luthier.split import Split
 from luthier.task.call import describe
-from luthier.task.keyed import Guard, KeyedRows, Order, places_of, sampled, seed_all, shuffles
+from luthier.task.keyed import KeyedRows, Order, OwnGenerators, places_of, sampled, seed_all, shuffles
 
 EVALUATED = 1000  # rows in memory that are measured at once
 WIDE = 256  # bytes of a row from which on gathering costs less than a shuffled copy of all
@@ -114,7 +114,7 @@ def _read_on(
         convert: Puts it where it is trained.
         steps: Minibatches after which each pass ends; 0 is one pass for all epochs.
     """
-    following, guard = -1, Guard()
+    following, guard = -1, OwnGenerators()
     iterator: Iterator[Any] = iter(())
 
     def at(number: int) -> Any:
@@ -224,7 +224,7 @@ class MapStyle:
 
     def in_order(self, size: int) -> Iterator[Any]:
         """The order of the loader's sampler, or of the rows where that would shuffle."""
-        guard = Guard()
+        guard = OwnGenerators()
         with guard:
             places = [places_of(0, position, each) for position, each in enumerate(self._evaluated(size))]
             batches = self._read(places, KeyedRows(self._dataset, Seeds(0), "evaluate"), self._workers)
@@ -239,7 +239,7 @@ class MapStyle:
         """
         found = []
         for _ in range(2):
-            with Guard():
+            with OwnGenerators():
                 chosen = 0 if self._unbatched else list(range(min(rows, len(self._dataset))))
                 samples = KeyedRows(self._dataset, Seeds(0), "example")
                 try:
@@ -345,7 +345,7 @@ class Streamed:
 
     def in_order(self, size: int) -> Iterator[Any]:
         """One pass."""
-        guard = Guard()
+        guard = OwnGenerators()
         with guard:
             batches = self._read(max(64, size), 0)
         for batch in guard.each(batches):
@@ -353,7 +353,7 @@ class Streamed:
 
     def example(self, rows: int) -> Any:
         """The first minibatch."""
-        with Guard():
+        with OwnGenerators():
             return self._convert(plain(self._next(self._read(rows, 0))))
 
     def _read(self, size: int, seed: int) -> Iterator[Any]:

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import luthier as lt
-from luthier.adapt.children import Problem, judge, part_of, put_back
+from luthier.adapt.children import ChildTraining, judge, part_of, put_back
 from luthier.adapt.controller import policy_of
 from luthier.adapt.enas import Enas
 from luthier.data import Split, Splits
@@ -75,7 +75,7 @@ def double():
 def judged(double, response="unrolled", config=CHILD, floats=("lr", "momentum", "weight_decay"), **settings):
     program, state, batches, valid = double
     hyper = program.hyper(config)
-    problem = Problem(program, part_of(program, state, hyper), {n: hyper[n] for n in floats}, batches, valid)
+    problem = ChildTraining(program, part_of(program, state, hyper), {n: hyper[n] for n in floats}, batches, valid)
     return judge(problem, response, settings)
 
 
@@ -152,7 +152,9 @@ def test_implicit_of_a_quadratic_is_the_newton_step():
     state = Enas().init(program, config, 0)
     train, valid = (Batches(program, split, Seeds(0)).at(0) for split in ("train", "valid"))
     hyper, damping = program.hyper(config), 0.05
-    problem = Problem(program, part_of(program, state, hyper), {"weight_decay": hyper["weight_decay"]}, [train], valid)
+    problem = ChildTraining(
+        program, part_of(program, state, hyper), {"weight_decay": hyper["weight_decay"]}, [train], valid
+    )
     _, found = judge(problem, "implicit", {"iterations": 20, "damping": damping})
 
     (w,) = (p[0, 0] for p in problem.state["params"].values())
@@ -181,7 +183,9 @@ def test_what_is_not_in_a_child_stands_still(response):
     program, state, _ = started(adapter)
     hyper = program.hyper(CHILD)
     batches = Batches(program, "train", Seeds(1))
-    problem = Problem(program, part_of(program, state, hyper), {}, [batches.at(i) for i in range(3)], batches.at(9))
+    problem = ChildTraining(
+        program, part_of(program, state, hyper), {}, [batches.at(i) for i in range(3)], batches.at(9)
+    )
     after = put_back(state, judge(problem, response, {"iterations": 2} if response == "implicit" else {})[0])
     inside = {n for n in state["params"] if n.startswith(("1.", "4.options.1"))}
     assert inside == set(problem.state["params"])
@@ -226,7 +230,7 @@ def test_shared_weights_train_as_under_torch():
         program.hyper(CHILD),
         data(0)[0],
     )
-    problem = Problem(program, part_of(program, state, hyper), {}, batches[:4], data(0)[1])
+    problem = ChildTraining(program, part_of(program, state, hyper), {}, batches[:4], data(0)[1])
     _, after, _ = common.train(state, problem, judge(problem, "none", {}, trains=False)[1])  # type: ignore[union-attr]
     model = network({})
     plain = nn.Sequential(*model[:2], nn.Tanh(), *model[4].options[1]).double()  # type: ignore[union-attr,index]
