@@ -201,7 +201,7 @@ class Hypernet:
         return self.mode == "local" and self.scale > 0 and self.entropy is not None
 
     def _continued(self, task: Program, state: State, changed: Mapping[str, Any]) -> dict[str, Any]:
-        """What the parent's state has of this adapter's, at the values that were changed."""
+        """This adapter's part of the parent's state, at the values that were changed."""
         own, domains = own_of(state), domains_of(task, state)
         fresh = draws.apart(domains, draws.free(domains, state["hyper"]))
         own = {**own, "free": {name: fresh[name] if name in changed else old for name, old in own["free"].items()}}

@@ -34,7 +34,7 @@ def move(
         task: The step that is trained.
         state: The stack.
         valid: A minibatch of the validation split.
-        gone: How far the weights have gone since the last move, where the learning rate moves.
+        gone: Distance that the weights have gone since the last move, where the learning rate moves.
     """
     domains, own = domains_of(task, state), own_of(state)
     place = place_of(domains, state)

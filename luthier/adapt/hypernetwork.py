@@ -36,7 +36,7 @@ def smooth(own: dict[str, Any]) -> Tensors:
 
 
 def averaged(net: Hypernet, own: dict[str, Any], response: Tensors) -> dict[str, Any]:
-    """What is the adapter's, with the running mean moved on."""
+    """The adapter's own part, with the running mean moved on."""
     means = {name: torch.lerp(mean, response[name], 1 - net.smoothing) for name, mean in smooth(own).items()}
     return {**own, "smooth": means}
 

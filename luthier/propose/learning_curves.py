@@ -101,8 +101,8 @@ def followed(history: History, key: Hashable, budget: Budget, rungs: Rungs, refi
     Args:
         history: The study so far.
         key: Names the method with its settings: the memory under it is kept between calls.
-        budget: What a whole training is.
-        rungs: Where trainings are laid aside or stopped.
+        budget: Length of a whole training.
+        rungs: Places at which trainings are laid aside or stopped.
         refit: Called after each report and result; gives the model new parameters where it is time.
     """
     objective = next(iter(history.objectives))

@@ -69,7 +69,7 @@ def stretched(lease: float, attempts: Iterable[int]) -> float:
 
     Args:
         lease: Seconds of the first.
-        attempts: How often each of its jobs was begun.
+        attempts: Number of times that each of its jobs was begun.
     """
     return lease * 4 ** (min(3, max(attempts, default=1)) - 1)
 

@@ -11,7 +11,7 @@ from luthier.store.counts import stretched
 
 @dataclass
 class Holdings:
-    """What an owner holds.
+    """Jobs in the hand of an owner.
 
     Args:
         attempts: For each job that it holds, how often it was begun.
@@ -26,7 +26,7 @@ class Holdings:
     freed: list[str] = field(default_factory=list)
 
     def copy(self) -> Holdings:
-        """What :meth:`restore` takes."""
+        """A copy that :meth:`restore` takes."""
         return replace(self, attempts=dict(self.attempts), partials=dict(self.partials), freed=list(self.freed))
 
     def restore(self, before: Holdings) -> None:

@@ -54,7 +54,7 @@ class ByHand:
         """Enqueue a configuration; its place, or None where the method has started it by itself.
 
         Raises:
-            ConfigError, StudyError, MethodError: As for :meth:`luthier.Study.enqueue`.
+            ConfigError, StudyError, MethodError: See :meth:`luthier.Study.enqueue`.
         """
         ledger = self._ledger
         refuse_fixed(ledger.proposer, config, "enqueue")

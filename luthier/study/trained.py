@@ -1,4 +1,4 @@
-"""What a study's trainings have left: the job that is meant, the task that it was, its network or its state."""
+"""Results of a study's trainings, to be loaded: the job that is meant, its task, its network or its state."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ FRESH = -1.0  # the curve of a configuration that has none
 
 
 class CurveModel(NamedTuple):
-    """What a model of all curves is made of.
+    """Parts of a model of all curves.
 
     Args:
         history: The study so far.
