@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
@@ -63,7 +62,8 @@ class Memory:
     theta: np.ndarray | None = None
 
 
-class Rungs(NamedTuple):
+@dataclass(frozen=True)
+class Rungs:
     """The parts of a whole training at which trials are laid aside.
 
     Args:
