@@ -1,11 +1,14 @@
-"""Names of a package that are imported when they are first used."""
+"""Imports that wait until they are needed: names of a package at their first use, and packages that may be missing."""
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
+
+from luthier.errors import LuthierError, StudyError
 
 
 def lazy(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
@@ -31,3 +34,25 @@ def lazy(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], Any],
         return sorted({*vars(sys.modules[package]), *places})
 
     return __getattr__, __dir__
+
+
+@contextmanager
+def optional_import(
+    package: str, where: str, error: type[LuthierError] = StudyError, instead: str = "."
+) -> Iterator[None]:
+    """Inside, a package is imported that need not be installed.
+
+    Args:
+        package: Its name, which in small letters is that of the extra that brings it.
+        where: The place that an error names.
+        error: Its class.
+        instead: End of the remedy, after the command that installs the package.
+
+    Raises:
+        LuthierError: If it cannot be imported.
+    """
+    try:
+        yield
+    except ImportError as cause:
+        remedy = f"Install it: pip install 'luthier[{package.lower()}]'{instead}"
+        raise error(f"{package} cannot be imported ({cause})", where=where, remedy=remedy) from cause

@@ -21,18 +21,15 @@ from luthier.execute.desk import Desk, Hand, opened, refuse_second, sent, width_
 from luthier.execute.parcel import Parcel, pack, unpack
 from luthier.execute.worker import Ended, Idle, Reports, Train
 from luthier.jobs import Job, Lost, Partial, Report, Result
+from luthier.lazy import optional_import
 from luthier.task import is_torch
 from luthier.task.call import describe
 from luthier.train import Ask, Work, run
 from luthier.train.halt import Guard, guard
 
-try:
+with optional_import("ray", "lt.execute.Ray", ExecutionError):
     import ray
     from ray.exceptions import ActorUnavailableError, RayActorError
-except ImportError as error:
-    raise ExecutionError(
-        f"ray cannot be imported ({error})", where="lt.execute.Ray", remedy="Install it: pip install 'luthier[ray]'."
-    ) from error
 
 _LOOK = 0.5  # seconds between looks at the machines of the cluster
 _DOUBT = 60.0  # seconds after which a seat that cannot be reached is given up

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
-from luthier.errors import StudyError
 from luthier.follow.background import Background
 from luthier.follow.log import Log, LoggedTrial
+from luthier.lazy import optional_import
 from luthier.text import plain, without_secrets
 
 BATCH = 1000  # numbers that MLflow takes at once
@@ -47,12 +47,9 @@ class _MLflow(Log):
         mark = hashlib.blake2b(f"{uri} {experiment}".encode(), digest_size=8).hexdigest()
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         super().__init__(cache / "luthier" / "follow" / mark)
-        try:
+        with optional_import("mlflow", "MLflow"):
             from mlflow import MlflowClient
             from mlflow.entities import Metric, Param
-        except ImportError as error:
-            remedy = "Install it: pip install 'luthier[mlflow]'."
-            raise StudyError(f"mlflow cannot be imported ({error})", where="MLflow", remedy=remedy) from error
         self._uri, self._experiment, self._kind, self._param = uri, experiment, Metric, Param
         self._make_client: Any = MlflowClient
         self._client: Any = None

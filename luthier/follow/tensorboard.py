@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, final
 
-from luthier.errors import StudyError
 from luthier.follow.background import Background
 from luthier.follow.log import Log, LoggedTrial, cut, folder_name
+from luthier.lazy import optional_import
 
 OPEN = 64  # files that are open at once
 
@@ -42,13 +42,10 @@ def tensorboard(folder: str | Path = "runs") -> Background:
 class _TensorBoard(Log):
     def __init__(self, folder: str | Path) -> None:
         super().__init__(folder)
-        try:
+        with optional_import("tensorboard", "TensorBoard"):
             from tensorboard.compat.proto import event_pb2, summary_pb2
             from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
             from tensorboard.summary.writer.record_writer import RecordWriter
-        except ImportError as error:
-            remedy = "Install it: pip install 'luthier[tensorboard]'."
-            raise StudyError(f"tensorboard cannot be imported ({error})", where="TensorBoard", remedy=remedy) from error
         events: Any = event_pb2  # their classes are made when they are imported
         summaries: Any = summary_pb2
         self._event, self._summary, self._record = events.Event, summaries.Summary, RecordWriter

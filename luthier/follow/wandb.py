@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, final
 
-from luthier.errors import StudyError
 from luthier.follow.background import Background
 from luthier.follow.log import Log, LoggedTrial
+from luthier.lazy import optional_import
 from luthier.text import plain
 
 
@@ -45,11 +45,8 @@ def wandb(
 class _WandB(Log):
     def __init__(self, project: str, folder: str | Path, mode: Any, entity: str | None) -> None:
         super().__init__(folder)
-        try:
+        with optional_import("wandb", "WandB"):
             import wandb
-        except ImportError as error:
-            remedy = "Install it: pip install 'luthier[wandb]'."
-            raise StudyError(f"wandb cannot be imported ({error})", where="WandB", remedy=remedy) from error
         self._wandb, self._project, self._mode, self._entity = wandb, project, mode, entity
         self._waiting: dict[str, list[Any]] = {}  # a trial's number as text: [step, values], in order
 

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
+import torch
 
 from luthier.errors import MethodError
 from luthier.jobs import OK, PRUNED, Event, History, Job, Result
+from luthier.lazy import optional_import
 from luthier.pareto import best_first, non_dominated
 from luthier.propose.gaussian_process.search import maximise
 from luthier.propose.gaussian_process.sequential import one_by_one, running, upcoming
@@ -25,23 +27,15 @@ from luthier.propose.threads import one_thread, one_torch_thread
 from luthier.seeds import Seeds
 from luthier.space.encoder import Encoding, Points, encoding_of
 
-try:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of what they use of torch
-        from botorch.acquisition.multi_objective import qNoisyExpectedHypervolumeImprovement
-        from botorch.exceptions import ModelFittingError
-        from botorch.fit import fit_gpytorch_mll
-        from botorch.models import ModelListGP, SingleTaskGP
-        from botorch.sampling import SobolQMCNormalSampler
-        from gpytorch.mlls import ExactMarginalLogLikelihood
-except ImportError as error:
-    raise MethodError(
-        f"BoTorch cannot be imported ({error})",
-        where="method gp with several objectives",
-        remedy="Install it: pip install 'luthier[botorch]'; or use genetic, which needs nothing, or nsga2.",
-    ) from error
-
-import torch
+_INSTEAD = "; or use genetic, which needs nothing, or nsga2."
+with optional_import("BoTorch", "method gp with several objectives", MethodError, _INSTEAD), warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # of what they use of torch
+    from botorch.acquisition.multi_objective import qNoisyExpectedHypervolumeImprovement
+    from botorch.exceptions import ModelFittingError
+    from botorch.fit import fit_gpytorch_mll
+    from botorch.models import ModelListGP, SingleTaskGP
+    from botorch.sampling import SobolQMCNormalSampler
+    from gpytorch.mlls import ExactMarginalLogLikelihood
 
 WIDEST = 128  # columns of a space
 SAMPLES = 64  # of the posterior, over which the improvement is averaged

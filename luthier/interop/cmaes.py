@@ -12,19 +12,14 @@ import numpy as np
 from luthier.checks import maybe, require, whole
 from luthier.errors import MethodError
 from luthier.jobs import Budget, Event, History, Job, Result
+from luthier.lazy import optional_import
 from luthier.propose.door import REPLACED
 from luthier.propose.gaussian_process.sequential import upcoming
 from luthier.seeds import Seeds
 from luthier.space import Config, Space
 
-try:
+with optional_import("cmaes", "method cmaes", MethodError):
     from cmaes import CMA, get_warm_start_mgd
-except ImportError as error:
-    raise MethodError(
-        f"the package cmaes cannot be imported ({error})",
-        where="method cmaes",
-        remedy="Install it: pip install 'luthier[cmaes]'.",
-    ) from error
 
 START = 1 / 6  # of the unit cube: the deviation at first, so that three of them reach its faces
 TAG = "cmaes"

@@ -6,16 +6,11 @@ from typing import Any, Literal, final
 
 from luthier.errors import TaskError
 from luthier.interop.reporting import reported
+from luthier.lazy import optional_import
 from luthier.task import Trial
 
-try:
+with optional_import("Lightning", "luthier.interop.lightning", TaskError):
     from lightning.pytorch import Callback, LightningModule, Trainer
-except ImportError as error:
-    raise TaskError(
-        f"Lightning cannot be imported ({error})",
-        where="luthier.interop.lightning",
-        remedy="Install it: pip install 'luthier[lightning]'.",
-    ) from error
 
 __all__ = ["Report"]
 

@@ -6,16 +6,11 @@ from typing import Any, Literal, final
 
 from luthier.errors import TaskError
 from luthier.interop.reporting import reported
+from luthier.lazy import optional_import
 from luthier.task import Trial
 
-try:
+with optional_import("transformers", "luthier.interop.transformers", TaskError):
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-except ImportError as error:
-    raise TaskError(
-        f"transformers cannot be imported ({error})",
-        where="luthier.interop.transformers",
-        remedy="Install it: pip install 'luthier[transformers]'.",
-    ) from error
 
 __all__ = ["Report"]
 

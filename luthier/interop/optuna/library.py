@@ -9,15 +9,10 @@ import warnings
 from collections.abc import Iterator
 
 from luthier.errors import MethodError
+from luthier.lazy import optional_import
 
-try:
+with optional_import("Optuna", "luthier.interop.optuna", MethodError):
     import optuna
-except ImportError as error:
-    raise MethodError(
-        f"Optuna cannot be imported ({error})",
-        where="luthier.interop.optuna",
-        remedy="Install it: pip install 'luthier[optuna]'.",
-    ) from error
 
 __all__ = ["optuna", "quiet"]
 
