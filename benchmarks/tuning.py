@@ -131,7 +131,7 @@ def theirs(peer: str, pairs: list[tuple[str, int]], trials: int, python: str) ->
 def split_part(arguments: argparse.Namespace, problems: Any) -> None:
     """Run what is missing of a part of the split, print the table, write JSON after each study."""
     part, file = SPLIT[arguments.part], arguments.out or OUT_OF_PART
-    kept = json.loads(file.read_text()) if file.exists() else {"commands": [], "runs": []}
+    kept: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"commands": [], "runs": []}
     kept |= {"part": arguments.part, "machine": lt.environment("optuna")}
     command = " ".join(["python", "benchmarks/tuning.py", *sys.argv[1:]])
     kept["commands"] = list(dict.fromkeys([*kept["commands"], command]))  # it may be stopped, and goes on

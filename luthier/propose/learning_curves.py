@@ -68,23 +68,23 @@ class Rungs:
 
     Args:
         eta: Each is so many times as far as the one before.
-        count: Number of rungs, the last of which is the whole.
+        number: Number of rungs, the last of which is the whole.
         stops: True where trainings begin as if they were to run whole.
     """
 
     eta: int
-    count: int
+    number: int
     stops: bool
 
     def part(self, rung: int) -> float:
         """The fraction of a whole training at a rung."""
-        return float(self.eta) ** (rung + 1 - self.count)
+        return float(self.eta) ** (rung + 1 - self.number)
 
     def target(self, done: float) -> float:
         """The fraction to which a job goes that begins at the fraction ``done``."""
         if self.stops:
             return 1.0
-        return next((part for part in map(self.part, range(self.count)) if part > done * 1.001), 1.0)
+        return next((part for part in map(self.part, range(self.number)) if part > done * 1.001), 1.0)
 
     def time(self, part: float) -> float:
         """The model's time of a fraction of a training: 0 at the first rung, 1 at the end, logarithmic."""
@@ -92,7 +92,7 @@ class Rungs:
 
     def crossed(self, before: float, part: float, last: bool = True) -> bool:
         """True if a rung, the last one included or not, lies after ``before`` and not after ``part``."""
-        return any(before < self.part(rung) <= part for rung in range(self.count - (not last)))
+        return any(before < self.part(rung) <= part for rung in range(self.number - (not last)))
 
 
 def followed(history: History, key: Hashable, budget: Budget, rungs: Rungs, refit: Callable[[Memory], None]) -> Memory:
