@@ -20,7 +20,7 @@ from luthier.checks import checked, one_of, real, require, whole
 from luthier.errors import MethodError
 from luthier.optim import SGD, Adam
 from luthier.optim.common import norm, total
-from luthier.optim.stock import Stock
+from luthier.optim.stock import TorchOptimizer
 from luthier.response import Hypergradient
 from luthier.space import Config, Float
 from luthier.task.program import Batch, Program, State
@@ -169,7 +169,7 @@ class Bilevel:
             MethodError: Under the conditions of :meth:`init`.
         """
         unrolled = self.response == "unrolled"
-        if unrolled and isinstance(task.optimizer, Stock):
+        if unrolled and isinstance(task.optimizer, TorchOptimizer):
             remedy = "Use lt.optim.SGD, Adam or AdamW, or the response 'implicit'."
             raise MethodError(
                 "steps of torch.optim cannot be gone back through", where="Bilevel(unrolled)", remedy=remedy

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from luthier.optim import SGD, Adam
 from luthier.optim.common import Scale, Tensors, read, total
-from luthier.optim.stock import Stock
+from luthier.optim.stock import TorchOptimizer
 from luthier.stack import Noise
 from luthier.task.program import Program, State
 
@@ -79,7 +79,7 @@ def coupled_decay(optimizer: Any, params: Tensors, hyper: Mapping[str, Tensor]) 
 
     None where it adds none, or none that is known: then its weight decay is no part of the objective.
     """
-    if isinstance(optimizer, Stock):
+    if isinstance(optimizer, TorchOptimizer):
         return optimizer.decay(list(params), hyper)
     if not isinstance(optimizer, SGD | Adam) or getattr(optimizer, "decoupled", False):
         return None

@@ -23,7 +23,7 @@ from luthier.optim.rate_rules import (
     checked_optimism,
     memory,
 )
-from luthier.optim.stock import Stock
+from luthier.optim.stock import TorchOptimizer
 from luthier.space import Config, Float
 from luthier.task.program import Batch, Program, State
 
@@ -140,7 +140,7 @@ class Hypergradient:
         if self.optimism is not None:
             return self.optimism
         optimizer = task.optimizer
-        plain: Any = isinstance(optimizer, Stock) and optimizer.plain
+        plain: Any = isinstance(optimizer, TorchOptimizer) and optimizer.plain
         if isinstance(optimizer, SGD):
             plain = read("momentum", optimizer.momentum, state["hyper"]) == 0
         if not isinstance(plain, Tensor):
@@ -185,7 +185,7 @@ def movable_rate(task: Program, where: str = "Hypergradient") -> Float:
     elif task.task.scheduler is not None:
         fault = "a scheduler of torch.optim sets the learning rate"
         remedy = "Use schedule=lt.optim.Cosine(…) or StepDecay(…), which multiply the rate that is tuned."
-    elif isinstance(task.optimizer, Stock) and not task.optimizer.proportional:
+    elif isinstance(task.optimizer, TorchOptimizer) and not task.optimizer.proportional:
         fault = f"a step of {task.optimizer.title} is not proportional to lr, so its derivative cannot be seen in it"
         remedy = "Use lt.optim.SGD or Adam, or torch.optim's SGD, Adam, AdamW or RMSprop, with lr from the space."
     else:

@@ -28,7 +28,7 @@ from torch.utils import _pytree as pytree
 
 from luthier.optim import SGD, Adam
 from luthier.optim.common import Scale, Tensors, clip_factor, read, rows
-from luthier.optim.stock import Stock
+from luthier.optim.stock import TorchOptimizer
 from luthier.stack.layout import product
 from luthier.task.program import Program, State
 
@@ -44,7 +44,7 @@ def can_follow(task: Program, structure: str, samples: int | None) -> bool:
 def known(task: Program) -> SGD | Adam | None:
     """The task's optimizer as one of luthier's, where it is one or steps like one."""
     optimizer = task.optimizer
-    if isinstance(optimizer, Stock):
+    if isinstance(optimizer, TorchOptimizer):
         return optimizer.ours if task.task.scheduler is None else None
     return optimizer if type(optimizer) in MOMENT else None  # type: ignore[return-value]
 
@@ -105,7 +105,7 @@ def stepped(
     optimizer = known(task)
     assert optimizer is not None, "can_follow"
     settings = dict(task.updater.settings(before, hyper, optimizer.lr))
-    if isinstance(task.optimizer, Stock) and task.optimizer.decay_name in hyper:  # the loss has it
+    if isinstance(task.optimizer, TorchOptimizer) and task.optimizer.decay_name in hyper:  # the loss has it
         settings["weight_decay"] = hyper[task.optimizer.decay_name]
     if "clip_norm" in settings or optimizer.clip_norm is not None:
         factor = clip_factor(gradients, read("clip_norm", optimizer.clip_norm, settings))
@@ -113,7 +113,7 @@ def stepped(
         settings.pop("clip_norm", None)
     if isinstance(optimizer, SGD):  # linear as it is
         return replace(optimizer, clip_norm=None).update(response, slope, own, settings, before["t"])
-    moments = {"second": after["opt"]["exp_avg_sq"]} if isinstance(task.optimizer, Stock) else after["opt"]
+    moments = {"second": after["opt"]["exp_avg_sq"]} if isinstance(task.optimizer, TorchOptimizer) else after["opt"]
     rates = optimizer.least_rates(moments, settings, before["t"])
     sizes = {name: param[0].numel() for name, param in before["params"].items()}
     rate = torch.cat([rates[name].unsqueeze(1).expand(-1, size) for name, size in sizes.items()], dim=1).unsqueeze(1)

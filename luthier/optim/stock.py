@@ -41,7 +41,7 @@ CODE = Code(
 UNEVEN = tuple(getattr(torch.optim, name) for name in ("LBFGS", "Rprop", "ASGD", "Adafactor"))
 
 
-class Stock:
+class TorchOptimizer:
     """An optimizer of torch.optim's kind, as :class:`luthier.optim.SGD` is one of luthier's.
 
     Its state is ``{slot: {parameter: tensor}}``, empty before the first step, in which torch's optimizers make their

@@ -121,7 +121,7 @@ def settle(subject: Subject, *, chooses: bool = False, stack: bool = False, rule
         why = "it draws from a generator of Python or NumPy, which vmap would ask once for all members"
         loop = subject.make(Form("loop", why=why, seeded=True))
         expected = subject.run(loop, [1.0, 1.1])
-    work = Work(small=rule > 1)
+    work = Effort(small=rule > 1)
     with work:
         again = subject.run(loop, [1.0, 1.1])
     _refuse_memory(expected, again)
@@ -159,7 +159,7 @@ def settle(subject: Subject, *, chooses: bool = False, stack: bool = False, rule
     return loop if chooses else _in_turn(subject, found, expected, work, rule)
 
 
-def _in_turn(subject: Subject, why: str, expected: Results, work: Work, rule: int) -> Mapped:
+def _in_turn(subject: Subject, why: str, expected: Results, work: Effort, rule: int) -> Mapped:
     """One member after the other, with channels last in memory where images are pooled and that can be had.
 
     ``view`` refuses such images: then they stay as they are.
@@ -176,7 +176,7 @@ def _in_turn(subject: Subject, why: str, expected: Results, work: Work, rule: in
     return mapped if right and not mapped.turned_back else plain
 
 
-def _other(form: Form, work: Work) -> Form:
+def _other(form: Form, work: Effort) -> Form:
     """The form for batches whose rows do not fill vector registers, such as the last of a split.
 
     Where operators are small, so many spare members that no number of a real one is at the end of a loop; they would
@@ -236,7 +236,7 @@ def _sentence(error: Exception) -> str:
     return f"vmap cannot run it: {type(error).__name__}: {text[:160]}"
 
 
-class Work(TorchDispatchMode):
+class Effort(TorchDispatchMode):
     """Counts what a step asks of a core.
 
     Args:

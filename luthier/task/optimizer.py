@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from luthier.errors import TaskError
 from luthier.optim import SGD, Adam
-from luthier.optim.stock import CODE, WHERE, Stock
+from luthier.optim.stock import CODE, WHERE, TorchOptimizer
 from luthier.optim.switch import Switch, alone
 from luthier.space import Config, Float, Space
 from luthier.task.readings import Recorder
@@ -41,7 +41,7 @@ def note_reads(task: TorchTask, model: nn.Module, recorder: Recorder) -> None:
 
 def optimizer_of(
     task: TorchTask, config: Config, model: nn.Module, named: Mapping[str, Tensor], values: Values
-) -> SGD | Adam | Switch | Stock:
+) -> SGD | Adam | Switch | TorchOptimizer:
     """Make the optimizer that updates the parameters of a program.
 
     Args:
@@ -73,7 +73,7 @@ def optimizer_of(
     reads = tuple(recorder.seen) + tuple(name for name in ("clip_norm",) if name in config)
     configs = [task.space.given(each) for each in (config, *_moved(config, task.space))]
     make, owners = (lambda chosen: _made(given, model, named, chosen)), {"made by": given}
-    return Stock(make, named, configs, values, reads, task.clip_norm, owners)
+    return TorchOptimizer(make, named, configs, values, reads, task.clip_norm, owners)
 
 
 def refuse_instance(given: Any) -> None:

@@ -19,13 +19,13 @@ from luthier.losses import stacked_loss
 from luthier.nn import Choose
 from luthier.optim.adam import MISSED, Adam
 from luthier.optim.common import Tensors
-from luthier.optim.stock import Stock
+from luthier.optim.stock import TorchOptimizer
 from luthier.optim.switch import Switch
 from luthier.places import Look
 from luthier.space import Choice, Float, Int
 from luthier.stack import Noise
 from luthier.stack.mapped import TURN, dense
-from luthier.stack.settle import Work
+from luthier.stack.settle import Effort
 from luthier.task.choices import arrange, check_choices, owners, settle
 from luthier.task.evaluate import evaluate, measured, mixes_rows
 from luthier.task.keyed import drawing
@@ -114,7 +114,7 @@ class Program:
                 self.network.turn("it compares numbers that it keeps")
         # a step of one member is its network's loss alone
         self._bare = self.network.loops and not (task.penalty or task.augment or self._complex)
-        if self.in_turn and isinstance(self.optimizer, Stock):
+        if self.in_turn and isinstance(self.optimizer, TorchOptimizer):
             self.optimizer.in_turn = True  # members may reach other parameters, and count other steps for them
         self._check_readers(config)
 
@@ -137,7 +137,7 @@ class Program:
     def elements(self) -> int:
         """Numbers that a forward pass of one member makes."""
         state = self.init(self._config, 0)
-        with torch.no_grad(), Work() as work:
+        with torch.no_grad(), Effort() as work:
             noise = Noise(state["key"], state["t"])
             self.network.losses(self._as_made(state["params"]), state["buffers"], state["hyper"], self._batch, noise)
         return work.elements // self.network.at_once
@@ -334,7 +334,7 @@ class Program:
         return self.updater.averaged(state, after)
 
     def _applied(self, state: State, hyper: Tensors, gradients: Tensors, buffers: Tensors) -> State:
-        if isinstance(self.optimizer, Stock):
+        if isinstance(self.optimizer, TorchOptimizer):
             return self._update(state, hyper, gradients, buffers)
         part = state
         if len(gradients) < len(state["params"]):
@@ -475,7 +475,7 @@ class Program:
     def _read_in_steps(self, model: nn.Module) -> set[str]:
         """Names that a step reads from the stack's hyperparameters, whoever else reads them."""
         names = {*self._config} if self._open_ended else self.updater.reads | read_by(model)[0]
-        if not isinstance(self.optimizer, Stock):
+        if not isinstance(self.optimizer, TorchOptimizer):
             return names
         domains = self.task.space.domains  # torch's optimizers are made under the static values that are no Float
         return {name for name in names if name not in self.optimizer.reads or isinstance(domains.get(name), Float)}

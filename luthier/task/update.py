@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from luthier.optim import SGD, Adam
 from luthier.optim.common import Tensors, read
 from luthier.optim.scheduler import Scheduler, checked_scheduler
-from luthier.optim.stock import Stock
+from luthier.optim.stock import TorchOptimizer
 from luthier.space import Config, Int
 from luthier.task.optimizer import optimizer_of
 from luthier.task.readings import Recorder
@@ -51,7 +51,7 @@ class Updater:
             factory, self._unit = checked_scheduler(task.scheduler)
             self._scheduler = Scheduler(factory, self._instance)
             self._scheduler.check(config)
-            if isinstance(self.optimizer, Stock):
+            if isinstance(self.optimizer, TorchOptimizer):
                 self.optimizer.scheduled(self._scheduler.rows(config, 1)[0])
             recorder = Recorder(config)
             self._scheduler.made(self._instance(config), recorder)
@@ -61,7 +61,7 @@ class Updater:
     def update(self, state: State, hyper: Tensors, gradients: Tensors) -> State:
         """The state with new parameters and slots."""
         optimizer = self.optimizer
-        if isinstance(optimizer, Stock):
+        if isinstance(optimizer, TorchOptimizer):
             factor, scheduled = self._factor(state, hyper), self._scheduled(state)
             params, opt = optimizer.update(
                 state["params"], gradients, state["opt"], hyper, state["t"], factor=factor, scheduled=scheduled
@@ -85,7 +85,7 @@ class Updater:
             hyper: The hyperparameters.
             lr: Learning rate where the space has none, by default that of the optimizer, which is luthier's.
         """
-        scheduled = {} if isinstance(self.optimizer, Stock) else self._scheduled(state)
+        scheduled = {} if isinstance(self.optimizer, TorchOptimizer) else self._scheduled(state)
         hyper = {**hyper, **{OURS[name]: x.to(self._task.dtype) for name, x in scheduled.items()}}
         factor = self._factor(state, hyper)
         if factor is not None:
@@ -148,7 +148,7 @@ class Updater:
     def _instance(self, config: Mapping[str, Any]) -> torch.optim.Optimizer:
         """An optimizer of torch's with the settings of one member."""
         optimizer = self.optimizer
-        if isinstance(optimizer, Stock):
+        if isinstance(optimizer, TorchOptimizer):
             return optimizer.instance(config)
         nothing = [torch.zeros(1, requires_grad=True)]
         get = lambda name: float(config.get(name, getattr(optimizer, name)))  # noqa: E731
@@ -173,7 +173,9 @@ class Updater:
 
     def again(self, state: State) -> State:
         """A continued state under other hyperparameters: settings that were made of them are made anew."""
-        fresh = self.optimizer.init(state["params"], state["hyper"]) if isinstance(self.optimizer, Stock) else {}
+        fresh = (
+            self.optimizer.init(state["params"], state["hyper"]) if isinstance(self.optimizer, TorchOptimizer) else {}
+        )
         if "group" not in fresh:
             return state
         return {**state, "opt": {**state["opt"], "group": {**state["opt"].get("group", {}), **fresh["group"]}}}
@@ -193,6 +195,6 @@ class Updater:
         """The weights that are measured, and given back in the end."""
         if self._task.average is not None:
             return state["own"].get(AVERAGE, state["params"])
-        if isinstance(self.optimizer, Stock):
+        if isinstance(self.optimizer, TorchOptimizer):
             return self.optimizer.measured(state["params"], state["opt"], state["hyper"])
         return state["params"]
