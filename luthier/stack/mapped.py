@@ -51,6 +51,8 @@ class Form:
         other: The form for batches of other shapes than the example, unless their rows fill whole vector registers;
             None is this one. Elementwise loops have other ends there.
         channels_last: Members in turn have images with their channels last in memory.
+        attends: The gradients of members in turn go through torch's own kernels of attention, as in a plain loop; what
+            is differentiated twice goes through plain operators.
         why: The reason that it has no faster form, in words.
         seeded: The generators of Python and NumPy are set from the members' noise: forward draws from them.
     """
@@ -61,6 +63,7 @@ class Form:
     factories: bool = False
     other: Form | None = None
     channels_last: bool = False
+    attends: bool = False
     why: str = ""
     seeded: bool = False
 
@@ -139,9 +142,9 @@ class Mapped:
             batch = closed([x[0] if mine else x for x, mine in zip(leaves, own, strict=True)])
         knobs = {name: value[0] for name, value in hyper.items()}
         run = functools.partial(self._one_of, rows, batch, knobs, noise, wanted)
-        return self._drawing(run, True, fused=True, looked=unseen())
+        return self._drawing(run, True, fused=True, looked=unseen(), attends=self.form.attends)
 
-    def _drawing(self, run: Any, training: bool, *, fused: bool, looked: bool) -> Any:
+    def _drawing(self, run: Any, training: bool, *, fused: bool, looked: bool, attends: bool = False) -> Any:
         """``run(keyed=…)``, keyed once it has been seen to draw.
 
         Args:
@@ -149,8 +152,9 @@ class Mapped:
             training: Training or evaluation mode.
             fused: With oneDNN's kernels.
             looked: It tells by torch's own generator that it draws; else vmap raises an error.
+            attends: With torch's own kernels of attention.
         """
-        with TURN, _supports(fused):
+        with TURN, _supports(fused, attends):
             if self._draws[training]:
                 return run(keyed=True)
             before = torch.get_rng_state() if looked else None
@@ -416,14 +420,14 @@ def _one_each(parts: tuple[Any, ...]) -> Any:
 
 
 @contextmanager
-def _supports(fused: bool) -> Iterator[None]:
-    """Let user code run for several members, and the same for one: attention in plain operators, no
-    recomputation of parts (it would draw anew, outside), oneDNN's LSTM and compiled code left out."""
+def _supports(fused: bool, attends: bool = False) -> Iterator[None]:
+    """Let user code run for several members, and the same for one: attention in plain operators unless it ``attends``,
+    no recomputation of parts (it would draw anew, outside), oneDNN's LSTM and compiled code left out."""
     fast, dnn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
     kernels = [enabled() for enabled, _ in ATTENTION]
     torch.backends.mha.set_fastpath_enabled(False)
     torch._C._set_mkldnn_enabled(fused and dnn)
-    for _, enable in ATTENTION:
+    for _, enable in () if attends else ATTENTION:
         enable(enable is cuda.enable_math_sdp)
     before = checkpoint._checkpoint_without_reentrant_generator, checkpoint.CheckpointFunction
     checkpoint._checkpoint_without_reentrant_generator, checkpoint.CheckpointFunction = _straight, _Straight  # type: ignore[assignment]

@@ -259,10 +259,22 @@ def _geometric(mode: Keyed, func: Any, x: Tensor, p: float, **_: Any) -> Tensor:
     return x.copy_((mode.exponential(x.shape, torch.float32) / -math.log1p(-p)).floor() + 1)
 
 
+def _attention(mode: Keyed, func: Any, *args: Any, **kwargs: Any) -> Any:
+    """Torch's kernels of attention, which draw nothing where their dropout is 0: others it runs in plain operators."""
+    include = torch._C._dispatch_tls_set_dispatch_key_included  # type: ignore[attr-defined]
+    below = torch._C._dispatch_tls_is_dispatch_key_included(RANDOM)  # type: ignore[attr-defined]
+    include(RANDOM, False)
+    try:
+        return func(*args, **kwargs)
+    finally:
+        include(RANDOM, below)
+
+
 ANSWERS: dict[Any, Callable[..., Any]] = {
     aten.bernoulli: _bernoulli,
     aten.bernoulli_: _bernoulli,
     aten.native_dropout: _dropout,
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     aten.rand: lambda m, f, shape, **k: m.uniform(shape, _type(k)),
     aten.rand_like: lambda m, f, x, **k: m.uniform(x.shape, _type(k, x)),
     aten.randn: lambda m, f, shape, **k: m.normal(shape, _type(k)),

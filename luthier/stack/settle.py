@@ -164,11 +164,12 @@ def _in_turn(subject: Subject, why: str, expected: Results, work: Effort, rule: 
 
     ``view`` refuses such images: then they stay as they are.
     """
-    plain = subject.make(Form("loop", why=why))
+    form = Form("loop", attends=rule > 1, why=why)
+    plain = subject.make(form)
     if not work.pools or rule < 2:
         return plain
     try:
-        mapped = subject.make(Form("loop", why=why, channels_last=True))
+        mapped = subject.make(replace(form, channels_last=True))
         found = subject.run(mapped, [1.0, 1.1])
     except Exception:  # whatever a user's code raises for them
         return plain

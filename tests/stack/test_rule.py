@@ -14,6 +14,7 @@ from torch.nn import functional as F
 import luthier as lt
 from luthier.adapt.plain import Plain
 from luthier.optim.adam import MISSED, Adam
+from luthier.stack import Noise
 from luthier.store import open_store
 from luthier.task.program import Program
 
@@ -163,3 +164,29 @@ def test_adam_at_once_has_the_bits_of_one_parameter_after_the_other(settings: di
         apart = {slot: {name: x.detach() for name, x in tree.items()} for slot, tree in apart.items()}
     assert all(torch.equal(one[name], other[name]) for name in params)
     assert all(torch.equal(slots[slot][name], apart[slot][name]) for slot in slots for name in params)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.2])
+def test_attention_of_members_in_turn_is_torchs_own_where_it_is_differentiated_once(rate: float) -> None:
+    def attend(m: Any, x: Tensor) -> Tensor:
+        q = m.a(x.view(-1, 8, 8)).unflatten(-1, (2, 8)).transpose(1, 2)
+        kernels.append(torch.backends.cuda.flash_sdp_enabled())
+        out = F.scaled_dot_product_attention(q, q, q, is_causal=True, dropout_p=rate).transpose(1, 2).flatten(2)
+        return m.head(F.dropout(out.mean(1) if float(out.detach().sum()) < 1e9 else out.sum(1), 0.2))
+
+    kernels: list[bool] = []
+    program = task(lambda config: Function(attend, a=nn.Linear(8, 16), head=nn.Linear(16, 10))).program({"lr": 0.1})
+    assert program.execution.form == "loop"
+    kernels.clear()
+    stack = trained(program, [0, 1])
+    assert kernels and all(kernels)
+    state, batch = Plain().init(program, {"lr": 0.02}, 0), program.sources.example(rows=40)
+    assert all(torch.equal(stack[name][0], tensor[0]) for name, tensor in trained(program, [0]).items())
+    losses, gradients, _ = program.gradient(state, state["hyper"], batch)
+    params = {name: p.detach().requires_grad_() for name, p in state["params"].items()}
+    twice, _ = program.losses(params, state["buffers"], state["hyper"], batch, Noise(state["key"], state["t"]))
+    found = dict(zip(params, torch.autograd.grad(twice.sum(), list(params.values()), create_graph=True), strict=True))
+    torch.testing.assert_close(losses, twice.detach())
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, found[name].detach(), rtol=1e-4, atol=1e-6)
+    assert all(g.isfinite().all() for g in torch.autograd.grad(found["a.weight"].square().sum(), params["a.weight"]))
