@@ -49,7 +49,7 @@ SPACE = lt.Space(
     weight_decay=lt.Float(1e-6, 1e-1, log=True),
 )
 ADAPTERS = {
-    "hypernet": lt.adapt.Hypernet(structure="gated", samples=2, smoothing=0.0, warmup=4, outer_lr=0.2, gate=0),
+    "hypernet": lt.adapt.Hypernet(structure="gated", samples=2, smoothing=0.0, warmup=4, outer_lr=0.2, gate=1),
     "bilevel": lt.adapt.Bilevel(functools.partial(lt.response.implicit, iterations=5, damping=1e-2), outer_lr=0.05),
 }
 MARKS, HORIZONS, DRAWS, APART = (1, 4, 10, 25), (5, 20, 100, 400), 4, 0.5  # epochs, steps, of masks, to either side

@@ -31,7 +31,7 @@ from luthier.adapt.hypernetwork import (
 from luthier.adapt.objective import check_objective
 from luthier.adapt.structures import STRUCTURES
 from luthier.adapt.unconstrained import tunable
-from luthier.checks import maybe, one_of, real, require, whole
+from luthier.checks import checked, maybe, one_of, real, require, whole
 from luthier.errors import MethodError
 from luthier.optim import Adam
 from luthier.space import Config
@@ -103,7 +103,7 @@ class Hypernet:
 
     names: tuple[str, ...] | None = None
     mode: Literal["local", "global"] = "local"
-    structure: Literal["auto", "linear", "low_rank", "gated", "diagonal", "mlp"] = "auto"
+    structure: Literal["auto", "linear", "low_rank", "gated", "mlp"] = "auto"
     samples: int | None = None
     scale: float = 0.5
     entropy: float | None = 1e-3
@@ -216,7 +216,6 @@ def _check(settings: Hypernet) -> None:
         settings,
         "Hypernet",
         mode=one_of("local", "global"),
-        structure=one_of("auto", *STRUCTURES),
         entropy=maybe(real(0)),
         samples=maybe(whole(1)),
         **{name: one_of(True, False) for name in ("follow", "rate")},
@@ -224,6 +223,8 @@ def _check(settings: Hypernet) -> None:
         **{name: whole(1) for name in ("inner_steps", "rank", "hidden")},
         **{name: real(0) for name in ("scale", "warmup", "outer_lr", "gate")},
     )
+    remedy = "For thousands of hyperparameters, one a weight, use lt.adapt.Bilevel()."
+    checked("structure", settings.structure, one_of("auto", *STRUCTURES), where="Hypernet", remedy=remedy)
     if isinstance(settings.names, str):
         what = f"names must be several, got {settings.names!r}"
         raise MethodError(what, where="Hypernet", remedy=f"Give names=({settings.names!r},).")

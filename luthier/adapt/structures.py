@@ -15,7 +15,6 @@ structure    w(x) is, for weights w₀ and count n       numbers beside w₀    
 `linear`     w₀ + J x                                  n |w|                a few hyperparameters
 `low_rank`   w₀ + U (V x / √n), of ``rank`` columns    rank (|w| + n)       thousands: cheap, and hardly right
 `gated`      w₀ + (Q x) ⊙ w₁, one gate an output       |w| + n outputs      a few, of large networks
-`diagonal`   w₀ + a ⊙ x                                |w|                  one hyperparameter a weight
 `mlp`        w₀ + U (relu(V x / √n + b) - relu(b)) /√h h (|w| + n + 1)      a few, over their whole range
 ============ ========================================= ==================== ================================
 
@@ -107,33 +106,6 @@ def gated_weights(params: Tensors, response: Tensors, x: Tensor) -> Tensors:
     return {name: found[name] for name in params}
 
 
-def diagonal_init(params: Tensors, count: int, noise: Noise, rank: int, hidden: int) -> Tensors:
-    """a = 0.
-
-    Raises:
-        MethodError: If there is not one hyperparameter a weight.
-    """
-    numbers = size(params)
-    if count != numbers:
-        raise MethodError(
-            f"{count} hyperparameters and {numbers} weights",
-            where="Hypernet(structure='diagonal')",
-            remedy="A diagonal response has one hyperparameter a weight, in the order of named_parameters(); use"
-            " 'low_rank', or 'gated' for a few.",
-        )
-    return {_key(name): torch.zeros_like(param) for name, param in params.items()}
-
-
-def diagonal_weights(params: Tensors, response: Tensors, x: Tensor) -> Tensors:
-    """w₀ + a ⊙ x."""
-    parts = x.split([param[0].numel() for param in params.values()], dim=2)
-    found = {}
-    for (name, param), part in zip(params.items(), parts, strict=True):
-        part = part.reshape(*x.shape[:2], *param.shape[1:])
-        found[name] = torch.addcmul(param.unsqueeze(1), response[_key(name)].unsqueeze(1), part).flatten(0, 1)
-    return found
-
-
 def mlp_init(params: Tensors, count: int, noise: Noise, rank: int, hidden: int) -> Tensors:
     """U = 0, V standard normal, and b such that the units bend everywhere within reach."""
     codes = noise.normal(0, (hidden, count), dtype=_dtype(params))
@@ -162,7 +134,6 @@ STRUCTURES = {
     "linear": Structure(linear_init, linear_weights, unmoved),
     "low_rank": Structure(low_rank_init, low_rank_weights, unmoved),
     "gated": Structure(gated_init, gated_weights, unmoved),
-    "diagonal": Structure(diagonal_init, diagonal_weights, unmoved),
     "mlp": Structure(mlp_init, mlp_weights, mlp_moved),
 }
 
@@ -188,18 +159,13 @@ def choose(params: Tensors, count: int, *, everywhere: bool) -> str:
     raise MethodError(
         f"{count} hyperparameters and {numbers} weights: a hypernetwork would not learn how the weights respond",
         where="Hypernet(structure='auto')",
-        remedy="Use lt.adapt.Bilevel(), which is for thousands; or ask for structure='diagonal' (one a weight) or"
-        " 'low_rank' in spite of it.",
+        remedy="Use lt.adapt.Bilevel(), which is for thousands; or ask for structure='low_rank' in spite of it.",
     )
 
 
 def size(params: Tensors) -> int:
     """Numbers of one member."""
     return sum(param[0].numel() for param in params.values())
-
-
-def _key(name: str) -> str:
-    return f"response {name}"
 
 
 def _dtype(params: Tensors) -> torch.dtype:

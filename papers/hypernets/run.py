@@ -56,7 +56,6 @@ TITLES = {
     "random": "random search, best of four, one penalty",
     "gp": "`gp`, best of four, one penalty",
     "low_rank": "hypernet, rank 10, 7,850 penalties",
-    "diagonal": "hypernet, `diagonal`, 7,850 penalties",
     "implicit many": "`Bilevel`, implicit, 7,850 penalties",
 }
 PREDICTIONS = {

@@ -45,7 +45,6 @@ def arms(images: int = BATCH) -> dict[str, Arm]:
         "random": Arm(lt.propose.Random(), 1),
         "gp": Arm(lt.propose.GaussianProcess(initial=2, batch=1), 1),
         "low_rank": Arm(low_rank, WEIGHTS),
-        "diagonal": Arm(lt.adapt.Hypernet(structure="diagonal", **warm, **published), WEIGHTS),
         "implicit many": Arm(implicit, WEIGHTS),
     }
 
