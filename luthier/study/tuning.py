@@ -162,21 +162,32 @@ def tune(
     built = check_first(given, resolved.adapter, executor, seed, first)
     history = History(given.space, goals, kept)
     ledger = open_ledger(name, history, resolved, budget, seed, store, task_name(task), fresh, on_change)
-    if "environment" not in ledger.settings:
-        rule = {"rule": given.rule} if is_torch(given) else {}
-        ledger.update_settings(environment=environment_now(), **rule)
+    _bring_up(ledger, given, on_change, elsewhere, retry_failed, first)
     work = _work(given, ledger, ledger.adapter, goals, checkpoints, trial_seconds)
     study = Study.of(ledger, work)
-    check_code(ledger, fingerprint(given), on_change)
-    tell_known(ledger, *elsewhere)
-    if retry_failed:
-        reopen_failed(ledger)
-    enqueue_new(ledger, first)
     unjudged = Unjudged(ledger.proposer, level(given) == "function")
     told, alone = Followers([unjudged, *followers], history), not conditions and not followers
     loop = Loop(ledger, work, executor, budget, max_failures, progress, told, lambda: met(conditions, study), alone)
     _run(loop, study, built, budget)
     return study
+
+
+def _bring_up(
+    ledger: Ledger, task: Task, on_change: OnChange, known: Any, retry_failed: bool, first: Sequence[Config]
+) -> None:
+    """Bring an open study up to this call: its task's code, known results, trials to try again, first configurations.
+
+    Raises:
+        StudyError: If the code has changed and ``on_change="error"``.
+    """
+    if "environment" not in ledger.settings:
+        rule = {"rule": task.rule} if is_torch(task) else {}  # type: ignore[union-attr]
+        ledger.update_settings(environment=environment_now(), **rule)
+    check_code(ledger, fingerprint(task), on_change)
+    tell_known(ledger, *known)
+    if retry_failed:
+        reopen_failed(ledger)
+    enqueue_new(ledger, first)
 
 
 def _run(loop: Loop, study: Study, built: Config | None, budget: Budget) -> None:
@@ -213,7 +224,7 @@ def _work(
     keep = ledger.checkpoints if save or not isinstance(task, FunctionTask) else None
     limits = ledger.history.limits
     if is_torch(task):
-        task = task.under(ledger.settings.get("rule", 1))  # a study that an earlier version began has none
+        task = task.under(ledger.settings.get("rule", 1))  # type: ignore[union-attr]  # a study that an earlier version began has none
     work = Work(task, ledger.seeds, adapter, keep, goals, save, trial_seconds=trial_seconds, limits=limits)
     if isinstance(task, FunctionTask) and task.takes_trial:
         work = replace(work, study=ledger.name, files=trial_files(ledger))
