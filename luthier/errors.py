@@ -54,6 +54,10 @@ class TaskError(LuthierError, ValueError):
     """A task that cannot be trained as described."""
 
 
+class HiddenStateError(TaskError):
+    """Code that gives something else, or may come to do so, when it is run again; it may seem sound the next time."""
+
+
 class DataError(LuthierError, ValueError):
     """Data that is missing, damaged or of the wrong shape."""
 

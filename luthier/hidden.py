@@ -18,15 +18,11 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from luthier.errors import TaskError
+from luthier.errors import HiddenStateError
 from luthier.places import Array, Look
 from luthier.reach import reaching
 
 SHARED = "members of a stack would share it, and a resumed training would not have it"
-
-
-class HiddenStateError(TaskError):
-    """Code that gives something else, or may come to do so, when it is run again; it may seem sound the next time."""
 
 
 @dataclass(frozen=True)

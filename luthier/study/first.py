@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from luthier.errors import LuthierError, MethodError, TaskError
+from luthier.errors import HiddenStateError, LuthierError, MethodError, TaskError
 from luthier.execute import Local
-from luthier.hidden import HiddenStateError
 from luthier.optional import optional
 from luthier.seeds import Seeds
 from luthier.space import Config
