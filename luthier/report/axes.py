@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -80,10 +80,6 @@ class Axis:
             return self.values
         spread = (np.arange(len(self.values)) * stride) % 1.0 - 0.5
         return self.values + 0.5 * spread
-
-    def take(self, rows: np.ndarray) -> Axis:
-        """The same axis over some of the configurations."""
-        return replace(self, values=self.values[rows])
 
 
 def axes(space: Space, configs: Sequence[Config]) -> list[Axis]:

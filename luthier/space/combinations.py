@@ -37,9 +37,6 @@ class Combinations:
         self._counts: dict[tuple[int, frozenset[int]], int] = {}
         self.count = self._count(frozenset())
 
-    def __len__(self) -> int:
-        return self.count
-
     def __getitem__(self, number: int) -> dict[str, Any]:
         if not 0 <= number < self.count:
             raise IndexError(number)
