@@ -103,12 +103,6 @@ class Sources:
         """A small minibatch."""
         return self[split].example(rows)
 
-    @property
-    def pairs(self) -> bool:
-        """A minibatch is two tensors, inputs and targets."""
-        batch = self.example()
-        return isinstance(batch, tuple) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)
-
     def check(self) -> None:
         """Read the first examples of each part.
 
