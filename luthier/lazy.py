@@ -31,7 +31,8 @@ def lazy(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], Any],
         return value
 
     def __dir__() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *places})
+        own = vars(sys.modules[package])
+        return sorted({*own.get("__all__", ()), *(name for name in own if name.startswith("__"))})
 
     return __getattr__, __dir__
 
