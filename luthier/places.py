@@ -179,7 +179,9 @@ def _within(kind: str, path: str, value: Any, place: Place | None) -> Iterator[M
         yield from ((kind, f"{path}.{name}", each, None) for name, each in value._modules.items())
         yield from ((kind, path, hook, None) for hook in hooks)
         own = vars(value)
-        yield from ((kind, f"{path}.{n}", x, Place(own, n)) for n, x in list(own.items()) if n not in _OF_MODULES)
+        for n, x in list(own.items()):
+            if n not in _OF_MODULES and (n[0] != "_" or is_users(type(value).__module__)):
+                yield kind, f"{path}.{n}", x, Place(own, n)
         yield kind, path, type(value), None
     elif not isinstance(value, ModuleType) and is_users(type(value).__module__):
         own = getattr(value, "__dict__", {})

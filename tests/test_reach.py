@@ -236,6 +236,19 @@ def centred(net: Any, x: Tensor, hidden: Tensor) -> Tensor:
     return hidden - net.mean
 
 
+class Carrying(nn.Module):
+    """A recurrent network that goes on where the last minibatch ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.last, self.carried = nn.GRU(5, 4, batch_first=True), nn.Linear(4, 2), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        found, state = self.cell(x[:, None], self.carried)
+        self.carried = state.detach()
+        return self.last(found[:, -1])
+
+
 class Reversed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, alpha: Any) -> Tensor:
@@ -288,6 +301,7 @@ ACTS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "the first rows": (lambda: of(centred, mean=lambda: None), "model.mean"),
     "a factor of the next step": (lambda: of(halved_next, step=int, scale=lambda: 1.0), "model.s"),
     "another function": (lambda: of(other_function, step=int, wrap=lambda: torch.abs), "model.wrap"),
+    "a state that is carried on": (lambda: {"model": lambda config: Carrying()}, "model.carried"),
     "a gradient": (lambda: of(reversing, kept=int), "model.kept"),
     "an optimizer": (lambda: {"optimizer": Waning}, "optimizer.steps"),
 }
