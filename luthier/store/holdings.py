@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from luthier.jobs import Job
 from luthier.store.counts import stretched
@@ -27,7 +27,7 @@ class Holdings:
 
     def copy(self) -> Holdings:
         """A copy that :meth:`restore` takes."""
-        return replace(self, attempts=dict(self.attempts), partials=dict(self.partials), freed=list(self.freed))
+        return Holdings(dict(self.attempts), dict(self.partials), self.aside, list(self.freed))
 
     def restore(self, before: Holdings) -> None:
         """Put back what a transaction that came to nothing has changed."""
