@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from luthier.optim.common import (
+    MANY,
     Scale,
     Tensors,
     add_scaled,
@@ -104,11 +105,11 @@ class Adam:
             [tree[name] for name in names] for tree in (gradients, state["first"], state["second"])
         )
         each = lambda scale: rows_of_each(scale, p)  # noqa: E731
-        first = torch._foreach_lerp(first, slopes, each(1 - beta1))
-        second = torch._foreach_lerp(second, torch._foreach_pow(slopes, 2), each(1 - beta2))
+        first = MANY._foreach_lerp(first, slopes, each(1 - beta1))
+        second = MANY._foreach_lerp(second, MANY._foreach_pow(slopes, 2), each(1 - beta2))
         correction1, correction2 = self._corrections(step, beta1, beta2, params)
-        denominator = torch._foreach_add(torch._foreach_div(torch._foreach_sqrt(second), each(correction2)), self.eps)
-        new = torch._foreach_addcmul(p, torch._foreach_div(first, denominator), each(lr / correction1), value=-1.0)
+        denominator = MANY._foreach_add(MANY._foreach_div(MANY._foreach_sqrt(second), each(correction2)), self.eps)
+        new = MANY._foreach_addcmul(p, MANY._foreach_div(first, denominator), each(lr / correction1), value=-1.0)
         trees = [dict(zip(names, tensors, strict=True)) for tensors in (new, first, second)]
         return trees[0], {"first": trees[1], "second": trees[2]}
 

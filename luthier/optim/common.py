@@ -10,6 +10,7 @@ from torch import Tensor
 
 Tensors = dict[str, Tensor]  # by parameter name; members first: (members, …)
 Scale = Tensor | float  # one value a member, (members,), or one for all
+MANY: Any = torch  # whose calls for many tensors at once have no types
 
 
 def rows(value: Scale, like: Tensor) -> Scale:
@@ -39,7 +40,7 @@ def add_scaled_each(bases: Tensors, directions: Tensors, scale: Scale, sign: flo
     tensors = [bases[name] for name in directions]
     if not isinstance(scale, Tensor) or followed([scale, *tensors, *directions.values()]):
         return {name: add_scaled(bases[name], direction, scale, sign) for name, direction in directions.items()}
-    found = torch._foreach_addcmul(tensors, [*directions.values()], rows_of_each(scale, tensors), value=sign)
+    found = MANY._foreach_addcmul(tensors, [*directions.values()], rows_of_each(scale, tensors), value=sign)
     return dict(zip(directions, found, strict=True))
 
 

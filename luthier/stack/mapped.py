@@ -51,8 +51,8 @@ class Form:
         other: The form for batches of other shapes than the example, unless their rows fill whole vector registers;
             None is this one. Elementwise loops have other ends there.
         channels_last: Members in turn have images with their channels last in memory.
-        attends: The gradients of members in turn go through torch's own kernels of attention, as in a plain loop; what
-            is differentiated twice goes through plain operators.
+        attends: The steps and measurements of members in turn go through torch's own kernels of attention, as in a
+            plain loop; what may be differentiated twice goes through plain operators.
         why: The reason that it has no faster form, in words.
         seeded: The generators of Python and NumPy are set from the members' noise: forward draws from them.
     """
@@ -129,7 +129,8 @@ class Mapped:
         loop = form.kind == "loop"
         run = self._in_turn if loop else functools.partial(self._together, form)
         given = functools.partial(run, tensors, batch, hyper, noise, wanted)
-        return self._drawing(given, training, fused=self._fused or loop, looked=loop and unseen())
+        attends = form.attends and not torch.is_grad_enabled()
+        return self._drawing(given, training, fused=self._fused or loop, looked=loop and unseen(), attends=attends)
 
     def alone(
         self, rows: Tensors, batch: Any, hyper: Mapping[str, Tensor], noise: Noise, wanted: str

@@ -150,7 +150,7 @@ def settle(subject: Subject, *, chooses: bool = False, stack: bool = False, rule
                     break  # those that are thrown away would cost more than calls for one member after the other
                 mapped = subject.make(replace(form, least=least, spare=spare))
                 if same_alone(subject, mapped):
-                    return subject.make(replace(mapped.form, other=_other(mapped.form, work)))
+                    return subject.make(replace(mapped.form, other=_other(mapped.form, work, rule)))
             found = found or "vmap's operators give other last bits for one member than for several"
         except TaskError:
             raise
@@ -177,14 +177,14 @@ def _in_turn(subject: Subject, why: str, expected: Results, work: Effort, rule: 
     return mapped if right and not mapped.turned_back else plain
 
 
-def _other(form: Form, work: Effort) -> Form:
+def _other(form: Form, work: Effort, rule: int) -> Form:
     """The form for batches whose rows do not fill vector registers, such as the last of a split.
 
     Where operators are small, so many spare members that no number of a real one is at the end of a loop; they would
     cost too much where operators are larger, and calling these for one member after the other costs little.
     """
     if (LANES + 1) * work.mean > LARGE:
-        return Form("loop")
+        return Form("loop", attends=rule > 1)
     return replace(form, least=2, spare=LANES + 1)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, final, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeGuard, final, runtime_checkable
 
 from luthier.errors import MethodError, TaskError
 from luthier.space import Config, Space
@@ -252,7 +252,7 @@ def _candidates(module: ModuleType) -> str:
     return f"It defines {', '.join(found)}: give that name, or write task = {found[0]} in the file."
 
 
-def is_torch(given: Any) -> bool:
+def is_torch(given: Any) -> TypeGuard[TorchTask]:
     """Return True for a TorchTask, recognised by what it can do, so that torch need not be imported to ask."""
     return not inspect.isclass(given) and hasattr(given, "program") and hasattr(given, "static")
 

@@ -179,6 +179,7 @@ def test_attention_of_members_in_turn_is_torchs_own_where_it_is_differentiated_o
     assert program.execution.form == "loop"
     kernels.clear()
     stack = trained(program, [0, 1])
+    program.evaluate(Plain().init(program, {"lr": 0.1}, 0), "valid")
     assert kernels and all(kernels)
     state, batch = Plain().init(program, {"lr": 0.02}, 0), program.sources.example(rows=40)
     assert all(torch.equal(stack[name][0], tensor[0]) for name, tensor in trained(program, [0]).items())
