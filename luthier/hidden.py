@@ -76,7 +76,7 @@ class Code:
         Args:
             first: A result.
             again: The result of the same code on the same arguments.
-            before: What was outside after the first one.
+            before: Everything outside as it was after the first one.
             run: Runs the code, which a training does at every step: what it keeps is followed.
             other: Runs it on something else: a loss that is kept shows then.
 
@@ -144,7 +144,7 @@ def moved(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
 
 
 def outside(owners: Mapping[str, Any]) -> dict[str, Any]:
-    """What a user's code can reach, by names in words: see :class:`luthier.places.Look`."""
+    """Everything that a user's code can reach, by names in words: see :class:`luthier.places.Look`."""
     return Look(owners).found
 
 

@@ -1,4 +1,4 @@
-"""What a user's code can reach beside its arguments: numbers, containers, tensors and generators, each with its place.
+"""Things that code can reach beside its arguments: numbers, containers, tensors and generators, each with its place.
 
 Libraries are not looked into.
 """
@@ -30,7 +30,7 @@ _STANDARD = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
 
 
 class Place(NamedTuple):
-    """Where a value is kept, so that another can be put there.
+    """The place of a value, so that another can be put there.
 
     Attributes:
         holder: A list, a dict, a cell, a class or another object.
@@ -41,7 +41,7 @@ class Place(NamedTuple):
     key: Any
 
     def get(self) -> Any:
-        """What is there; None for nothing."""
+        """The value that is there; None for nothing."""
         if isinstance(self.holder, list | deque):
             return self.holder[self.key] if self.key < len(self.holder) else None
         if isinstance(self.holder, dict):
@@ -133,7 +133,7 @@ class Look:
 
 @contextmanager
 def restored(owners: Mapping[str, Any]) -> Iterator[Look]:
-    """What owners can reach; after the block it is in its places again, and what is new in them is taken away."""
+    """Everything that owners can reach; after the block it is in its places again, and what is new there is gone."""
     before = Look(owners)
     try:
         yield before

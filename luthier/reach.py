@@ -77,7 +77,7 @@ class Kept:
 
     Args:
         value: The number, or a tensor that was computed from one.
-        name: Where it was kept, in words.
+        name: Its place, in words.
         trace: The run.
     """
 
@@ -202,7 +202,7 @@ def _filled(value: Any, amount: float) -> Any:
 
 
 class Reach(NamedTuple):
-    """What reaches a result, by name, "" for nothing; and the kept values that are compared with something."""
+    """The kept value that reaches a result, by name, "" for none; and those that are compared with something."""
 
     name: str
     compared: frozenset[str]
@@ -216,7 +216,7 @@ def reaching(
     Args:
         run: Runs the code; gives the same at every call.
         same: Compares two results.
-        owners: What the code can reach, as :class:`luthier.places.Look` takes it.
+        owners: Things that the code can reach, as :class:`luthier.places.Look` takes it.
         changed: Names of what the code has changed, as it has them.
     """
     names: Names = dict.fromkeys(changed)
@@ -325,7 +325,7 @@ def _inside(name: str, names: Collection[str]) -> bool:
 
 
 def _replaced(value: Any, name: str, trace: Trace, amount: float) -> Any:
-    """What is put in the place of a kept value."""
+    """A stand-in for a kept value."""
     if isinstance(value, CONTAINERS):
         return _written_only(value, name, trace)
     if isinstance(value, Tensor | np.ndarray):

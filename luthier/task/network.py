@@ -145,7 +145,7 @@ class Network:
         return self._evaluated(params, buffers, hyper, batch, name)
 
     def _evaluated(self, params: Tensors, buffers: Tensors, hyper: Tensors, batch: Any, wanted: str) -> Any:
-        """What is wanted of a batch in evaluation mode; with a graph where forward takes gradients of its own."""
+        """The wanted result of a batch in evaluation mode; with a graph where forward takes gradients of its own."""
         quiet = _quiet(params, buffers)
         if not self._differentiates:
             try:
