@@ -12,7 +12,7 @@ the process's, and goes evenly over the training steps of a row. Rows:
 - "untuned": the start's values, held;
 - "hypernet", "bilevel, implicit": one training from the start that moves its hyperparameters but for the learning rate,
   which does not enter the training loss;
-- "hypernet and rate", "bilevel, unrolled": one that moves the learning rate too;
+- "hypernet and rate", "bilevel and rate" (implicit), "bilevel, unrolled": one that moves the learning rate too;
 - "hypernet and rate, lowest": the hypernetwork's with the least rate of the space for a start;
 - "hypernet, replayed": another training under the course of values that the hypernet took;
 - "hypernet, last held": another one at its last values, held from the first step;
@@ -78,10 +78,12 @@ SPACES = {
     ),
 }
 HYPERNET = lt.adapt.Hypernet(structure="gated", samples=2, smoothing=0.0, warmup=2, outer_lr=0.3, gate=1.0)
+BILEVEL = lt.adapt.Bilevel("implicit", settings={"iterations": 3, "damping": 1e-2}, outer_lr=0.3)
 TUNERS: dict[str, Any] = {
     "hypernet": HYPERNET,
     "hypernet and rate": replace(HYPERNET, rate=True),
-    "bilevel, implicit": lt.adapt.Bilevel("implicit", settings={"iterations": 3, "damping": 1e-2}, outer_lr=0.3),
+    "bilevel, implicit": BILEVEL,
+    "bilevel and rate": replace(BILEVEL, rate=True),
     "bilevel, unrolled": lt.adapt.Bilevel("unrolled", outer_lr=0.2),
 }
 SEARCHES: dict[str, Any] = {

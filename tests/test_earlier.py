@@ -48,7 +48,8 @@ def test_only_what_is_left_at_its_default_is_taken_from_the_study() -> None:
     del hypernet["follow"], hypernet["gate"], hypernet["rate"]
     begun = as_begun(lt.adapt.Hypernet(), hypernet)
     assert begun == (lt.adapt.Hypernet(follow=False, gate=0.0), hypernet)
-    still = describe(lt.adapt.Hypernet())
-    del still["rate"]
-    assert as_begun(lt.adapt.Hypernet(), still) == (lt.adapt.Hypernet(), still)
+    for same in (lt.adapt.Hypernet(), lt.adapt.Bilevel()):
+        still = describe(same)
+        del still["rate"]
+        assert as_begun(same, still) == (same, still)
     assert as_begun(None, None) == (None, None) and as_begun(None, stored)[0] is None

@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from luthier import response
-from luthier.adapt import unconstrained
+from luthier.adapt import samples as folding
+from luthier.adapt import unconstrained, way
 from luthier.adapt.differentiable import InnerTraining, Update, coupled_decay
+from luthier.adapt.hypergradient import movable_rate
 from luthier.adapt.objective import check_objective
 from luthier.checks import checked, one_of, real, require, whole
 from luthier.errors import MethodError
@@ -72,6 +74,9 @@ class Bilevel:
             differentiated. It must not read the hyperparameters itself.
         batches: The last so many minibatches give the derivatives of the training loss; ``unrolled`` uses all.
         settings: Further settings of the response, by name.
+        rate: The learning rate moves too, down the validation loss along the way that the weights have gone since the
+            last outer step (`luthier.adapt.way`). It must be in the space, and steps must be in proportion to it;
+            ``unrolled`` moves it by itself.
 
     Raises:
         MethodError: If a setting makes no sense.
@@ -95,8 +100,10 @@ class Bilevel:
     objective: str = "loss"
     batches: int = 1
     settings: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
+    rate: bool = False
 
     needs_valid: ClassVar[bool] = True
+    earlier: ClassVar[Any] = ({"rate": False},)
 
     def __post_init__(self) -> None:
         name, settings = _named(self.response, dict(self.settings))
@@ -180,13 +187,13 @@ class Bilevel:
             optimizer = {*task.optimizer.reads, *(name for schedule in task.schedules for name in schedule.reads)}
         domains = unconstrained.tunable(task, state, self.names, f"Bilevel({self.response})", optimizer)
         check_objective(task, state, domains, self.objective, "Bilevel")
-        return domains
+        return {**domains, "lr": movable_rate(task, "Bilevel(rate=True)")} if self.rate else domains
 
     def _at_the_end(
         self, task: Program, state: State, batches: Sequence[Batch], valid: Batch, names: list[str]
     ) -> tuple[State, list[Tensor], Hypergradient]:
         """The window's training, then the hypergradient at the weights that it ends with."""
-        losses = []
+        losses, start = [], state["params"]
         for batch in batches:
             loss, gradients, buffers = task.gradient(state, state["hyper"], batch)
             state = task.apply(state, state["hyper"], gradients, buffers)
@@ -194,10 +201,12 @@ class Bilevel:
         inner = InnerTraining(task, state, self.objective)
         last = len(batches)
         seen = [(i - last, batches[i]) for i in range(max(0, last - self.batches), last)]
-        moved = {name: state["hyper"][name] for name in names}
+        moved = {name: state["hyper"][name] for name in names if not (self.rate and name == "lr")}
         estimator: Any = RESPONSES[str(self.response)]
         problem = response.Problem(inner.train_loss, inner.valid_loss, state["params"], moved, seen, valid, traced=True)
         found = estimator(problem, **dict(self.settings))
+        if self.rate:
+            found = way.with_rate(found, lambda params: inner.valid_loss(params, moved, valid), start, state)
         return state, losses, found
 
     def _unrolled(
@@ -224,16 +233,11 @@ class Bilevel:
         length = norm(gradient)
         warm = state["t"].to(torch.float64) / task.epoch_steps >= self.warmup
         moves = torch.isfinite(length) & warm  # a member that diverged keeps its values, and harms no other
-        there = {name: _where(moves, g, torch.zeros_like(g)) for name, g in gradient.items()}
+        there = folding.chosen(moves, gradient, pytree.tree_map(torch.zeros_like, gradient))
         after, slots = self._optimizer.update(place, there, own["outer"], {}, own["moves"])
-        hyper = dict(state["hyper"])
-        for name, numbers in after.items():
-            domain = domains[name]
-            hyper[name] = _where(moves, unconstrained.value(domain, numbers), hyper[name])
-        outer = {
-            slot: {name: _where(moves, new, own["outer"][slot][name]) for name, new in tree.items()}
-            for slot, tree in slots.items()
-        }
+        values = {name: unconstrained.value(domains[name], numbers) for name, numbers in after.items()}
+        hyper = state["hyper"] | folding.chosen(moves, values, {name: state["hyper"][name] for name in values})
+        outer = folding.chosen(moves, slots, own["outer"])
         own = {"hypergradient": gradient, "outer": outer, "moves": own["moves"] + moves.to(torch.int64)}
         return {**state, "hyper": hyper, "own": {**state["own"], "bilevel": own}}, length
 
@@ -281,15 +285,21 @@ def _named(method: Any, settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def _check(chosen: Bilevel) -> None:
     """Refuse settings that make no sense."""
-    require(chosen, "Bilevel", inner_steps=whole(1), batches=whole(1), outer_lr=real(above=0), warmup=real(0))
+    require(
+        chosen,
+        "Bilevel",
+        inner_steps=whole(1),
+        batches=whole(1),
+        outer_lr=real(above=0),
+        warmup=real(0),
+        rate=one_of(True, False),
+    )
+    if chosen.rate and chosen.response == "unrolled":
+        remedy = "Leave rate out, or take another response, such as 'implicit'."
+        raise MethodError("the response 'unrolled' moves the learning rate by itself", where="Bilevel", remedy=remedy)
     if isinstance(chosen.outer, str):
         remedy = f"Give one of {', '.join(OUTER)}, or an optimizer such as lt.optim.Adam(lr=0.01)."
         checked("outer", chosen.outer, one_of(*OUTER), where="Bilevel", remedy=remedy)
     elif not isinstance(chosen.outer, SGD | Adam) or chosen.outer.lr is None:
         remedy = "Give lt.optim.Adam(lr=0.01), lt.optim.SGD(lr=0.1, momentum=0.9), or the name of one."
         raise MethodError(f"outer={chosen.outer!r} has no learning rate", where="Bilevel", remedy=remedy)
-
-
-def _where(chosen: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    """Member by member."""
-    return torch.where(chosen.view(-1, *(1,) * (yes.ndim - 1)), yes, no)

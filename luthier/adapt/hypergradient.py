@@ -121,7 +121,7 @@ class Hypergradient:
         beta, lr, own = self.hyper_lr, state["hyper"]["lr"], state["own"]
         assert beta is not None, "__post_init__ has put the default there"
         descent, scale = (
-            _dot(gradients, own["direction"]),
+            dot(gradients, own["direction"]),
             norm(gradients) * norm(own["direction"]),
         )  # -h, and its scale
         if self.rule == "adaptive":
@@ -201,6 +201,6 @@ def objective_gradient(optimizer: Any, params: Tensors, gradients: Tensors, hype
     return {n: add_scaled(g, params[n], decay[n]) if n in decay else g for n, g in gradients.items()}
 
 
-def _dot(left: Tensors, right: Tensors) -> Tensor:
+def dot(left: Tensors, right: Tensors) -> Tensor:
     """The inner product of each member, (members,)."""
     return total([(x * right[name]).reshape(len(x), -1).sum(1) for name, x in left.items()])

@@ -10,10 +10,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from luthier.adapt import draws, tangent, unconstrained, way
+from luthier.adapt import draws, tangent, unconstrained
 from luthier.adapt import samples as folding
 from luthier.adapt.best_response import BestResponse
 from luthier.adapt.gate import Gate
+from luthier.adapt.hypergradient import movable_rate
 from luthier.adapt.hypernet_descent import descend
 from luthier.adapt.hypernet_moves import move
 from luthier.adapt.hypernetwork import (
@@ -153,7 +154,9 @@ class Hypernet:
             width = torch.full_like(place, self.scale)
             moving["width"] = width + (-torch.expm1(-width)).log()  # the inverse of softplus
         if self.rate:
-            moving["rate"] = unconstrained.free(way.domain_of(task), state["hyper"]["lr"]).unsqueeze(1)
+            moving["rate"] = unconstrained.free(
+                movable_rate(task, "Hypernet(rate=True)"), state["hyper"]["lr"]
+            ).unsqueeze(1)
         noise = Noise(state["key"], torch.zeros_like(state["t"]), FRESH)
         structure = STRUCTURES[structure_of(self, state["params"], domains)]
         response = structure.init(state["params"], draws.count(domains), noise, self.rank, self.hidden)
@@ -206,7 +209,9 @@ class Hypernet:
         fresh = draws.apart(domains, draws.free(domains, state["hyper"]))
         own = {**own, "free": {name: fresh[name] if name in changed else old for name, old in own["free"].items()}}
         if "rate" in own and "lr" in changed:
-            own["rate"] = unconstrained.free(way.domain_of(task), state["hyper"]["lr"]).unsqueeze(1)
+            own["rate"] = unconstrained.free(movable_rate(task, "Hypernet(rate=True)"), state["hyper"]["lr"]).unsqueeze(
+                1
+            )
         return own
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from luthier.adapt import draws, way
 from luthier.adapt import samples as folding
 from luthier.adapt.gate import Gate
+from luthier.adapt.hypergradient import movable_rate
 from luthier.adapt.hypernet_descent import in_widths
 from luthier.adapt.hypernetwork import domains_of, own_of, place_of, recentred, settled, weights, with_own
 from luthier.optim import Adam
@@ -42,7 +43,7 @@ def move(
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in old.items()}
     base, response = settled(net, state)
     if gone is not None:
-        base = way.scaled(way.domain_of(task), base, gone, leaves["rate"])
+        base = way.scaled(movable_rate(task), base, gone, leaves["rate"])
     loss, objective = _valid_loss(net, task, state, (base, response), place, leaves, valid)
     found = torch.autograd.grad(objective.sum(), list(leaves.values()))
     gradients = dict(zip(leaves, found, strict=True))
@@ -63,7 +64,7 @@ def move(
         for name, value in draws.values(domains, new["free"]).items()
     }
     if "rate" in new:
-        new["rate"], values["lr"] = way.moved(way.domain_of(task), new["rate"], opened[:, -1], state["hyper"]["lr"])
+        new["rate"], values["lr"] = way.moved(movable_rate(task), new["rate"], opened[:, -1], state["hyper"]["lr"])
     moves = own["moves"] + started.to(own["moves"].dtype)
     own = {**own, **new, "free": draws.apart(domains, new["free"]), "outer": outer, "moves": moves, "gate": seen}
     metrics = {"valid_loss": loss, "hypergradient": folding.total(gradients["free"].square()).sqrt()}

@@ -9,23 +9,18 @@ single step and of the training loss; `luthier.response.unrolled` has the terms 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from luthier.adapt import unconstrained
-from luthier.adapt.hypergradient import movable_rate
+from luthier.adapt.hypergradient import dot
 from luthier.optim.common import Tensors, rows
+from luthier.response import Hypergradient
 from luthier.space import Float
-from luthier.task.program import Program
-
-
-def domain_of(task: Program, where: str = "Hypernet(rate=True)") -> Float:
-    """The domain of ``lr``.
-
-    Raises:
-        MethodError: If the rate cannot be moved.
-    """
-    return movable_rate(task, where)
+from luthier.task.program import State
 
 
 def scaled(domain: Float, params: Tensors, gone: Tensors, rate: Tensor) -> Tensors:
@@ -34,6 +29,26 @@ def scaled(domain: Float, params: Tensors, gone: Tensors, rate: Tensor) -> Tenso
     here = now.detach()
     apart = torch.where(here > 0, now / torch.where(here > 0, here, 1.0), 1.0) - 1  # 0; from a rate of 0 nothing goes
     return {name: param + rows(apart, param) * gone[name] for name, param in params.items()}
+
+
+def with_rate(
+    found: Hypergradient, objective: Callable[[Tensors], Tensor], before: Tensors, state: State
+) -> Hypergradient:
+    """A hypergradient to which the derivative by the learning rate is added.
+
+    Args:
+        found: The others.
+        objective: The validation loss, (members,), as a function of the weights.
+        before: The weights before the steps whose rate is meant.
+        state: The stack after them.
+    """
+    params = {name: param.detach().requires_grad_() for name, param in state["params"].items()}
+    losses, leaves = objective(params), list(params.values())
+    slopes = torch.autograd.grad(losses.sum(), leaves, allow_unused=True, materialize_grads=True)
+    gone = {name: param - before[name] for name, param in state["params"].items()}
+    along, lr = dot(dict(zip(params, slopes, strict=True)), gone), state["hyper"]["lr"]
+    slope = torch.where(lr > 0, along / torch.where(lr > 0, lr, 1.0), 0.0)
+    return replace(found, total={**found.total, "lr": slope})
 
 
 def moved(domain: Float, rate: Tensor, allowed: Tensor, lr: Tensor) -> tuple[Tensor, Tensor]:

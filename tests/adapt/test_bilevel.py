@@ -53,6 +53,31 @@ def gradient_by_value(program: Program, before: Any, after: Any) -> dict[str, Te
 # --- the hypergradient of a step
 
 
+@pytest.mark.parametrize("optimizer", [lt.optim.SGD(), lt.optim.Adam()], ids=["sgd", "adam"])
+def test_the_rate_s_derivative_is_that_of_trainings_at_other_rates(optimizer: Any) -> None:
+    """Of one step between outer steps the derivative to first order is the whole; and the rest moves as without it."""
+    space = lt.Space(lr=RATE, weight_decay=DECAY)
+    task = digits_task(space=space, optimizer=optimizer, dtype=torch.float64)
+    adapter = Bilevel("implicit", inner_steps=1, warmup=1e9, rate=True)
+    program, before = start(adapter, task, {"lr": 0.01, "weight_decay": 1e-2}, {"lr": 0.05, "weight_decay": 1e-4})
+    for t in range(3):
+        before, _ = adapter.step(program, before, *data(program, adapter, t))
+
+    def after(factor: float) -> tuple[Any, Any]:
+        hyper = {**before["hyper"], "lr": before["hyper"]["lr"] * factor}
+        return adapter.step(program, {**before, "hyper": hyper}, *data(program, adapter, 3))
+
+    e = 1e-5
+    expected = (after(1 + e)[1]["valid_loss"] - after(1 - e)[1]["valid_loss"]) / (2 * e)
+    found = after(1.0)[0]["own"]["bilevel"]["hypergradient"]
+    assert torch.allclose(found["lr"], expected, rtol=1e-5, atol=0) and (expected.abs() > 1e-5).all()
+    plain = Bilevel("implicit", inner_steps=1, warmup=1e9)
+    _, without = start(plain, task, {"lr": 0.01, "weight_decay": 1e-2}, {"lr": 0.05, "weight_decay": 1e-4})
+    for t in range(4):
+        without, _ = plain.step(program, without, *data(program, plain, t))
+    assert torch.equal(without["own"]["bilevel"]["hypergradient"]["weight_decay"], found["weight_decay"])
+
+
 def penalty(params: dict[str, Tensor], hyper: dict[str, Tensor]) -> Tensor:
     return (torch.cat([param.flatten() for param in params.values()]).square() * hyper["penalty"]).sum()
 
@@ -419,6 +444,8 @@ def test_a_network_that_cannot_be_built_is_an_error_of_the_call() -> None:
         {"warmup": -1},
         {"outer": "adagrad"},
         {"outer": lt.optim.SGD()},
+        {"rate": 1},
+        {"rate": True, "response": "unrolled"},
     ],
     ids=str,
 )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import luthier as lt
-from luthier.adapt.hypergradient import Hypergradient, _dot
+from luthier.adapt.hypergradient import Hypergradient, dot
 from luthier.adapt.plain import Plain
 from luthier.errors import MethodError
 from luthier.optim.common import norm
@@ -172,7 +172,7 @@ def test_inner_products_do_not_depend_on_the_number_of_members():
         )
         for k in range(5):
             one, other = ({n: x[k : k + 1].clone() for n, x in tree.items()} for tree in (left, right))
-            assert torch.equal(_dot(left, right)[k : k + 1], _dot(one, other))
+            assert torch.equal(dot(left, right)[k : k + 1], dot(one, other))
             assert torch.equal(norm(left)[k : k + 1], norm(one))
 
 

@@ -122,11 +122,11 @@ class TestUnrolledBilevelUnderAdam(AdapterContract):
 
 
 class TestBilevelByTheIdentity(AdapterContract):
-    moves = frozenset({"dropout"})
+    moves = frozenset({"dropout", "lr"})
     steps = 81
 
     def make(self) -> Adapter:
-        return Bilevel("identity", inner_steps=3, names="dropout", warmup=1.0, outer_lr=0.1)
+        return Bilevel("identity", inner_steps=3, names="dropout", warmup=1.0, outer_lr=0.1, rate=True)
 
     def refused(self) -> Mapping[str, lt.TorchTask]:
         return {"not in the space": digits_task(space=lt.Space(lr=lt.Float(0.01, 0.1)), model=plain_model)}
