@@ -35,16 +35,16 @@ FIXED = lt.optim.Adam(lr=1e-3)
 DECIDED = lt.optim.Switch("optimizer", {"sgd": lt.optim.sgd, "adam": lt.optim.adam})
 
 
-def network(config: dict) -> nn.Module:
-    """All that the space holds, in one module."""
-    return nn.Sequential(lt.nn.Choose("network", {"dense": dense(), "convolutional": convolutional()}))
+def network(pixels: int) -> nn.Module:
+    """All that the space holds, in one module, for square images of one channel."""
+    return nn.Sequential(lt.nn.Choose("network", {"dense": dense(pixels**2), "convolutional": convolutional()}))
 
 
-def dense() -> nn.Module:
+def dense(inputs: int) -> nn.Module:
     """Two hidden layers, the second of which may be left out."""
     second = nn.Sequential(nn.Linear(128, 128), activation("dense_activation"))
     norm = lt.nn.Choose("norm", {"none": nn.Identity(), "layer": nn.LayerNorm(128)})
-    first = [nn.Flatten(), nn.Linear(784, 128), norm, lt.nn.Width("width"), activation("dense_activation")]
+    first = [nn.Flatten(), nn.Linear(inputs, 128), norm, lt.nn.Width("width"), activation("dense_activation")]
     return nn.Sequential(*first, lt.nn.Skip("skip", second), lt.nn.Dropout("dropout"), nn.Linear(128, 10))
 
 
