@@ -171,7 +171,9 @@ def _fault(task: Program, name: str, reached: Collection[str]) -> tuple[str, str
         return "is read by model(config) or optimizer(config), and so fixed for a training", f"{others}, {remedy}"
     if name not in reached:
         if name in task.optimizer.reads or any(name in schedule.reads for schedule in task.schedules):
-            remedy = "Use lt.adapt.Bilevel(lt.response.unrolled), for lr lt.adapt.Hypergradient(), or "
+            other = "lt.adapt.Bilevel(lt.response.unrolled), or "
+            first = "Give rate=True, which moves it beside the others, or use lt.adapt.Hypergradient() or "
+            remedy = (first if name == "lr" else "Use ") + other
             return "enters the optimizer and not the training loss, so that it has no response here", remedy + (
                 f"choose it between trainings, by {_BETWEEN}."
             )

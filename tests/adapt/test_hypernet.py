@@ -607,7 +607,7 @@ def test_what_enters_the_training_loss_is_found():
         (lambda: Hypernet(rate=1), r"rate must be .* got 1"),  # type: ignore[arg-type]
         (lambda: begun(ridge(), Hypernet(rate=True), {"penalty": [0.5] * 4}), "there is no lr in the space"),
         (lambda: Hypernet(names="dropout"), "names"),  # type: ignore[arg-type]
-        (lambda: begun(digits_task(), Hypernet(("lr",)), _digits()), "lr"),
+        (lambda: begun(digits_task(), Hypernet(("lr",)), _digits()), r"lr enters the optimizer(.|\n)*rate=True"),
         (lambda: begun(digits_task(), Hypernet(("dropot",)), _digits()), "dropot"),
         (lambda: begun(digits_task(), Hypernet(objective="accuracy"), _digits()), "accuracy"),
         (lambda: Hypernet(structure="diagonal"), r"structure must be .* got 'diagonal'(.|\n)*Bilevel"),  # type: ignore[arg-type]
