@@ -111,10 +111,12 @@ def test_images_have_their_channels_last_where_code_can_bear_it(code: str) -> No
             optimizer.step()
         for name, p in plain.named_parameters():
             torch.testing.assert_close(stack[name][key], p.detach(), rtol=1e-4, atol=1e-5)
+    state, batch = Plain().init(program, {"lr": 0.1}, 0), program.sources.example(rows=40)
+    gradients = program.gradient(state, state["hyper"], batch)[1]
+    assert all(g.is_contiguous() for g in gradients.values()), "an update goes over those of a stack in this order"
     if code == "view in a branch":  # which steps take only now: they run as they would have run without
-        state = Plain().init(program, {"lr": 0.1}, 0)
         state["params"]["a.bias"] += 1e6
-        assert program.gradient(state, state["hyper"], program.sources.example(rows=40))[0].isfinite()
+        assert program.gradient(state, state["hyper"], batch)[0].isfinite()
 
 
 def test_a_study_of_an_earlier_version_keeps_its_rule(tmp_path: Path) -> None:

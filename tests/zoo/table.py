@@ -154,8 +154,8 @@ for bit; where only last bits differ, it says "to rounding".
 Speed is in member-steps a second of eight members in the form that a long study takes, on one core, and in multiples
 of a plain loop's; empty where it has not been measured. It is of small networks on minibatches of 32 rows under SGD, at
 dropout 0.1 in both; medians of three turns of 0.15 s, so that differences of a tenth are none. Below 1 a member costs
-more than in a plain loop, which the promise of equal bits is paid with: attention in plain operators, masks by keyed
-hashes, and members that are computed and thrown away. Made with torch {torch}, on a CPU.
+more than in a plain loop: one in turn mostly about a tenth, more where a step takes less than half a millisecond, and
+several times where gamma and Poisson numbers are drawn in rounds. Made with torch {torch}, on a CPU.
 
 <!-- figures: benchmarks/results/zoo.json -->
 
