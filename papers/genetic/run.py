@@ -50,7 +50,7 @@ class Size:
     alone: int = 0  # seeds with one training of the paper's size
 
 
-REDUCED = Size(2_000, 2_000, 3, (8, 16), 32, example=(4, 8), pixels=14, seeds_example=2, elsewhere=3, alone=1)
+REDUCED = Size(2_000, 2_000, 3, (8, 16), 32, example=(4, 8), pixels=14, seeds_example=5, elsewhere=3, alone=1)
 FULL = Size(None, 10_000, 10, (32, 64), 128)
 
 # The sums of another machine: without the instructions that this one has beyond those of the oldest x86-64.
