@@ -89,7 +89,8 @@ class Kept:
 
     @property
     def __class__(self) -> type:  # type: ignore[override]
-        return type(self._kept)
+        # not a tensor's: torch believes it, and reads memory that is not there
+        return Kept if isinstance(self._kept, Tensor) else type(self._kept)
 
     def __getattr__(self, attribute: str) -> Any:
         if attribute.startswith("__"):
