@@ -22,7 +22,7 @@ from luthier.stack import batching, hot
 from luthier.stack.factories import Factories
 from luthier.stack.layout import LANES
 from luthier.stack.noise import Noise
-from luthier.stack.random_operators import answered, unseen
+from luthier.stack.random_operators import answered, drawing_again, drawn, unseen
 
 Tensors = dict[str, Tensor]
 functorch: Any = torch._C._functorch  # type: ignore[attr-defined]
@@ -423,7 +423,7 @@ def _one_each(parts: tuple[Any, ...]) -> Any:
 @contextmanager
 def _supports(fused: bool, attends: bool = False) -> Iterator[None]:
     """Let user code run for several members, and the same for one: attention in plain operators unless it ``attends``,
-    no recomputation of parts (it would draw anew, outside), oneDNN's LSTM and compiled code left out."""
+    recomputation of parts at once (later it would draw anew, outside), oneDNN's LSTM and compiled code left out."""
     fast, dnn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
     kernels = [enabled() for enabled, _ in ATTENTION]
     torch.backends.mha.set_fastpath_enabled(False)
@@ -442,13 +442,27 @@ def _supports(fused: bool, attends: bool = False) -> Iterator[None]:
         torch._C._set_mkldnn_enabled(dnn)
 
 
-def _straight(*_: Any, **__: Any) -> Iterator[None]:
-    yield
+def _straight(
+    function: Any, preserve: bool, contexts: Any, determinism: Any, debug: Any, early: Any, *args: Any, **named: Any
+) -> Iterator[None]:
+    site = drawn()
+    yield  # checkpoint() runs the function here
+    _recompute(site, functools.partial(function, *args, **named))
 
 
 class _Straight:
-    """A stand-in for ``CheckpointFunction`` that runs the function."""
+    """A stand-in for ``CheckpointFunction`` that keeps what the function computes."""
 
     @staticmethod
     def apply(function: Any, preserve: bool, *args: Any) -> Any:
-        return function(*args)
+        site = drawn()
+        found = function(*args)
+        _recompute(site, functools.partial(function, *args))
+        return found
+
+
+def _recompute(site: int, run: Callable[[], Any]) -> None:
+    """Move the buffers once more, as the recomputation does in which torch's checkpoints end."""
+    if torch.is_grad_enabled():
+        with torch.no_grad(), drawing_again(site):
+            run()

@@ -102,7 +102,8 @@ class Keyed(TorchDispatchMode):
 
 RANDOM = "CustomRNGKeyId"  # torch's key, below those of gradients, for generators that are not its own
 COMPOSITE = ("CompositeImplicitAutograd", "CompositeExplicitAutograd", "CompositeExplicitAutogradNonFunctional")
-_RUNNING: list[Keyed] = []
+_RUNNING: list[Keyed] = []  # those that answer below dispatch
+_ENTERED: list[Keyed] = []  # those and the dispatch modes
 
 
 @functools.cache
@@ -137,18 +138,43 @@ def unseen() -> bool:
 def answered(noise: Noise, *, stacked: bool) -> Iterator[None]:
     """:class:`Keyed`, on a CPU at no cost to operators that draw nothing where nobody watches them."""
     if not unseen() or noise.key.device.type != "cpu":
-        with Keyed(noise, stacked=stacked):
-            yield
+        with Keyed(noise, stacked=stacked) as mode:
+            _ENTERED.append(mode)
+            try:
+                yield
+            finally:
+                _ENTERED.pop()
         return
     install()
     include = torch._C._dispatch_tls_set_dispatch_key_included  # type: ignore[attr-defined]
     _RUNNING.append(Keyed(noise if stacked else Lone(noise), stacked=stacked))
+    _ENTERED.append(_RUNNING[-1])
     include(RANDOM, True)
     try:
         yield
     finally:
         include(RANDOM, len(_RUNNING) > 1)
         _RUNNING.pop()
+        _ENTERED.pop()
+
+
+def drawn() -> int:
+    """Draws so far of what is answered now."""
+    return _ENTERED[-1].site if _ENTERED else 0
+
+
+@contextmanager
+def drawing_again(site: int) -> Iterator[None]:
+    """Give the numbers from the draw ``site`` on once more, and go on after that where it was."""
+    if not _ENTERED:
+        yield
+        return
+    mode = _ENTERED[-1]
+    before, mode.site = mode.site, site
+    try:
+        yield
+    finally:
+        mode.site = before
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

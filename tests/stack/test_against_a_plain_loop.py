@@ -12,6 +12,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import luthier as lt
 from luthier.adapt.plain import Plain
@@ -87,6 +88,22 @@ class Branching(Frozen):
     level = 0.34  # between the deviations that members of unequal rates come to
 
 
+class Recomputed(nn.Module):
+    """A part whose batch norm is moved once more where it is computed anew."""
+
+    def __init__(self, reentrant: bool | None, rate: float = 0.0, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.reentrant = reentrant
+        self.a, self.b = nn.Linear(64, 16), nn.Linear(16, 10)
+        self.part = nn.Sequential(nn.Dropout(rate), nn.BatchNorm1d(16, momentum=momentum), nn.ReLU(), nn.Linear(16, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        if self.reentrant is None:
+            return self.b(self.part(x))
+        return self.b(checkpoint(self.part, x, use_reentrant=self.reentrant))
+
+
 class Complex(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -123,6 +140,29 @@ def test_parameters_that_get_no_gradient_stay_and_all_others_train_as_in_torch(m
             assert found.dtype == expected.dtype and torch.allclose(found, expected, atol=1e-5), key
             if key in ("a.weight", "unused"):
                 assert torch.equal(found, start[key])
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # in evaluation
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("width", [1, 3])
+def test_buffers_under_a_checkpoint_are_moved_twice_as_in_torch(reentrant, width):
+    study = tuned(lambda: Recomputed(reentrant), optimizer=lt.optim.SGD(), width=width)
+    for trial in study.trials:
+        model, loss = plain(lambda: Recomputed(reentrant), trial.config["lr"])
+        assert trial.metrics["loss"] == pytest.approx(loss, rel=1e-5)
+        if trial.number == study.best.number:
+            found = dict(study.model().named_buffers())
+            for key, expected in model.named_buffers():
+                assert torch.allclose(found[key], expected, rtol=1e-4, atol=1e-6), key
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_part_that_is_computed_anew_draws_the_same(width, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.STEPS", 1)
+    # all of a running mean is of the last time that it was computed
+    straight, anew = (tuned(lambda r=r: Recomputed(r, 0.5, 1.0), width=width).model() for r in (None, False))
+    assert torch.equal(anew.part[1].running_mean, straight.part[1].running_mean)
+    assert anew.part[1].num_batches_tracked == 2 * straight.part[1].num_batches_tracked == 2
 
 
 @pytest.mark.parametrize("clip", [None, 0.5])
