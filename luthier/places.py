@@ -6,15 +6,20 @@ Libraries are not looked into.
 from __future__ import annotations
 
 import functools
+import gc
 import itertools
 import pickle
 import random
 import sys
 import sysconfig
+import zlib
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from types import BuiltinMethodType, CodeType, FunctionType, MethodType, ModuleType
+from collections.abc import Iterator, Mapping, Sized
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from numbers import Number
+from threading import local
+from types import BuiltinMethodType, CodeType, FunctionType, GeneratorType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,8 +27,9 @@ import torch
 from torch import Tensor, nn
 
 DEEP, MANY = 6, 256  # references followed one after another, those to modules aside; items of a list or dict
-CONTAINERS = (list, dict, set, deque)
-SIMPLE = (bool, int, float, str, np.generic)
+WRITTEN = 1 << 22  # bytes of an array that are looked at
+CONTAINERS = (list, dict, set, deque, bytearray)
+SIMPLE = (bool, int, float, str, bytes, np.generic, Number)
 _OF_MODULES = frozenset(vars(nn.Module()))
 _SEEDED = (random._inst, np.random.mtrand._rand, torch.default_generator)  # type: ignore[attr-defined]
 _STANDARD = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
@@ -69,14 +75,22 @@ class Array:
     def __init__(self, value: Any) -> None:
         self.value = value
         if isinstance(value, Tensor):
-            self._state: Any = None if value.is_inference() else value._version
+            self._state: Any = None if value.is_inference() else value._version, _written(value)
         else:
-            self._state = value.tobytes() if value.size <= 1 << 16 else None
+            self._state = _written(value)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Array) and self.value is other.value and self._state == other._state
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def _written(value: Any) -> int | None:
+    """A sum of what is in a tensor or array, which .data and views change unsaid; None for a large one."""
+    if value.nbytes <= WRITTEN and not (isinstance(value, Tensor) and value.device.type != "cpu"):
+        with suppress(Exception):  # of vmap's, and in types that NumPy does not have
+            return zlib.adler32((value.detach().numpy() if isinstance(value, Tensor) else value).tobytes())
+    return None
 
 
 class Look:
@@ -153,11 +167,11 @@ More = tuple[str, str, Any, Place | None]
 
 def _within(kind: str, path: str, value: Any, place: Place | None) -> Iterator[More]:
     if isinstance(value, list | deque):
-        yield from ((kind, f"{path}[{i}]", x, Place(value, i)) for i, x in enumerate(value) if len(value) <= MANY)
+        yield from ((kind, f"{path}[{i}]", x, Place(value, i)) for i, x in enumerate(itertools.islice(value, MANY)))
     elif isinstance(value, tuple):
-        yield from ((kind, f"{path}[{i}]", x, None) for i, x in enumerate(value) if len(value) <= MANY)
+        yield from ((kind, f"{path}[{i}]", x, None) for i, x in enumerate(value[:MANY]))
     elif isinstance(value, dict):
-        items = list(value.items()) if len(value) <= MANY else []
+        items = list(itertools.islice(value.items(), MANY))
         yield from ((kind, f"{path}[{key!r}]", x, Place(value, key)) for key, x in items)
     elif isinstance(value, functools.partial):
         yield from ((kind, path, each, None) for each in (value.func, value.args, value.keywords))
@@ -176,6 +190,7 @@ def _within(kind: str, path: str, value: Any, place: Place | None) -> Iterator[M
         yield from _of_class(value)
     elif isinstance(value, nn.Module):
         hooks = [*value._forward_hooks.values(), *value._forward_pre_hooks.values()]
+        hooks += [*value._backward_hooks.values(), *value._backward_pre_hooks.values()]
         yield from ((kind, f"{path}.{name}", each, None) for name, each in value._modules.items())
         yield from ((kind, path, hook, None) for hook in hooks)
         own = vars(value)
@@ -183,10 +198,29 @@ def _within(kind: str, path: str, value: Any, place: Place | None) -> Iterator[M
             if n not in _OF_MODULES and (n[0] != "_" or is_users(type(value).__module__)):
                 yield kind, f"{path}.{n}", x, Place(own, n)
         yield kind, path, type(value), None
-    elif not isinstance(value, ModuleType) and is_users(type(value).__module__):
-        own = getattr(value, "__dict__", {})
-        yield from ((kind, f"{path}.{name}", each, Place(own, name)) for name, each in list(own.items()))
-        yield kind, path, type(value), None
+    elif isinstance(value, ContextVar):
+        yield kind, f"{path}.get()", value.get(None), None
+    elif isinstance(value, functools._lru_cache_wrapper):
+        yield kind, path, value.__wrapped__, None
+        kept = (each for each in gc.get_referents(value) if type(each) is dict and "__wrapped__" not in each)
+        yield from (("the cache of", path, each, None) for each in kept)
+    elif not isinstance(value, ModuleType) and (isinstance(value, local) or is_users(type(value).__module__)):
+        yield from _of_object(kind, path, value)
+    if isinstance(value, torch.optim.Optimizer):
+        hooks = [*value._optimizer_step_pre_hooks.values(), *value._optimizer_step_post_hooks.values()]
+        yield from ((kind, path, hook, None) for hook in hooks)
+
+
+def _of_object(kind: str, path: str, value: Any) -> Iterator[More]:
+    """The attributes of an object, in slots too, and its class."""
+    own = getattr(value, "__dict__", {})
+    yield from ((kind, f"{path}.{name}", each, Place(own, name)) for name, each in list(own.items()))
+    for owner in type(value).__mro__:
+        slots = vars(owner).get("__slots__", ()) if is_users(owner.__module__) else ()
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name[:2] != "__" and hasattr(value, name):
+                yield kind, f"{path}.{name}", getattr(value, name), Place(value, name)
+    yield kind, path, type(value), None
 
 
 def _of_function(function: FunctionType) -> Iterator[More]:
@@ -208,6 +242,8 @@ def _of_function(function: FunctionType) -> Iterator[More]:
             continue
     defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     yield from (("a default of", function.__name__, value, None) for value in defaults)
+    own = vars(function)
+    yield from (("the attribute", f"{function.__name__}.{n}", x, Place(own, n)) for n, x in list(own.items()))
 
 
 def _of_class(kind: type) -> Iterator[More]:
@@ -237,15 +273,33 @@ def is_users(module: str | None) -> bool:
 
 
 def _state(value: Any) -> bytes | None:
-    """The state of a generator of random numbers, or of a count; None for those that are seeded for each call."""
+    """The state of a generator of random numbers, or of an iterator; None for those that are seeded for each call."""
     if any(value is one for one in _SEEDED):
         return None
     if isinstance(value, np.random.Generator):
         return pickle.dumps(value.bit_generator.state)
     if isinstance(value, np.random.RandomState):
         return pickle.dumps(value.get_state())
-    if isinstance(value, random.Random):
+    if isinstance(value, random.Random) and not isinstance(value, random.SystemRandom):  # which has no state
         return pickle.dumps(value.getstate())
     if isinstance(value, torch.Generator):
         return value.get_state().numpy().tobytes()
-    return repr(value).encode() if isinstance(value, itertools.count) else None
+    if isinstance(value, frozenset):
+        return f"{len(value)} items".encode()  # which grows by being another
+    return repr(_position(value)).encode() if isinstance(value, Iterator) else None
+
+
+def _position(value: Any) -> Any:
+    """How far an iterator has come, where that can be seen."""
+    if isinstance(value, GeneratorType):
+        frame = value.gi_frame
+        own = [x for x in frame.f_locals.values() if isinstance(x, SIMPLE)] if frame else []
+        return frame and (frame.f_lasti, own, _position(value.gi_yieldfrom))
+    if isinstance(value, SIMPLE):
+        return value
+    if isinstance(value, Iterator) and type(value).__module__ in ("builtins", "itertools"):
+        _, given, *state = value.__reduce__()  # type: ignore[misc]
+        return [_position(each) for each in (*given, *state)]
+    if isinstance(value, tuple):
+        return [_position(each) for each in value]
+    return len(value) if isinstance(value, Sized) else None

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextvars
+import functools
 import itertools
 import random
+import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -138,6 +142,16 @@ class Logging(optim.SGD):
         super().step()
 
 
+SYSTEM = random.SystemRandom()
+
+
+def counting_both(net: Any, x: Tensor, hidden: Tensor) -> None:
+    if net.training:
+        net.training_calls += 1
+    else:
+        net.others += 1
+
+
 HARMLESS: dict[str, Callable[[], dict[str, Any]]] = {
     "a count of calls": lambda: of(counting, calls=int),
     "printing each thirtieth step": lambda: of(printing, step=int),
@@ -148,6 +162,8 @@ HARMLESS: dict[str, Callable[[], dict[str, Any]]] = {
     "the best loss so far": lambda: beside(best, {"n": 0, "best": 9.0, "at": 0}),
     "a log of the loss": lambda: beside(lambda run, loss: run.log(loss.item()), Run()),
     "a log of gradient norms": lambda: {"optimizer": Logging},
+    "names by the system's own numbers": lambda: beside(lambda kept, loss: kept.append(SYSTEM.random()), []),
+    "counts in both modes": lambda: of(counting_both, training_calls=int, others=int),
 }
 
 
@@ -279,6 +295,172 @@ class Waning(optim.SGD):
             super().step()
 
 
+class Slots:
+    """A count in a slot."""
+
+    __slots__ = ("n",)
+
+    def __init__(self) -> None:
+        self.n = 0
+
+
+class Anything:
+    """A place for one value."""
+
+    def __init__(self, kept: Any) -> None:
+        self.kept = kept
+
+
+PLACE, OWN = contextvars.ContextVar("PLACE", default=0), threading.local()
+
+
+def later(more: Callable[[], float]) -> dict[str, Any]:
+    """A loss that is doubled once ``more()`` is above 500."""
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(output, target) * (2.0 if more() > 500 else 1.0)
+
+    return {"loss": loss}
+
+
+def attribute_of_a_function() -> dict[str, Any]:
+    def more() -> float:
+        more.n += 1  # type: ignore[attr-defined]
+        return more.n  # type: ignore[attr-defined]
+
+    more.n = 0  # type: ignore[attr-defined]
+    return later(more)
+
+
+def generated() -> dict[str, Any]:
+    def numbers() -> Iterator[float]:
+        yield from range(10_000)
+
+    waiting = numbers()
+    return later(lambda: next(waiting))
+
+
+def iterated(waiting: Iterator[float]) -> dict[str, Any]:
+    return later(lambda: next(waiting))
+
+
+def cached_list() -> dict[str, Any]:
+    @functools.cache
+    def places() -> list[int]:
+        return [0]
+
+    def more() -> float:
+        places()[0] += 1
+        return places()[0]
+
+    return later(more)
+
+
+def in_a_slot() -> dict[str, Any]:
+    place = Slots()
+
+    def more() -> float:
+        place.n += 1
+        return place.n
+
+    return later(more)
+
+
+def of_another_context() -> dict[str, Any]:
+    def more() -> float:
+        PLACE.set(PLACE.get() + 1)
+        return PLACE.get()
+
+    return later(more)
+
+
+def of_a_thread() -> dict[str, Any]:
+    OWN.n = 0
+
+    def more() -> float:
+        OWN.n += 1
+        return OWN.n  # type: ignore[no-any-return]
+
+    return later(more)
+
+
+def grown(kept: Any, one: Any, read: Callable[[Any], float] = len) -> dict[str, Any]:
+    """A loss that adds to what is kept."""
+    place = Anything(kept)
+
+    def more() -> float:
+        place.kept = place.kept + one
+        return read(place.kept)
+
+    return later(more)
+
+
+def frozen() -> dict[str, Any]:
+    place = Anything(frozenset())
+
+    def more() -> float:
+        place.kept = place.kept | {len(place.kept)}
+        return len(place.kept)
+
+    return later(more)
+
+
+def written(kept: Any, write: Callable[[Any], Any]) -> dict[str, Any]:
+    """A loss that writes into the first of what is kept."""
+
+    def more() -> float:
+        write(kept)
+        return float(kept[0])
+
+    return later(more)
+
+
+def add_one(kept: Any) -> None:
+    kept[0] += 1
+
+
+def backward(register: Callable[[nn.Module, Callable[..., Any]], Any]) -> dict[str, Any]:
+    """A network whose gradients are doubled later, by a hook that ``register`` gives a layer."""
+
+    def model(config: Any) -> nn.Module:
+        found, calls = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 2)), [0]
+
+        def hook(*given: Any) -> Any:
+            calls[0] += 1
+            return None if calls[0] <= 500 else (2 * given[-1][0],)
+
+        register(found[1], hook)
+        return found
+
+    return {"model": model}
+
+
+def of_its_output(layer: nn.Module, hook: Callable[..., Any]) -> None:
+    def scaled(gradient: Tensor) -> Tensor:
+        found = hook((gradient,))
+        return gradient if found is None else found[0]
+
+    layer.register_forward_hook(lambda module, given, out: out.register_hook(scaled) and None)
+
+
+def evaluated(net: Any, x: Tensor, hidden: Tensor) -> Tensor:
+    net.kept += not net.training
+    return 2 * hidden if net.kept > 500 else hidden
+
+
+def hooked(params: Any, config: Any) -> optim.Optimizer:
+    found, calls = optim.SGD(params, lr=config["lr"]), [0]
+
+    def hook(optimizer: Any, args: Any, kwargs: Any) -> None:
+        calls[0] += 1
+        if calls[0] > 500:
+            for parameter in optimizer.param_groups[0]["params"]:
+                parameter.grad.mul_(0.5)
+
+    found.register_step_pre_hook(hook)
+    return found
+
+
 ACTS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "a branch later": (lambda: of(doubled(lambda net: net.kept > 500, count), kept=int), "model.kept"),
     "a branch later, deep inside": (nested, ".kept"),
@@ -305,6 +487,27 @@ ACTS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "a state that is carried on": (lambda: {"model": lambda config: Carrying()}, "model.carried"),
     "a gradient": (lambda: of(reversing, kept=int), "model.kept"),
     "an optimizer": (lambda: {"optimizer": Waning}, "optimizer.steps"),
+    "an attribute of a function": (attribute_of_a_function, "more.n"),
+    "a generator": (generated, "'waiting'"),
+    "an iterator": (lambda: iterated(iter([1.0] * 500 + [501.0] * 500)), "'waiting'"),
+    "a cycle": (lambda: iterated(itertools.cycle([1.0] * 500 + [501.0])), "'waiting'"),
+    "a cached list": (cached_list, "[0]"),
+    "a slot": (in_a_slot, "place.n"),
+    "a variable of the context": (of_another_context, "PLACE.get()"),
+    "a thread's own": (of_a_thread, "OWN.n"),
+    "bytes": (lambda: grown(b"", b"x"), "place.kept"),
+    "a bytearray": (lambda: grown(bytearray(), b"x"), "place.kept"),
+    "a tuple's length": (lambda: grown((), (1,)), "place.kept"),
+    "a complex number": (lambda: grown(0j, 1, abs), "place.kept"),
+    "a fraction": (lambda: grown(Fraction(0), 1, float), "place.kept"),
+    "one of three hundred": (lambda: written(dict.fromkeys(range(300), 0), add_one), "kept[0]"),
+    "a large array": (lambda: written(np.zeros(100_000), add_one), "'kept'"),
+    "a tensor's data": (lambda: written(torch.zeros(2), lambda kept: kept.data.add_(1)), "'kept'"),
+    "a frozen set": (frozen, "place.kept"),
+    "a hook of a layer": (lambda: backward(nn.Module.register_full_backward_hook), "calls[0]"),
+    "a hook of a tensor": (lambda: backward(of_its_output), "calls[0]"),
+    "evaluation": (lambda: of(evaluated, kept=int), "model.kept"),
+    "an optimizer's hook": (lambda: {"optimizer": hooked}, "calls[0]"),
 }
 
 

@@ -166,8 +166,8 @@ def refuse_counting(member: Member, again: Member, batch: Any, hyper: Mapping[st
 
     code = code_of(member)
     try:
-        first, before = run(member).detach(), outside(code.owners)
-        second = run(member).detach()
+        first, before = whole()[0], outside(code.owners)
+        second = whole()[0]
         made = _after_another(again, batch, run, begun)
         rebuilt = run(again).detach()
     except Exception:  # it has run before, in its own way
