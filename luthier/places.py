@@ -290,7 +290,7 @@ def _state(value: Any) -> bytes | None:
 
 
 def _position(value: Any) -> Any:
-    """How far an iterator has come, where that can be seen."""
+    """The place that an iterator has come to, where it can be seen."""
     if isinstance(value, GeneratorType):
         frame = value.gi_frame
         own = [x for x in frame.f_locals.values() if isinstance(x, SIMPLE)] if frame else []

@@ -224,12 +224,12 @@ class Bilevel:
 
     def _outer_step(self, task: Program, state: State, found: Hypergradient) -> tuple[State, Tensor]:
         """The state after the outer step, and the norm of the hypergradient, (members,), in unconstrained numbers."""
-        own, domains = state["own"]["bilevel"], task.task.space.domains
+        own = state["own"]["bilevel"]
+        domains: Mapping[str, Any] = task.task.space.domains  # those that move are Floats
         place, gradient = {}, {}
         for name, slope in found.total.items():
-            domain: Any = domains[name]
-            place[name] = unconstrained.free(domain, state["hyper"][name])
-            gradient[name] = slope * unconstrained.slope(domain, place[name])
+            place[name] = unconstrained.free(domains[name], state["hyper"][name])
+            gradient[name] = slope * unconstrained.slope(domains[name], place[name])
         length = norm(gradient)
         warm = state["t"].to(torch.float64) / task.epoch_steps >= self.warmup
         moves = torch.isfinite(length) & warm  # a member that diverged keeps its values, and harms no other
