@@ -549,7 +549,7 @@ def test_draws_of_python_and_numpy_are_each_members_own(tmp_path: Any) -> None:
 def test_what_stands_for_a_tensor_is_refused_by_torch_itself() -> None:
     """Torch's C++ takes whatever says that it is a tensor for one, and ended the process now and then."""
     layer = nn.Linear(5, 4)
-    kept = Kept(torch.ones(2, 5), "model.scale", Trace({}))
+    kept: Any = Kept(torch.ones(2, 5), "model.scale", Trace({}))
     assert not isinstance(kept, Tensor) and isinstance(Kept(2, "model.step", Trace({})), int)
     for call in (lambda: layer(kept), lambda: torch.tanh(kept), lambda: torch.cat([kept, kept])):
         with pytest.raises(TypeError):

@@ -242,7 +242,7 @@ class Mapped:
         run = functools.partial(self._one, rows, batch, knobs, wanted, noise.differentiable)
         if self.form.seeded:
             run = functools.partial(_seeded, int(noise.bits(PYTHON_SITE, ())) >> 32, run)
-        if self.form.channels_last:
+        if self.form.channels_last and self._module.training:  # in which it has been compared
             try:
                 with hot.channels_last(), answered(noise, stacked=False) if keyed else nullcontext():
                     return run()

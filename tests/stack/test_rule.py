@@ -119,6 +119,20 @@ def test_images_have_their_channels_last_where_code_can_bear_it(code: str) -> No
         assert program.gradient(state, state["hyper"], batch)[0].isfinite()
 
 
+def test_images_that_are_measured_lie_as_they_do_in_a_plain_loop() -> None:
+    def flat(m: Any, x: Tensor) -> Tensor:
+        # by places in memory, which no comparison of training steps sees
+        return x.flatten(1) if m.training else x.as_strided((len(x), x[0].numel()), (x[0].numel(), 1))
+
+    program = task(pooled(flat)).program({"lr": 0.1})
+    assert program.network._mapped.form.channels_last
+    state = Plain().init(program, {"lr": 0.1}, 0)
+    plain, valid = program.module({"lr": 0.1}, state).eval(), program.sources.splits.valid
+    with torch.no_grad():
+        expected = float(F.cross_entropy(plain(valid.inputs), valid.targets))
+    assert float(program.evaluate(state, "valid")["loss"][0]) == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_study_of_an_earlier_version_keeps_its_rule(tmp_path: Path) -> None:
     """The database is as the version before wrote it: it knew no rule."""
     given: dict[str, Any] = {"epochs": 1, "progress": False, "name": "old", "store": tmp_path / "old.db"}
