@@ -93,17 +93,15 @@ class Code:
             raise self.error(drawn or changed)
         if run is None:
             return False
-        followed = list(changed)
+        shapes: list[str] = []
         if other is not None:
             with suppress(Exception):  # of what it was not made for
                 other()
             after = outside(self.owners)  # a tensor may be kept for each shape
-            followed += [
-                name for name in moved(now, after) if not isinstance(after[name], Array) and name not in changed
-            ]
-        if not followed:
+            shapes = [name for name in moved(now, after) if not isinstance(after[name], Array) and name not in changed]
+        if not changed and not shapes:
             return False
-        reach = reaching(run, alike, self.owners, followed)
+        reach = reaching(run, alike, self.owners, changed, shapes)
         if reach.name:
             raise self.error([reach.name])
         return bool(reach.compared.intersection(changed))  # not a shape, by which a cache is made anew

@@ -173,8 +173,23 @@ _WRITES = frozenset(
 )
 
 
-def _written_only(value: Any, name: str, trace: Trace) -> Any:
-    """An empty list, dict, set or deque like this one, from which nothing can be read."""
+# Methods of a dict that ask for one key
+_BY_KEY = frozenset(("__contains__", "__getitem__", "get", "setdefault"))
+
+
+def _written_only(value: Any, name: str, trace: Trace, *, by_key: bool = False) -> Any:
+    """An empty list, dict, set or deque like this one, from which nothing can be read.
+
+    ``by_key`` allows a dict to be asked for a key: a cache by shapes makes what it does not find. A number in it is a
+    kept one, and how many it holds stays unknown.
+    """
+
+    def asked(method: Callable[..., Any]) -> Callable[..., Any]:
+        def own(*args: Any, **named: Any) -> Any:
+            found = method(*args, **named)
+            return Kept(found, name, trace) if type(found) in (int, float, complex) else found
+
+        return own
 
     def read(method: Callable[..., Any]) -> Callable[..., Any]:
         def own(*args: Any, **named: Any) -> Any:
@@ -184,8 +199,9 @@ def _written_only(value: Any, name: str, trace: Trace) -> Any:
         return own
 
     kind = type(value)
-    found = {each: getattr(kind, each) for each in dir(kind) if each not in _WRITES}
-    kind = type(kind.__name__, (kind,), {each: read(method) for each, method in found.items() if callable(method)})
+    found = {each: method for each in dir(kind) if each not in _WRITES and callable(method := getattr(kind, each))}
+    own = {each: asked(it) if by_key and each in _BY_KEY else read(it) for each, it in found.items()}
+    kind = type(kind.__name__, (kind,), own)
     if isinstance(value, deque):
         return kind(maxlen=value.maxlen)
     return kind(value.default_factory) if hasattr(value, "default_factory") else kind()
@@ -210,7 +226,11 @@ class Reach(NamedTuple):
 
 
 def reaching(
-    run: Callable[[], Any], same: Callable[[Any, Any], bool], owners: Mapping[str, Any], changed: Iterable[str]
+    run: Callable[[], Any],
+    same: Callable[[Any, Any], bool],
+    owners: Mapping[str, Any],
+    changed: Iterable[str],
+    shapes: Collection[str] = (),
 ) -> Reach:
     """Find out whether what code has changed can reach what ``run`` gives.
 
@@ -219,13 +239,14 @@ def reaching(
         same: Compares two results.
         owners: Things that the code can reach, as :class:`luthier.places.Look` takes it.
         changed: Names of what the code has changed, as it has them.
+        shapes: Names of what it has changed for other shapes alone.
     """
-    names: Names = dict.fromkeys(changed)
+    names: Names = dict.fromkeys((*changed, *shapes))
     expected, compared = run(), frozenset[str]()
     for _ in range(ROUNDS):
         more: Names = {}
         for amount in (1.0, -1.0):  # in place of what a tensor holds, times a large number
-            paths = _Paths(names, amount)
+            paths = _Paths(names, amount, frozenset(shapes))
             name = paths.walk(run, same, owners, expected)
             compared |= paths.compared
             if name:
@@ -243,14 +264,15 @@ class _Paths:
     Args:
         names: The kept values, with where they were and what they were if they are not there before a run.
         amount: A factor on what kept tensors hold.
+        shapes: Names of those that other shapes alone have changed.
 
     Attributes:
         compared: The kept values that decide which way is taken.
         written: Numbers, containers and tensors that some way changes, by name.
     """
 
-    def __init__(self, names: Names, amount: float) -> None:
-        self.names, self.amount = names, amount
+    def __init__(self, names: Names, amount: float, shapes: frozenset[str]) -> None:
+        self.names, self.amount, self.shapes = names, amount, shapes
         self.compared, self.written = frozenset[str](), Names()
         self._usual: set[str] | None = None  # names of other objects that the natural way replaces
 
@@ -265,7 +287,7 @@ class _Paths:
                 for name in self.names:
                     if name in before.found and name not in before.places and not _inside(name, self.names):
                         return name  # it cannot be replaced
-                _put(before, self.names, trace, self.amount)
+                self._put(before, trace)
                 try:
                     equal = same(run(), expected)
                 except Exception:
@@ -281,6 +303,18 @@ class _Paths:
                 taken[site] = natural
             self.compared |= trace.compared
         return next(iter(self.names)) if todo else ""
+
+    def _put(self, look: Look, trace: Trace) -> None:
+        """Put stand-ins in the places of the kept values."""
+        for name, where in self.names.items():
+            if name in look.places:
+                value, by_key = look.values[name], name in self.shapes and isinstance(look.values[name], dict)
+                other = _replaced(value, name, trace, self.amount, by_key=by_key)
+                for place in look.places[name]:
+                    place.put(other)
+            elif where is not None:  # made by an earlier run
+                for place in where[0]:
+                    place.put(_replaced(where[1], name, trace, self.amount))
 
     def _changes(self, before: Look, now: Look) -> str:
         """Note what a run has changed; the name of something that only this way replaces, or ""."""
@@ -308,27 +342,15 @@ def _unchanged(before: Any, now: Any) -> bool:
     return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other)
 
 
-def _put(look: Look, names: Names, trace: Trace, amount: float) -> None:
-    """Put kept values in the places of those that are named."""
-    for name, where in names.items():
-        if name in look.places:
-            other = _replaced(look.values[name], name, trace, amount)
-            for place in look.places[name]:
-                place.put(other)
-        elif where is not None:  # made by an earlier run
-            for place in where[0]:
-                place.put(_replaced(where[1], name, trace, amount))
-
-
 def _inside(name: str, names: Collection[str]) -> bool:
     """Return True if a value is in a list or dict that is replaced as a whole."""
     return any(name.startswith((f"{other[:-1]}[", f"{other[:-1]}.")) for other in names)
 
 
-def _replaced(value: Any, name: str, trace: Trace, amount: float) -> Any:
+def _replaced(value: Any, name: str, trace: Trace, amount: float, *, by_key: bool = False) -> Any:
     """A stand-in for a kept value."""
     if isinstance(value, CONTAINERS):
-        return _written_only(value, name, trace)
+        return _written_only(value, name, trace, by_key=by_key)
     if isinstance(value, Tensor | np.ndarray):
         return _filled(value, amount)
     if isinstance(value, tuple):
