@@ -165,6 +165,8 @@ def refuse_counting(member: Member, again: Member, batch: Any, hyper: Mapping[st
         return loss.detach(), found, buffers, weights, measured
 
     code = code_of(member)
+    for each in (member, again):  # made in whatever mode
+        each.train()
     try:
         first, before = whole()[0], outside(code.owners)
         second = whole()[0]
