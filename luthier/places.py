@@ -12,6 +12,7 @@ import pickle
 import random
 import sys
 import sysconfig
+import warnings
 import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sized
@@ -119,7 +120,7 @@ class Look:
         name = f"{kind} {path!r}"
         if id(value) in self._seen and not isinstance(value, SIMPLE):
             first = self._seen[id(value)][0]
-            if place is not None and first in self.places:
+            if place is not None and self.values.get(first) is value:  # not its object's, whose name a class has
                 self.places[first].append(place)
             return
         if place is not None:
@@ -286,7 +287,12 @@ def _state(value: Any) -> bytes | None:
         return value.get_state().numpy().tobytes()
     if isinstance(value, frozenset):
         return f"{len(value)} items".encode()  # which grows by being another
-    return repr(_position(value)).encode() if isinstance(value, Iterator) else None
+    return repr(_position(value)).encode() if _iterates(value) else None
+
+
+def _iterates(value: Any) -> bool:
+    """Return True for an iterator that Python has; one of the user's is an object like others."""
+    return isinstance(value, Iterator) and type(value).__module__ in ("builtins", "itertools")
 
 
 def _position(value: Any) -> Any:
@@ -297,9 +303,11 @@ def _position(value: Any) -> Any:
         return frame and (frame.f_lasti, own, _position(value.gi_yieldfrom))
     if isinstance(value, SIMPLE):
         return value
-    if isinstance(value, Iterator) and type(value).__module__ in ("builtins", "itertools"):
-        _, given, *state = value.__reduce__()  # type: ignore[misc]
-        return [_position(each) for each in (*given, *state)]
+    if _iterates(value):
+        with suppress(TypeError), warnings.catch_warnings():  # from Python 3.14 on those of itertools do not say
+            warnings.simplefilter("ignore", DeprecationWarning)
+            _, given, *state = value.__reduce__()  # type: ignore[misc]
+            return [_position(each) for each in (*given, *state)]
     if isinstance(value, tuple):
         return [_position(each) for each in value]
     return len(value) if isinstance(value, Sized) else None

@@ -363,6 +363,35 @@ def iterated(waiting: Iterator[float]) -> dict[str, Any]:
     return later(lambda: next(waiting))
 
 
+class Metered(Net):
+    """A network that makes its meter itself, so that the meter's class is a global of its code."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda net, x, hidden: net.meter.log(len(x)))
+        self.meter = Run()
+
+
+def test_a_class_that_code_names_stays_what_it_is() -> None:
+    """It was taken for the object of it that the network keeps, and put back as that."""
+    before = Run
+    found = [trial.metrics["loss"] for trial in tuned({"model": lambda config: Metered()}).trials]
+    assert Run is before and found == [trial.metrics["loss"] for trial in tuned({}).trials]
+
+
+class Waiting:
+    """An iterator of the user's own."""
+
+    def __init__(self) -> None:
+        self.n = 0
+
+    def __iter__(self) -> Iterator[float]:
+        return self
+
+    def __next__(self) -> float:
+        self.n += 1
+        return self.n
+
+
 def cached_list() -> dict[str, Any]:
     @functools.cache
     def places() -> list[int]:
@@ -511,6 +540,7 @@ ACTS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "an attribute of a function": (attribute_of_a_function, "more.n"),
     "a generator": (generated, "'waiting'"),
     "an iterator": (lambda: iterated(iter([1.0] * 500 + [501.0] * 500)), "'waiting'"),
+    "an iterator of one's own": (lambda: iterated(Waiting()), "waiting.n"),
     "a cycle": (lambda: iterated(itertools.cycle([1.0] * 500 + [501.0])), "'waiting'"),
     "a cached list": (cached_list, "[0]"),
     "a slot": (in_a_slot, "place.n"),

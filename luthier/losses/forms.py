@@ -68,6 +68,7 @@ def _classes(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, int]:
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor, label_smoothing: float | Tensor = 0.0) -> Tensor:
+    """Cross-entropy of each member, (members,), as :func:`luthier.losses.cross_entropy` describes it."""
     outputs, targets, axis = _classes(outputs, targets)
     logs = outputs.log_softmax(axis)
     if targets.is_floating_point():
@@ -101,28 +102,34 @@ def counted(targets: Tensor) -> Tensor:
 
 
 def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared error of each member, (members,)."""
     return (outputs - like(outputs, targets)).square().mean(_within(outputs))
 
 
 def mean_absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean absolute error of each member, (members,)."""
     return (outputs - like(outputs, targets)).abs().mean(_within(outputs))
 
 
 def huber(outputs: Tensor, targets: Tensor, delta: float = 1.0) -> Tensor:
+    """Mean of torch's ``huber_loss`` of each member, (members,)."""
     targets = like(outputs, targets).expand(outputs.shape)
     return F.huber_loss(outputs, targets, reduction="none", delta=delta).mean(_within(outputs))
 
 
 def smooth_l1(outputs: Tensor, targets: Tensor, beta: float = 1.0) -> Tensor:
+    """Mean of torch's ``smooth_l1_loss`` of each member, (members,)."""
     targets = like(outputs, targets).expand(outputs.shape)
     return F.smooth_l1_loss(outputs, targets, reduction="none", beta=beta).mean(_within(outputs))
 
 
 def binary_cross_entropy_with_logits(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy of logits of each member, (members,)."""
     return ((1 - like(outputs, targets)) * outputs - F.logsigmoid(outputs)).mean(_within(outputs))
 
 
 def binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy of probabilities of each member, (members,)."""
     # not torch's kernel: it raises an error for all members where one of them is NaN, and is slow for many
     targets = like(outputs, targets)
     truth = torch.stack((targets, 1 - targets), 1)

@@ -208,7 +208,10 @@ class Mapped:
             for name, slots, key, _ in self._slots:
                 if name in given:  # an adapter may leave out what a member does not reach
                     slots[key] = given[name]
+            _LATER.clear()  # of a run that failed
             result = _own_tensors(self._module(batch, hyper, wanted, differentiable))
+            while _LATER:  # the last checkpoint first, as gradients come to them
+                _LATER.pop()()
             return result, {
                 name: dense(slots[key])
                 for name, slots, key, _ in self._slots
@@ -423,7 +426,7 @@ def _one_each(parts: tuple[Any, ...]) -> Any:
 @contextmanager
 def _supports(fused: bool, attends: bool = False) -> Iterator[None]:
     """Let user code run for several members, and the same for one: attention in plain operators unless it ``attends``,
-    recomputation of parts at once (later it would draw anew, outside), oneDNN's LSTM and compiled code left out."""
+    recomputation after forward (later it would draw anew, outside), oneDNN's LSTM and compiled code left out."""
     fast, dnn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
     kernels = [enabled() for enabled, _ in ATTENTION]
     torch.backends.mha.set_fastpath_enabled(False)
@@ -461,8 +464,15 @@ class _Straight:
         return found
 
 
+_LATER: list[Callable[[], None]] = []  # recomputations that wait for the end of forward
+
+
 def _recompute(site: int, run: Callable[[], Any]) -> None:
-    """Move the buffers once more, as the recomputation does in which torch's checkpoints end."""
-    if torch.is_grad_enabled():
+    """Move the buffers once more after forward, as the recomputation does in which torch's checkpoints end."""
+
+    def again() -> None:
         with torch.no_grad(), drawing_again(site):
             run()
+
+    if torch.is_grad_enabled():
+        _LATER.append(again)

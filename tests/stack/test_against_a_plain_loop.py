@@ -91,9 +91,9 @@ class Branching(Frozen):
 class Recomputed(nn.Module):
     """A part whose batch norm is moved once more where it is computed anew."""
 
-    def __init__(self, reentrant: bool | None, rate: float = 0.0, momentum: float = 0.1) -> None:
+    def __init__(self, reentrant: bool | None, rate: float = 0.0, momentum: float = 0.1, parts: int = 1) -> None:
         super().__init__()
-        self.reentrant = reentrant
+        self.reentrant, self.parts = reentrant, parts
         self.a, self.b = nn.Linear(64, 16), nn.Linear(16, 10)
         self.part = nn.Sequential(nn.Dropout(rate), nn.BatchNorm1d(16, momentum=momentum), nn.ReLU(), nn.Linear(16, 16))
 
@@ -101,7 +101,9 @@ class Recomputed(nn.Module):
         x = self.a(x)
         if self.reentrant is None:
             return self.b(self.part(x))
-        return self.b(checkpoint(self.part, x, use_reentrant=self.reentrant))
+        for _ in range(self.parts):
+            x = checkpoint(self.part, x, use_reentrant=self.reentrant)
+        return self.b(x)
 
 
 class Complex(nn.Module):
@@ -145,10 +147,11 @@ def test_parameters_that_get_no_gradient_stay_and_all_others_train_as_in_torch(m
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # in evaluation
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("width", [1, 3])
-def test_buffers_under_a_checkpoint_are_moved_twice_as_in_torch(reentrant, width):
-    study = tuned(lambda: Recomputed(reentrant), optimizer=lt.optim.SGD(), width=width)
+@pytest.mark.parametrize("parts", [1, 2])
+def test_buffers_under_a_checkpoint_are_moved_twice_as_in_torch(reentrant, width, parts):
+    study = tuned(lambda: Recomputed(reentrant, parts=parts), optimizer=lt.optim.SGD(), width=width)
     for trial in study.trials:
-        model, loss = plain(lambda: Recomputed(reentrant), trial.config["lr"])
+        model, loss = plain(lambda: Recomputed(reentrant, parts=parts), trial.config["lr"])
         assert trial.metrics["loss"] == pytest.approx(loss, rel=1e-5)
         if trial.number == study.best.number:
             found = dict(study.model().named_buffers())
