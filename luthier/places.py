@@ -117,6 +117,8 @@ class Look:
 
     def _at(self, kind: str, path: str, value: Any, place: Place | None, deep: int) -> None:
         """Note a value, or what it refers to."""
+        if place is not None:
+            path = self._own_path(kind, path, place)
         name = f"{kind} {path!r}"
         if id(value) in self._seen and not isinstance(value, SIMPLE):
             first = self._seen[id(value)][0]
@@ -144,6 +146,14 @@ class Look:
             if deep < DEEP:
                 for more in _within(kind, path, value, place):
                     self._at(*more, deep + (not isinstance(more[2], nn.Module)))
+
+    def _own_path(self, kind: str, path: str, place: Place) -> str:
+        """A path that no other place has: two closures or modules may have one name."""
+        while taken := self.places.get(f"{kind} {path!r}"):
+            if taken[0].holder is place.holder and taken[0].key == place.key:
+                break
+            path += "'"
+        return path
 
 
 @contextmanager

@@ -392,6 +392,27 @@ class Waiting:
         return self.n
 
 
+def named_alike() -> dict[str, Any]:
+    """Two closures with one name, of which one is for the eye."""
+
+    def forward() -> Callable[[nn.Module, Tensor], Tensor]:
+        calls = [0]
+
+        def run(model: nn.Module, x: Tensor) -> Tensor:
+            calls[0] += 1
+            return model(x)
+
+        return run
+
+    calls = [0]
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        calls[0] += 1
+        return F.cross_entropy(output, target) * (2 if calls[0] > 500 else 1)
+
+    return {"forward": forward(), "loss": loss}
+
+
 def cached_list() -> dict[str, Any]:
     @functools.cache
     def places() -> list[int]:
@@ -541,6 +562,7 @@ ACTS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "a generator": (generated, "'waiting'"),
     "an iterator": (lambda: iterated(iter([1.0] * 500 + [501.0] * 500)), "'waiting'"),
     "an iterator of one's own": (lambda: iterated(Waiting()), "waiting.n"),
+    "one of two that are named alike": (named_alike, "calls"),
     "a cycle": (lambda: iterated(itertools.cycle([1.0] * 500 + [501.0])), "'waiting'"),
     "a cached list": (cached_list, "[0]"),
     "a slot": (in_a_slot, "place.n"),
