@@ -363,11 +363,15 @@ def iterated(waiting: Iterator[float]) -> dict[str, Any]:
     return later(lambda: next(waiting))
 
 
+def metering(net: Any, x: Tensor, hidden: Tensor) -> None:
+    net.meter.log(len(x))
+
+
 class Metered(Net):
     """A network that makes its meter itself, so that the meter's class is a global of its code."""
 
     def __init__(self) -> None:
-        super().__init__(lambda net, x, hidden: net.meter.log(len(x)))
+        super().__init__(metering)
         self.meter = Run()
 
 
