@@ -21,7 +21,7 @@ SMALL: dict[str, tuple[dict[str, Any], set[str]]] = {
     ),
     "genetic": (
         {"train": 128, "valid": 100, "epochs": 1, "channels": (2, 2), "hidden": 4, "seeds": 1}
-        | {"example": (2, 2), "pixels": 14, "seeds_example": 1, "elsewhere": 1},
+        | {"example": (2, 2), "pixels": 14, "elsewhere": 1},
         {"figure1", "compared"},
     ),
     "gflownet": (

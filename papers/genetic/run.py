@@ -45,12 +45,11 @@ class Size:
     example: tuple[int, int] = (32, 64)  # channels of the network of PyTorch's example
     pixels: int = 28  # a side; 14: means of two by two
     seeds: int = 20
-    seeds_example: int = 20  # of that network
     elsewhere: int = 0  # seeds that are run with another arithmetic, too
     alone: int = 0  # seeds with one training of the paper's size
 
 
-REDUCED = Size(2_000, 2_000, 3, (8, 16), 32, example=(4, 8), pixels=14, seeds_example=5, elsewhere=3, alone=1)
+REDUCED = Size(2_000, 2_000, 3, (8, 16), 32, example=(4, 8), pixels=14, elsewhere=3, alone=1)
 FULL = Size(None, 10_000, 10, (32, 64), 128)
 
 # The sums of another machine: without the instructions that this one has beyond those of the oldest x86-64.
@@ -224,7 +223,7 @@ def work(run: Run) -> None:
     for seed, network in product(range(size.alone), ALONE):
         if not run.made(method=f"alone {network}", seed=seed):
             run.keep([alone(run, network, seed)])
-    for seed, arm in product(range(size.seeds_example), EXAMPLE):
+    for seed, arm in product(range(size.seeds), EXAMPLE):
         if not run.made(method=arm, seed=seed):
             run.keep([one(run, arm, seed)])
 
