@@ -187,7 +187,7 @@ class Bilevel:
             optimizer = {*task.optimizer.reads, *(name for schedule in task.schedules for name in schedule.reads)}
         domains = unconstrained.tunable(task, state, self.names, f"Bilevel({self.response})", optimizer)
         check_objective(task, state, domains, self.objective, "Bilevel")
-        return {**domains, "lr": movable_rate(task, "Bilevel(rate=True)")} if self.rate else domains
+        return {**domains, "lr": movable_rate(task, "Bilevel(rate=True)", state)} if self.rate else domains
 
     def _at_the_end(
         self, task: Program, state: State, batches: Sequence[Batch], valid: Batch, names: list[str]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from luthier.adapt.differentiable import coupled_decay
+from luthier.adapt.unconstrained import in_training_loss
 from luthier.errors import MethodError
 from luthier.optim import SGD
 from luthier.optim.common import Tensors, add_scaled, clip_by_norm, norm, read, total
@@ -86,6 +87,7 @@ class Hypergradient:
         """
         self._limits(task, task.task.dtype)
         state = task.init(config, key, parent, overwrite)
+        movable_rate(task, state=state)
         if "direction" not in state["own"]:
             zeros = {name: torch.zeros_like(param) for name, param in state["params"].items()}
             state = {**state, "own": {**state["own"], "direction": zeros}}
@@ -165,8 +167,13 @@ class Hypergradient:
         return low * (1 + margin), high * (1 - margin)
 
 
-def movable_rate(task: Program, where: str = "Hypergradient") -> Float:
+def movable_rate(task: Program, where: str = "Hypergradient", state: State | None = None) -> Float:
     """The domain of ``lr``, where steps in proportion to it let ``where``, a method, move it.
+
+    Args:
+        task: The step that is trained.
+        where: The method, for errors.
+        state: A stack of it, on which to see that lr acts through the steps alone.
 
     Raises:
         MethodError: If it cannot.
@@ -174,9 +181,9 @@ def movable_rate(task: Program, where: str = "Hypergradient") -> Float:
     domain = task.task.space.domains.get("lr")
     if domain is None:
         fault, remedy = "there is no lr in the space", "Put lr=lt.Float(1e-5, 1.0, log=True) into the space."
-    elif not isinstance(domain, Float):
+    elif not isinstance(domain, Float) or not domain.continuous:
         fault = f"lr={domain!r} has no derivative"
-        remedy = "Make it a Float, or choose among its values by a proposer such as lt.propose.Random()."
+        remedy = "Make it a Float without a step, or choose among its values by a proposer such as lt.propose.Random()."
     elif domain.shape or domain.low < 0:
         fault, remedy = f"lr={domain!r} is not one positive rate", "Use lr=lt.Float(1e-5, 1.0, log=True)."
     elif "lr" in dict(task.static):
@@ -188,6 +195,9 @@ def movable_rate(task: Program, where: str = "Hypergradient") -> Float:
     elif isinstance(task.optimizer, TorchOptimizer) and not task.optimizer.proportional:
         fault = f"a step of {task.optimizer.title} is not proportional to lr, so its derivative cannot be seen in it"
         remedy = "Use lt.optim.SGD or Adam, or torch.optim's SGD, Adam, AdamW or RMSprop, with lr from the space."
+    elif state is not None and "lr" in in_training_loss(task, state):
+        fault = "lr enters the training loss, so that it acts on the weights otherwise than by the length of a step"
+        remedy = "Let loss, penalty and augment read a hyperparameter of another name."
     else:
         return domain
     raise MethodError(fault, where=where, remedy=remedy)

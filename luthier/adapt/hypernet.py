@@ -154,9 +154,8 @@ class Hypernet:
             width = torch.full_like(place, self.scale)
             moving["width"] = width + (-torch.expm1(-width)).log()  # the inverse of softplus
         if self.rate:
-            moving["rate"] = unconstrained.free(
-                movable_rate(task, "Hypernet(rate=True)"), state["hyper"]["lr"]
-            ).unsqueeze(1)
+            domain = movable_rate(task, "Hypernet(rate=True)", state)
+            moving["rate"] = unconstrained.free(domain, state["hyper"]["lr"]).unsqueeze(1)
         noise = Noise(state["key"], torch.zeros_like(state["t"]), FRESH)
         structure = STRUCTURES[structure_of(self, state["params"], domains)]
         response = structure.init(state["params"], draws.count(domains), noise, self.rank, self.hidden)

@@ -161,9 +161,9 @@ def _fault(task: Program, name: str, reached: Collection[str]) -> tuple[str, str
     """(why a gradient cannot move it, what to do), or None."""
     domain = task.task.space.domains[name]
     others = f"Choose it between trainings, by {_BETWEEN}"
-    if isinstance(domain, Choice | Int):
-        kind = "is one of several options" if isinstance(domain, Choice) else "is a whole number"
-        return f"{kind}, {domain!r}, and has no derivative", f"{others}."
+    if not isinstance(domain, Float) or not domain.continuous:
+        kind = {Choice: "is one of several options", Int: "is a whole number", Float: "has its values in steps"}
+        return f"{kind[type(domain)]}, {domain!r}, and has no derivative", f"{others}."
     if name in LOOP:
         return "sizes the minibatches and has no derivative", f"{others}."
     if name in dict(task.static):

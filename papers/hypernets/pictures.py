@@ -44,9 +44,8 @@ def starts(runs: Sequence[dict[str, Any]], titles: Mapping[str, str], file: Path
                 colour = figures.COLOURS[place % len(figures.COLOURS)]
                 axes.errorbar(np.mean(mine), place, xerr=np.std(mine), fmt="o", capsize=3, color=colour)
         names = [titles[name].replace("`", "") for name in shown]
-        axes.set(
-            title=f"{key.replace(' ', ' images, ', 1)}", xlabel="test loss", xscale="log", yticks=range(len(names))
-        )
+        axes.set(title=key.replace(" ", " images, ", 1), xlabel="test loss", yticks=range(len(names)))
+        axes.locator_params(axis="x", nbins=4)  # more labels would overlap
         axes.set_yticklabels(names if axes is pair[0] else [], fontsize=7)
         axes.grid(alpha=0.3)
     _write(figure, file)

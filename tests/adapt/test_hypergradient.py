@@ -228,6 +228,43 @@ def test_mistakes_are_named(make: Any, words: str):
         make()
 
 
+MOVERS = [Hypergradient(), lt.adapt.Bilevel("implicit", rate=True), lt.adapt.Hypernet(rate=True)]
+STEPPED = lt.Float(0.0, 0.5, step=0.1)
+
+
+def squared(params: Any, hyper: Any) -> Tensor:
+    return hyper["lr"] * sum(param.square().sum() for param in params.values())
+
+
+@pytest.mark.parametrize("adapter", MOVERS, ids=lambda adapter: type(adapter).__name__)
+@pytest.mark.parametrize(
+    ("domain", "settings", "words"),
+    [
+        (RATE, {"penalty": squared}, "lr enters the training loss"),
+        (lt.Float(0.0, 1.0, step=0.1), {}, r"lr=Float\(0.0, 1.0, step=0.1\) has no derivative"),
+    ],
+    ids=["read by the penalty", "in steps"],
+)
+def test_a_rate_that_is_no_length_of_steps_is_refused(adapter: Any, domain: lt.Float, settings: Any, words: str):
+    task = digits_task("mlp with dropout and batch norm", space=lt.Space(lr=domain), **settings)
+    with pytest.raises(MethodError, match=words):
+        adapter.init(task.program({"lr": 0.1, "dropout": 0.1}), {"lr": 0.1, "dropout": 0.1}, 7)
+
+
+@pytest.mark.parametrize("adapter", [lt.adapt.Bilevel("implicit"), lt.adapt.Hypernet()], ids=["bilevel", "hypernet"])
+def test_values_in_steps_are_left_on_them(adapter: Any):
+    space = lt.Space(dropout=STEPPED, weight_decay=lt.Float(1e-6, 1e-1, log=True))
+    task = digits_task("mlp with dropout and batch norm", space=space, optimizer=lt.optim.SGD(lr=0.1))
+    config = {"dropout": 0.2, "weight_decay": 1e-3}
+    state = adapter.init(task.program(config), config, 7)
+    assert set(adapter.hyperparameters(state)) == {"weight_decay"}
+    alone = digits_task(
+        "mlp with dropout and batch norm", space=lt.Space(dropout=STEPPED), optimizer=lt.optim.SGD(lr=0.1)
+    )
+    with pytest.raises(MethodError, match=r"dropout has its values in steps, Float\(0.0, 0.5, step=0.1\)"):
+        adapter.init(alone.program({"dropout": 0.2}), {"dropout": 0.2}, 7)
+
+
 # --- through tune()
 
 
