@@ -1,8 +1,13 @@
-"""Methods that stop trainings early or lay them aside, on learning curves of real trainings, beside Optuna's pruners.
+"""Methods that stop trainings early or lay them aside, on learning curves of real trainings, beside their peers.
 
     python benchmarks/curves.py                       # the tasks and seeds for reporting, all methods
     python benchmarks/curves.py --part choosing       # those on which settings were chosen
     python benchmarks/curves.py --methods freeze_thaw random --tasks taskset_1 --seeds 2
+    SYNE_PYTHON=PYTHON python benchmarks/curves.py --methods "syne-tune dyhpo" --seeds 2
+
+All methods are luthier's and Optuna's. DyHPO and MOBSTER of Syne Tune are run when they are named, as a study may take
+them minutes, in an interpreter of their own (benchmarks/peers/curves_peers.py). Studies that the file has are not made
+again.
 
 A study may spend as many steps as 20 whole trainings, one worker. Regret is that of the lowest validation value seen
 when a part of the steps is spent: 0 is the best known value of the task, 1 the median of whole random trainings. In a
@@ -10,11 +15,11 @@ rank table the regrets of all methods on one task and seed are replaced by their
 
 The tasks are TaskSet's real curves of recurrent networks (a pool of 1,000 configurations of Adam's eight
 hyperparameters, 51 points; what a method proposes in the unit cube of their ranks gives way to the nearest that was not
-tried yet, and the study is told that one; freeze_thaw is told the pool, as the methods of its kind are in papers) and
-LCBench's (52 epochs, seven
-hyperparameters; the surrogate that YAHPO fitted to its real curves). They are not part of this repository:
-LUTHIER_BENCH names the folder with ``tasks.py`` and ``mf.py`` that reads them, by default ../shared/bench beside the
-checkout, and their checksums are in ``curves_split.json``, with the tasks and seeds for choosing and for reporting.
+tried yet, and the study is told that one; freeze_thaw and Syne Tune's methods are told the pool, as the methods of
+their kind are in papers) and LCBench's (52 epochs, seven hyperparameters; the surrogate that YAHPO fitted to its real
+curves). They are not part of this repository: LUTHIER_BENCH names the folder with ``tasks.py`` and ``mf.py`` that reads
+them, by default ../shared/bench beside the checkout, and their checksums are in ``curves_split.json``, with the tasks
+and seeds for choosing and for reporting.
 """
 
 from __future__ import annotations
@@ -25,10 +30,11 @@ import importlib
 import json
 import os
 import statistics
+import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,6 +69,7 @@ METHODS: dict[str, Callable[[], Any]] = {
     "freeze_thaw, stopping": lambda: lt.propose.FreezeThaw().stopping(),
 }
 PEERS = [f"optuna {sampler} + {pruner}" for sampler in ("random", "tpe") for pruner in ("median", "asha", "hyperband")]
+GUESTS = ["syne-tune dyhpo", "syne-tune mobster"]  # in an interpreter of their own
 
 
 class Task:
@@ -246,6 +253,29 @@ def theirs(task: Task, peer: str, seed: int) -> dict[str, Any]:
     return _row(task, peer, seed, trace, started, spent)
 
 
+def guests(peer: str, pairs: list[tuple[Task, int]], python: str) -> Iterator[dict[str, Any]]:
+    """The same with a peer that has an interpreter of its own: it decides, and is given the curves that it asks for."""
+    script = str(Path(__file__).resolve().parent / "peers" / "curves_peers.py")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([python, script, peer], text=True, bufsize=1, env=environment, **pipes) as process:
+        assert process.stdin is not None and process.stdout is not None
+
+        def said(line: Any) -> dict[str, Any]:
+            process.stdin.write(json.dumps(line) + "\n")
+            answer = process.stdout.readline()
+            return json.loads(answer) if answer else sys.exit(f"{python} could not run {peer}: see {script}")
+
+        for task, seed in pairs:
+            domains = [[name, type(d).__name__, d.low, d.high, d.log] for name, d in task.space.domains.items()]
+            pool = None if task.pool is None else [_config(point) for point in task.pool]
+            study = {"domains": domains, "pool": pool, "steps": task.steps, "total": WHOLE * task.steps, "seed": seed}
+            answer = said(study)
+            while "config" in answer:
+                answer = said(task.curve(answer["config"]).tolist())
+            yield _row(task, peer, seed, answer["trace"], answer["started"], answer["cpu"])
+
+
 def _of_pool(inner: Any, pool: np.ndarray) -> Any:
     """A sampler of Optuna that gives the nearest of a pool that was not tried; its inner one sees that too."""
     from optuna.samplers import BaseSampler
@@ -309,6 +339,34 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return lines
 
 
+def beside(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The summary of all methods on the studies that a peer has, where it has not all, and its own."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for peer in GUESTS:
+        done = {(row["task"], row["seed"]) for row in rows if row["method"] == peer}
+        others = [row for row in rows if row["method"] not in GUESTS or row["method"] == peer]
+        if done:
+            found[peer] = summary([row for row in others if (row["task"], row["seed"]) in done])
+    return found
+
+
+def paired(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Syne Tune's methods beside freeze_thaw, on the studies that both have; the standard error is over them."""
+    ours = {(row["task"], row["seed"]): row for row in rows if row["method"] == "freeze_thaw"}
+    lines: list[dict[str, Any]] = []
+    for kind in dict.fromkeys(row["task"].partition("_")[0] for row in rows):
+        for peer in GUESTS:
+            runs = [row for row in rows if row["method"] == peer and row["task"].startswith(kind)]
+            runs = [row for row in runs if (row["task"], row["seed"]) in ours]
+            for part in map(str, PARTS if len(runs) > 1 else ()):
+                differences = [row[part] - ours[row["task"], row["seed"]][part] for row in runs]
+                line: dict[str, Any] = {"kind": kind, "peer": peer, "part": int(part), "studies": len(runs)}
+                line["difference"] = statistics.fmean(differences)
+                line["standard error"] = statistics.stdev(differences) / len(runs) ** 0.5
+                lines.append(line)
+    return lines
+
+
 def show(lines: list[dict[str, Any]]) -> None:
     """Print the table."""
     head = "".join(f"{part} %".rjust(16) for part in PARTS)
@@ -329,11 +387,15 @@ def kept(file: Path, part: str) -> list[dict[str, Any]]:
 
 def keep(file: Path, part: str, rows: list[dict[str, Any]]) -> None:
     """Write the runs so far, and their summary."""
+    before = json.loads(file.read_text()) if file.exists() else {}
+    command = " ".join(["python", "benchmarks/curves.py", *sys.argv[1:]])
     found = {
-        "command": " ".join(["python", "benchmarks/curves.py", *sys.argv[1:]]),
+        "commands": list(dict.fromkeys([*before.get("commands", []), command])),
         "machine": lt.environment("optuna"),
         "part": part,
-        "summary": summary(rows),
+        "summary": summary([row for row in rows if row["method"] not in GUESTS]),
+        "beside": beside(rows),
+        "paired": paired(rows),
         "runs": rows,
     }
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -341,7 +403,7 @@ def keep(file: Path, part: str, rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Run the studies that are missing, print the table, write JSON after each task."""
+    """Run the studies that are missing, print the table, write JSON as they come."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=["choosing", "reporting"], default="reporting")
     parser.add_argument("--methods", nargs="+", default=[*METHODS, *PEERS])
@@ -358,13 +420,28 @@ def main() -> None:
     tasks = [load(name) for name in part["tasks"] if arguments.tasks is None or name in arguments.tasks]
     rows = kept(arguments.out, arguments.part)
     done = {(row["task"], row["method"], row["seed"]) for row in rows}
-    for seed in part["seeds"][: arguments.seeds]:
+    seeds = part["seeds"][: arguments.seeds]
+    for peer in (name for name in arguments.methods if name in GUESTS):
+        pairs = [(task, seed) for seed in seeds for task in tasks if (task.name, peer, seed) not in done]
+        for row in guests(peer, pairs, os.environ.get("SYNE_PYTHON", sys.executable)):
+            rows.append(row)
+            keep(arguments.out, arguments.part, rows)
+    others = [name for name in arguments.methods if name not in GUESTS]
+    for seed in seeds if others else ():
         for task in tasks:
-            missing = [name for name in arguments.methods if (task.name, name, seed) not in done]
+            missing = [name for name in others if (task.name, name, seed) not in done]
             rows += [(theirs if name in PEERS else ours)(task, name, seed) for name in missing]
             keep(arguments.out, arguments.part, rows)
         print(f"seed {seed}: done", file=sys.stderr, flush=True)
-    show(summary(rows))
+    show(summary([row for row in rows if row["method"] not in GUESTS]))
+    for peer, lines in beside(rows).items():
+        print(f"the studies of {peer}:")
+        show([line for line in lines if line["method"] in (peer, "freeze_thaw")])
+    for line in paired(rows):
+        print(
+            f"{line['kind']}: {line['peer']} above freeze_thaw at {line['part']} %: {line['difference']:+.3f} ± "
+            f"{line['standard error']:.3f} (standard error, {line['studies']} pairs)"
+        )
 
 
 if __name__ == "__main__":
