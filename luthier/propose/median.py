@@ -5,7 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from math import inf, isfinite
+from fractions import Fraction
+from math import floor, inf, isfinite
 from typing import Any, ClassVar
 
 from luthier.jobs import DIVERGED, FAILED, OK, Budget, Event, History, Job, Report
@@ -22,19 +23,34 @@ EVER = 1 << 62  # a step that no training reaches
 
 @dataclass
 class _Curve:
-    """Reports of a job: their number, sum and best; a value that is not finite is infinite."""
+    """Reports of a job: their number, sum and best; a value that is not finite is infinite.
+
+    The sum is exact: the mean of a constant curve is its value, whose rounding would decide where the values are equal.
+    """
 
     count: int = 0
-    total: float = 0.0
+    infinite: int = 0
+    total: Fraction = Fraction(0)
     best: float = inf
     step: int = 0  # of its last report
 
+    def add(self, step: int, value: float) -> None:
+        self.count, self.step, self.best = self.count + 1, step, min(self.best, value)
+        if value == inf:
+            self.infinite += 1
+        else:
+            self.total += Fraction(value)
+
+    @property
+    def mean(self) -> float:
+        return inf if self.infinite else float(self.total / self.count)
+
 
 class _Stretches:
-    """Means, each in force over a stretch of steps: how many there are at a step, and how many below a value.
+    """Means, each in force over a stretch of steps.
 
     A segment tree without bounds: node ``(level, i)`` stands for the steps from i 2^level to (i + 1) 2^level and keeps
-    the means in force over all of it, in order. So both adding and asking cost O(log steps) searches, whatever the
+    the means in force over all of it, in order. So both adding and asking are about O(log steps) lists, whatever the
     steps at which trials report.
     """
 
@@ -53,11 +69,10 @@ class _Stretches:
                 insort(self._nodes.setdefault((level, end), []), mean)
             begin, end, level = begin >> 1, end >> 1, level + 1
 
-    def at(self, step: int, value: float) -> tuple[int, int, int]:
-        """Return how many means are in force at a step, how many are below ``value``, and how many equal it."""
-        found = [self._nodes.get((level, step >> level), ()) for level in range(EVER.bit_length())]
-        below = sum(bisect_left(means, value) for means in found)
-        return sum(map(len, found)), below, sum(bisect_right(means, value) for means in found) - below
+    def at(self, step: int) -> list[list[float]]:
+        """Return the means in force at a step, in lists that are in order each."""
+        found = [self._nodes.get((level, step >> level), []) for level in range(EVER.bit_length())]
+        return [means for means in found if means]
 
 
 @dataclass
@@ -79,10 +94,11 @@ class _Curves:
 class Median:
     """The median stopping rule, over any proposer that chooses the configurations.
 
-    A job is stopped at a report when its best value so far is worse than the median, over all jobs that came as far,
-    of the mean of what they had reported up to this step; where a job has no report at this very step, up to its last
-    one before. Jobs that ended earlier count with the mean that they ended with, so that about half of all are stopped,
-    not half of what is left each time; a job that is only as good as one that was stopped counts as worse than it. A
+    A job is stopped at a report when its best value so far is strictly worse than the median, over all other jobs that
+    came as far, of the mean of what they had reported up to this step; where a job has no report at this very step, up
+    to its last one before. The median of an even number lies halfway between the two in the middle. Jobs that ended
+    earlier count with the mean that they ended with, so that about half of all are stopped, not half of what is left
+    each time; a job that is only as good as one that was stopped counts as worse than it. A
     value that is not finite is worse than every other, and a job that has reported no finite one is stopped wherever
     there are enough to compare it with. It works for every task that reports while it runs: for functions through
     ``trial.report``.
@@ -91,7 +107,8 @@ class Median:
         inner: Source of the configurations: a method by name, ``"random"``, ``"gp"``, ``"tpe"``, …, or a proposer.
         startup: Jobs to compare with, at least.
         warmup: No job is stopped before this step.
-        quantile: 0.5 is the median; at 0.8 only the worst fifth is stopped.
+        quantile: 0.5 is the median; at 0.8 only the worst fifth is stopped, at 1 nothing. Between two of the others it
+            lies in proportion, as NumPy's does.
         budget: Set by :meth:`bind`.
         chooser: Set by :meth:`bind`: the inner proposer.
 
@@ -155,11 +172,13 @@ class Median:
         own = curves.jobs.get(number)
         if own is None or not own.count or own.step < self.warmup:
             return False
-        those, better, _ = curves.means.at(own.step, own.best)  # its own mean is among them, no lower than its best
-        others = those - 1
-        # what is no better than a job that was stopped is not excused by it, and nothing is worse than infinity
-        better = others if own.best == inf else better + curves.bad.at(own.step, own.best)[2]
-        return others >= self.startup and better > self.quantile * others
+        means, bad = curves.means.at(own.step), curves.bad.at(own.step)
+        others = sum(map(len, means)) - 1  # its own mean is among them, no lower than its best
+        if others < self.startup or self.quantile == 1.0:
+            return False
+        # nothing is worse than infinity; what is no better than a job that was stopped is not excused by it
+        excused = sum(_count(equal, own.best) for equal in bad)
+        return own.best == inf or _worse(own, means, excused, self.quantile * (others - 1))
 
     def _curves(self, history: History) -> _Curves:
         objective = next(iter(history.objectives))
@@ -171,18 +190,48 @@ class Median:
                     value = history.objective_values(event.metrics)[0]
                     value = value if isfinite(value) else inf
                     if curve.count:
-                        curves.means.add(curve.step + 1, event.step, curve.total / curve.count)
-                    curve.count, curve.total, curve.step = curve.count + 1, curve.total + value, event.step
-                    curve.best = min(curve.best, value)
-                    curves.means.add(event.step, event.step + 1, curve.total / curve.count)
+                        curves.means.add(curve.step + 1, event.step, curve.mean)
+                    curve.add(event.step, value)
+                    curves.means.add(event.step, event.step + 1, curve.mean)
             elif not isinstance(event, Job) and history.status[event.number] != FAILED:
                 curve = curves.jobs.get(event.number)
                 if curve is not None and curve.count:
                     status = history.status[event.number]
-                    mean = inf if status == DIVERGED else curve.total / curve.count
+                    mean = inf if status == DIVERGED else curve.mean
                     curves.means.add(curve.step + 1, EVER, mean)
                     if status != OK:
                         curves.bad.add(curve.step, EVER, mean)
             return curves
 
         return history.fold("median", _Curves, update)
+
+
+def _worse(own: _Curve, means: list[list[float]], stopped: int, place: float) -> bool:
+    """True if the best value of a job is worse than the quantile of the others' means.
+
+    Args:
+        own: The job's curve, with a finite best value.
+        means: All means in force, its own among them, in lists that are in order each.
+        stopped: The number of those equal to its best that belong to jobs that were stopped, and count as better.
+        place: The quantile's place among the others in order, from 0: between two of them where it is not whole.
+    """
+    best, lower = own.best, floor(place)
+    better = sum(bisect_left(one, best) for one in means) + stopped
+    if better != lower + 1 or place == lower:
+        return better > lower
+    low = best if stopped else max(one[below - 1] for one in means if (below := bisect_left(one, best)))
+    equal = sum(_count(one, best) for one in means) - stopped - (own.mean == best)
+    if equal:
+        high = best
+    else:
+        places = [(one, bisect_right(one, best)) for one in means]
+        above = sorted(value for one, at in places for value in one[at : at + 2])
+        if own.mean > best and own.mean in above:
+            above.remove(own.mean)
+        high = above[0]
+    share = place - lower
+    return low == high or low * (1.0 - share) + high * share < best
+
+
+def _count(ordered: list[float], value: float) -> int:
+    return bisect_right(ordered, value) - bisect_left(ordered, value)

@@ -29,23 +29,26 @@ def curve(history: History, number: int, until: int) -> list[float]:
     return [value if math.isfinite(value) else math.inf for value in values]
 
 
-def by_definition(history: History, number: int, startup: int) -> bool:
+def mean(values: list[float]) -> float:
+    return math.inf if math.inf in values else statistics.mean(values)  # its sum is exact
+
+
+def by_definition(history: History, number: int, startup: int, quantile: float = 0.5) -> bool:
     """The rule, from the whole history each time."""
     now = history.reports[number][-1].step
-    means = []
+    best, means = min(curve(history, number, now)), list[float]()
     for other in range(len(history)):
         values, status = curve(history, other, now), history.status[other]
         came_as_far = bool(values) and history.reports[other][-1].step >= now
         if other == number or not values or not (came_as_far or status in (OK, DIVERGED, PRUNED)):
             continue
-        diverged = status == DIVERGED and not came_as_far
-        means.append(math.inf if diverged else statistics.fmean(values))
-    best = min(curve(history, number, now))
-    stopped = [n for n in range(len(history)) if n != number and history.status[n] in (DIVERGED, PRUNED)]
-    stopped = [n for n in stopped if history.reports.get(n) and history.reports[n][-1].step <= now]
-    equal = sum(statistics.fmean(curve(history, n, now)) == best for n in stopped if history.status[n] == PRUNED)
-    better = len(means) if best == math.inf else sum(mean < best for mean in means) + equal
-    return len(means) >= startup and better > 0.5 * len(means)
+        value = math.inf if status == DIVERGED and not came_as_far else mean(values)
+        stopped = status == PRUNED and history.reports[other][-1].step <= now
+        means.append(value - 1e-9 if stopped and value == best else value)
+    if len(means) < startup:
+        return False
+    limit = statistics.median(means) if quantile == 0.5 else float(np.quantile(means, quantile))
+    return best == math.inf or best > limit
 
 
 def test_it_follows_its_definition() -> None:
@@ -82,6 +85,44 @@ def test_it_follows_its_definition() -> None:
         if bound.stop(history, number) or over:
             history.add(Result(number, "pruned" if not over else "diverged" if bad else "ok", {}, running.pop(number)))
     assert 0.02 < statistics.fmean(asked) < 0.5
+
+
+@pytest.mark.parametrize("quantile", [0.5, 0.3])
+def test_equal_values_and_constant_curves_are_judged_by_it_too(quantile: float) -> None:
+    bound, said = Median(startup=2, quantile=quantile).bind(Budget()), list[bool]()
+    for seed in range(12):
+        rng, history = np.random.default_rng(seed), History(RATE)
+        for number in range(16):
+            history.add(Job(number, {"lr": 0.1}, 9))
+            constant, kind = 0.1 * int(rng.integers(1, 20)), number % 3
+            status = "ok"
+            for step in range(1, 10):
+                value = (constant, 0.1 * int(rng.integers(1, 20)), constant + 0.1 * (step % 2))[kind]
+                history.add(Report(number, step, {"loss": value}))
+                said.append(bound.stop(history, number))
+                assert said[-1] == by_definition(history, number, 2, quantile), (seed, number, step)
+                if said[-1]:
+                    status = "pruned"
+                    break
+            history.add(Result(number, status, {"loss": value}, step))  # type: ignore[arg-type]
+    assert 0.05 < statistics.fmean(said) < 0.5
+
+
+def test_the_median_of_two_lies_between_them_and_what_equals_it_goes_on() -> None:
+    def function(config: Config, trial: lt.Trial) -> float:
+        for step in range(10):
+            trial.report(step, loss=config["x"])
+        return config["x"]
+
+    for others, value, steps in (
+        *(((1.0, 2.0), value, 1) for value in (1.55, 1.6, 1.7, 1.8, 1.85, 1.9, 1.95)),
+        *(((1.0, 2.0), value, 10) for value in (0.7, 1.1, 1.5)),
+        *(((value, value), value, 10) for value in (0.1, 0.7, 1.6)),
+    ):
+        start = [{"x": x} for x in (*others, value)]
+        method, space = Median(startup=2), Space(x=Float(0.0, 10.0))
+        study = lt.tune(function, method, space=space, trials=3, steps=10, start=start, progress=False)
+        assert study.trials[2].steps == steps, (others, value)
 
 
 def test_about_half_are_stopped_not_half_each_time() -> None:
