@@ -60,7 +60,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
     },
     "TrialRecord": {
         "params": "config",
-        "value": "metrics['loss'], by the metric's name",
+        "value": "metrics[name], by the metric's own name",
         "values": "metrics",
         "state": "status",
         "user_attrs": "notes",

@@ -161,7 +161,7 @@ OTHERS += [
 ATTRIBUTES = {
     "Study": {"best_params": "best.config", "optimize": "lt.tune", "trials_dataframe": "to_pandas", "stop": "lt.stop"},
     "Trial": {"should_prune": "should_stop", "suggest_float": "lt.Space", "set_user_attr": "trial.note"},
-    "TrialRecord": {"params": "config", "state": "status", "value": "metrics"},
+    "TrialRecord": {"params": "config", "state": "status", "value": "metrics[name], by"},
     "Best": {"params": "config"},
     "": {"create_study": "lt.tune", "TrialPruned": "lt.Pruned", "loguniform": "log=True", "samplers": "methods"},
 }

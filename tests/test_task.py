@@ -91,6 +91,8 @@ async def _asynchronous(config):
         (lambda: 0.0, "f(config)"),
         (lambda a, b, c: 0.0, "(a, b, c)"),
         (lambda x, y: 0.0, 'config["name"]'),  # the hyperparameters as arguments
+        (lambda x: x["x"], "x is a hyperparameter"),  # one name for the configuration and for one of its values
+        (lambda x, trial: x["x"], 'Call the argument config, f(config) or f(config, trial), and read config["x"]'),
         (lambda *, x: 0.0, "f(config)"),
         (lambda **kinds: 0.0, "f(config)"),
         (_asynchronous, "async"),

@@ -111,10 +111,11 @@ def compare(
     """Tune a task by several methods, each with the same total of training steps, on the same splits and seeds.
 
     The total is that of ``trials`` trainings of ``epochs`` (or ``steps``) each. A method that stops trainings early
-    (``hyperband``, ``asha``, ``median``) begins as many as it can pay for; PBT trains ``trials`` members; an adapter
-    given alone adapts in each of ``trials`` trainings that random search has started. What a method spends itself,
-    such as fitting a model, is timed and shown. Every method and seed is a study of its own: with a store, the same
-    call again goes on where it was interrupted.
+    (``hyperband``, ``asha``, ``median``, ``freeze_thaw``) begins new ones while the steps that are left cover them, so
+    that less than a whole training is left over; PBT trains ``trials`` members; an adapter given alone adapts in each
+    of ``trials`` trainings that random search has started. What a method spends itself, such as fitting a model, is
+    timed and shown. Every method and seed is a study of its own: with a store, the same call again goes on where it
+    was interrupted.
 
     Args:
         task: A task, as for :func:`luthier.tune`.

@@ -353,7 +353,16 @@ def _takes_trial(function: Callable[..., Any], space: Space) -> bool:
     required = [p.name for p in positional if p.default is p.empty]
     required += [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
     takes_one = positional or any(p.kind is p.VAR_POSITIONAL for p in parameters)
-    if len(required) > 2 or len(required) > len(positional) or not takes_one or set(required) & set(space.names):
+    called = len(required) <= 2 and len(required) <= len(positional) and takes_one  # it can be, with one or two things
+    clash = next((name for name in required if name in space.names), None)
+    if called and clash is not None and clash == required[0] and required[1:] in ([], ["trial"]):
+        raise TaskError(
+            f"it takes ({', '.join(str(p) for p in parameters)}), and {clash} is a hyperparameter: a function is given "
+            "the whole configuration, a dict",
+            where=where,
+            remedy=f'Call the argument config, f(config) or f(config, trial), and read config["{clash}"] inside.',
+        )
+    if not called or clash is not None:
         raise TaskError(
             f"it takes ({', '.join(str(p) for p in parameters)})",
             where=where,
