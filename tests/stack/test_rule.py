@@ -15,6 +15,7 @@ import luthier as lt
 from luthier.adapt.plain import Plain
 from luthier.optim.adam import MISSED, Adam
 from luthier.stack import Noise
+from luthier.stack.settle import RULE
 from luthier.store import open_store
 from luthier.task.program import Program
 
@@ -78,9 +79,23 @@ def test_members_are_not_thrown_away_where_turns_cost_less() -> None:
     config = {"lr": 0.1}
     assert given.program(config).execution.form == "loop" and "thrown away" in given.program(config).execution.why
     assert given.under(1).program(config).execution.form == "vmap" and given.under(1) is given.under(1)
-    assert given.under(2) is given and given.under(1).sharing().rule == 1
+    assert given.under(RULE) is given and given.under(1).sharing().rule == 1
     small = task(lambda config: nn.Sequential(nn.Linear(64, 8), nn.GELU(), nn.Dropout(0.2), nn.Linear(8, 10)))
     assert small.program(config).execution.form == "vmap"
+
+
+def test_children_of_shared_weights_run_by_themselves() -> None:
+    """Each is a stack of one: rule 2 ran it beside members that were thrown away, up to seventeen."""
+    convolutions = {3: nn.Conv2d(1, 8, 3), 5: nn.Conv2d(1, 8, 5)}
+    given = lt.TorchTask(
+        space=lt.Space(size=lt.Choice([3, 5]), lr=lt.Float(1e-3, 1e-1, log=True)),
+        model=lambda config: nn.Sequential(lt.nn.Choose("size", convolutions), nn.GELU(), nn.LazyLinear(10)),
+        data=lt.data.digits(train=120), loss=lambda x, y: F.cross_entropy(x.mean((1, 2)), y), batch_size=40,
+    )  # fmt: skip
+    config, forms = {"size": 3, "lr": 0.1}, {}
+    for rule in (2, RULE):
+        forms[rule] = given.under(rule).sharing().program(config).network._mapped.form
+    assert (forms[2].kind, forms[RULE].kind) == ("vmap", "loop") and forms[2].least == 2
 
 
 @pytest.mark.parametrize("code", ["flatten", "view", "view in a branch"])
@@ -137,7 +152,7 @@ def test_a_study_of_an_earlier_version_keeps_its_rule(tmp_path: Path) -> None:
     """The database is as the version before wrote it: it knew no rule."""
     given: dict[str, Any] = {"epochs": 1, "progress": False, "name": "old", "store": tmp_path / "old.db"}
     study = lt.tune(task(encoder), "random", trials=1, **given)
-    assert study.settings["rule"] == 2 and study.execution.startswith("in a loop")
+    assert study.settings["rule"] == RULE and study.execution.startswith("in a loop")
     store = open_store(tmp_path / "old.db")
     settings = store.settings("old")
     del settings["rule"]
