@@ -200,7 +200,8 @@ def alone(run: Run, network: str, seed: int) -> dict[str, Any]:
     space = lt.Space({name: lt.Choice([value]) for name, value in best["config"].items()})
     arm, epochs = Arm("", space, lambda: "random", 1, network=network), ALONE[network]
     clock = run.clock()
-    task = task_of(arm, replace(FULL, epochs=epochs), run.device)
+    measured_each = replace(FULL, epochs=1)  # so that its training loss is that of the last epoch
+    task = task_of(arm, measured_each, run.device)
     study = lt.tune(task, "random", trials=1, epochs=epochs, seed=seed, progress=False)
     assert study.best is not None
     return {
