@@ -9,6 +9,7 @@ from typing import Any
 
 DEFAULTS: dict[str, Any] = {
     # of a proposer
+    "begins": None,  # begins(space, count, rng): it begins no others than those of which these are drawn
     "extendable": False,  # a finished study may go on under a larger budget
     "jobs": None,  # jobs of the whole study, where they are not its trials
     "learns_known": None,  # it learns from trials that it did not propose; False: it learns from none

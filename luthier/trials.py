@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from luthier.attributes import elsewhere
-from luthier.jobs import Event, History, Job, Report, Result
+from luthier.jobs import REPEATS, Event, History, Job, Report, Result
 from luthier.pareto import non_dominated
 from luthier.schedule import Schedule
 from luthier.space import Config
@@ -146,7 +146,7 @@ def schedule(history: History, number: int, seed: int | None = None) -> Schedule
         job, end = history.jobs[link], int(history.age[link])
         begin = 0 if job.parent is None else int(history.age[job.parent])
         if dict(job.config) != before:  # a job that changes nothing goes on with the noise of its parent
-            noise = job.tag.get("repeats", link)
+            noise = job.tag.get(REPEATS, link)
         points = [(begin, dict(job.config))]
         for report in history.reports.get(link, ()):
             values = {**job.config, **report.hyperparameters}

@@ -12,6 +12,7 @@ Status = Literal["ok", "diverged", "failed", "pruned"]
 
 NoteKind = Literal["reopened", "enqueued", "foreign", "stop", "fingerprint", "method", "note"]
 NOTE_KINDS: tuple[NoteKind, ...] = ("reopened", "enqueued", "foreign", "stop", "fingerprint", "method", "note")
+REPEATS = "repeats"  # in the tag of a job: the job whose initial weights and noise it takes, to train it again
 ENQUEUED = "enqueued"  # in the tag of a job: the place in History.enqueued of the configuration that it tries
 
 PENDING, OK, DIVERGED, FAILED, PRUNED = range(5)
@@ -202,7 +203,7 @@ class Budget:
         epochs: Passes over the training data of each trial, or None; steps and epochs exclude each other.
         seconds: Wall time for the whole call, or None; only the loop looks at it.
         epoch_steps: Steps of one epoch under a configuration (its batch size may be a hyperparameter).
-        total: Training steps of all jobs together, or None; only the loop looks at it.
+        total: Training steps of all jobs together, or None; no job is begun that would go beyond it.
 
     Examples:
         >>> budget = Budget(trials=20, epochs=3)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from luthier.errors import ConfigError, MethodError
-from luthier.jobs import Event, History, Job
+from luthier.jobs import REPEATS, Event, History, Job
 from luthier.optional import optional
 from luthier.propose.sight import Sight
 from luthier.seeds import Seeds
@@ -104,6 +104,8 @@ def _other(history: History, job: Job, known: set[Any], begun: set[Any], repeats
     """The configuration that a job is to have: its own, another one, or None where nothing is left."""
     space = history.space
     allowed = space.feasible(job.config)
+    if REPEATS in job.tag and allowed:
+        return job.config
     if job.parent is not None:
         return job.config if allowed else dict(history.jobs[job.parent].config)
     seen = [] if space.finite is None else [known, begun]

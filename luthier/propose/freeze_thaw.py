@@ -7,23 +7,26 @@ training, begun or not, whose value at full length is expected to improve most o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 
 from luthier.errors import MethodError
-from luthier.jobs import Budget, History, Job
+from luthier.jobs import REPEATS, Budget, History, Job
 from luthier.propose.gaussian_process.curve_model import CurveModel
 from luthier.propose.gaussian_process.design import sobol
 from luthier.propose.gaussian_process.posterior import Posterior
+from luthier.propose.last_trial import is_last, sound, unfinished
 from luthier.propose.learning_curves import Memory, Rungs, followed
 from luthier.propose.lineages import check_number, check_rungs, end_of, progress, steps_to
+from luthier.propose.listed import Listed, check_list, listed, some
 from luthier.propose.threads import one_thread
 from luthier.seeds import Seeds
-from luthier.space import Config
-from luthier.space.encoder import Points, encoding_of, keys
+from luthier.space import Config, Space
+from luthier.space.encoder import encoding_of, keys
 
 WHERE = "method freeze_thaw"
 WIDEST = 128  # columns of a space
@@ -40,8 +43,12 @@ class FreezeThaw:
     count by imagined results.
 
     ``trials`` are configurations started. The study ends when all were started and the one that the model believes best
-    is trained whole. A function cannot be laid aside: it is stopped at the first rung at which a new configuration
-    promises more (:meth:`stopping`).
+    is trained whole.
+
+    A function cannot be laid aside: it is stopped at the first rung at which a new configuration promises more
+    (:meth:`stopping`), unless the model believes that it ends best of all. The last trial that ``trials`` or
+    ``total_steps`` leave room for waits for all others, and is that believed best, begun again with the noise that it
+    had and run whole, where it was stopped. Where neither of them is given, nobody knows which trial is the last.
 
     Args:
         initial: Configurations that cover the space evenly before the model chooses.
@@ -50,8 +57,8 @@ class FreezeThaw:
             where the steps have no room for so many.
         batch: Jobs that may be running at once.
         points: Points of curves that the model takes at most, the best.
-        candidates: The only configurations that there are, such as those of a table of measurements; None is all of the
-            space. Each is begun once.
+        candidates: The only configurations that there are, such as those of a table of measurements, whole; None is all
+            of the space. Each is begun once, with the very values that are given.
         stops: Trainings begin as if they were to run whole, and are stopped instead of laid aside.
         budget: Set by :meth:`bind`.
 
@@ -74,7 +81,7 @@ class FreezeThaw:
     rungs: int = 4
     batch: int = 8
     points: int = 600
-    candidates: tuple[Config, ...] | None = field(default=None, repr=False, compare=False)
+    candidates: Sequence[Config] | None = field(default=None, repr=False, compare=False)
     stops: bool = False
     budget: Budget | None = field(default=None, repr=False)
     extendable: ClassVar[bool] = False
@@ -85,16 +92,23 @@ class FreezeThaw:
         """The same method for ``budget.trials`` configurations, the best trained for ``budget.epochs`` or ``steps``.
 
         Raises:
-            MethodError: If a setting is out of range, or there are fewer than ``eta`` steps.
+            MethodError: If a setting is out of range, there are fewer than ``eta`` steps, or no candidates.
         """
+        if self.candidates is not None:
+            check_list("candidates", self.candidates, WHERE)
         for name, least in (("initial", 2), ("batch", 1), ("points", 20)):
             check_number(name, getattr(self, name), least, math.inf, WHERE, whole=True)
         rungs = check_rungs(self.eta, self.rungs, budget, WHERE)
         return replace(self, rungs=rungs, budget=budget)
 
     def stopping(self) -> FreezeThaw:
-        """The form for what cannot be continued: a function is stopped where a new configuration promises more."""
+        """The form for what cannot be continued."""
         return replace(self, stops=True)
+
+    @property
+    def begins(self) -> Callable[[Space, int, np.random.Generator], list[Config]] | None:
+        """``begins(space, count, rng)``: some of the candidates, all checked; None where it may begin anything."""
+        return None if self.candidates is None else partial(some, "candidates", self.candidates, WHERE)
 
     @property
     def parents(self) -> Callable[[History], set[int]]:
@@ -124,8 +138,11 @@ class FreezeThaw:
         return jobs
 
     def stop(self, history: History, number: int) -> bool:
-        """True if a new configuration promises more than the running job ``number``, at a rung that it has reached."""
-        if not self.stops or not self._reached(history, number):
+        """True if a new configuration promises more than the running job ``number``, at a rung that it has reached.
+
+        What the model believes best at full length goes on, and so does what was begun again to be run whole.
+        """
+        if not self.stops or REPEATS in history.jobs[number].tag or not self._reached(history, number):
             return False
         memory = self._memory(history)
         if memory.theta is None:
@@ -135,7 +152,7 @@ class FreezeThaw:
             model = self._model(history, memory)
             process = model.given(others, np.random.default_rng(number))
             _, fresh = self._fresh(model, process, [], np.random.default_rng(number))
-            return fresh > model.gains(process, [number])[0]
+            return fresh > model.gains(process, [number])[0] and model.believed(process, sound(memory)) != number
 
     def _next(
         self,
@@ -149,16 +166,25 @@ class FreezeThaw:
     ) -> Job | None:
         """The job of this number, beside those that run and those just chosen; None where there is none now."""
         budget, rng = self.budget or Budget(), seeds.rng(number, "propose")
+        if self.stops and memory.theta is not None and is_last(history, budget, started, jobs):
+            if history.pending or jobs:
+                return None
+            again = self._again(history, memory, number)
+            if again is not None:
+                return again
         more = budget.trials is None or started < budget.trials
         if memory.theta is None or started < self.initial:
             if not more:
                 return self._finish(history, memory, running, number)
-            left = None if self.candidates is None else self._left(history, jobs)
-            if left is None and self.candidates is not None:
+            if self.candidates is None:
+                code = sobol(encoding_of(history.space).width, number, seeds)
+                return self._begin(number, history.space.decode(code[None])[0])
+            left = self._left(history, jobs)
+            if left is None and self.stops:
+                return None if jobs else self._again(history, memory, number)
+            if left is None:
                 return self._finish(history, memory, running, number)
-            encoding = encoding_of(history.space)
-            drawn = sobol(encoding.width, number, seeds) if left is None else left.codes[rng.integers(len(left.codes))]
-            return self._begin(number, history.space.decode(drawn[None])[0])
+            return self._begin(number, left.configs[rng.integers(len(left.configs))])
         new = [job for job in jobs if job.parent is None]
         model = self._model(history, memory)
         process = model.given({root: to for root, to in running.items() if root in memory.curves}, rng, new)
@@ -168,10 +194,12 @@ class FreezeThaw:
             gains = model.gains(process, waiting)
             best, gain = waiting[int(np.argmax(gains))], float(gains.max())
         if more:
-            code, fresh = self._fresh(model, process, new, rng)
-            if code is not None and fresh > gain:
-                return self._begin(number, history.space.decode(code[None])[0])
-            more = code is not None
+            config, fresh = self._fresh(model, process, new, rng)
+            if config is not None and fresh > gain:
+                return self._begin(number, config)
+            more = config is not None
+            if self.stops:  # nothing is left to begin
+                return None if jobs else self._again(history, memory, number)
         if best is None or (not more and self._decided(model, process)):
             return None
         return self._go_on(history, memory, best, number)
@@ -188,7 +216,16 @@ class FreezeThaw:
     def _decided(self, model: CurveModel, process: Posterior) -> bool:
         """True if the trial that the model believes best is trained as far as it can be."""
         roots = [root for root, curve in model.memory.curves.items() if curve.steps]
-        return not model.memory.curves[roots[int(np.argmin(model.means(process, roots)))]].open
+        return not model.memory.curves[model.believed(process, roots)].open
+
+    def _again(self, history: History, memory: Memory, number: int) -> Job | None:
+        """The trial that the model believes best, from its beginning and with its noise, where it was stopped."""
+        if memory.theta is None or history.pending:
+            return None
+        stopped = unfinished(self._model(history, memory))
+        if stopped is None:
+            return None
+        return replace(self._begin(number, dict(history.jobs[stopped].config)), tag={REPEATS: stopped})
 
     def _begin(self, number: int, config: Config) -> Job:
         return Job(number, config, steps_to(self._rungs.target(0.0), 0.0, config, self.budget or Budget()))
@@ -215,28 +252,28 @@ class FreezeThaw:
 
     def _fresh(
         self, model: CurveModel, process: Posterior, new: list[Job], rng: np.random.Generator
-    ) -> tuple[np.ndarray | None, float]:
-        """The code of a new configuration that promises most, and its log expected improvement."""
+    ) -> tuple[Config | None, float]:
+        """A new configuration that promises most, and its log expected improvement."""
         encoding, history = model.encoding, model.history
         if self.candidates is None:
             begun = encoding.points([job.config for job in new]) if new else model.points_of([])
             seen = {*keys(history.codes), *keys(begun.codes)}
             code = model.anywhere(process, seen, begun.codes, rng)
+            if code is None:
+                return None, -math.inf
+            config, point = history.space.decode(code[None])[0], encoding.complete(code[None].copy())
         else:
             left = self._left(history, new)
-            code = None if left is None else left.codes[int(np.argmax(model.fresh_gains(process, left)))]
-        if code is None:
-            return None, -math.inf
-        return code, float(model.fresh_gains(process, encoding.complete(code[None].copy()))[0])
+            if left is None:
+                return None, -math.inf
+            row = int(np.argmax(model.fresh_gains(process, left.points)))
+            config, point = left.configs[row], left.points.take([row])
+        return config, float(model.fresh_gains(process, point)[0])
 
-    def _left(self, history: History, new: list[Job]) -> Points | None:
+    def _left(self, history: History, new: Sequence[Job]) -> Listed | None:
         """The candidates that were not begun; None where all were."""
         assert self.candidates is not None, "there are candidates"
-        encoding = encoding_of(history.space)
-        begun = {*keys(history.codes), *(keys(encoding.points([job.config for job in new]).codes) if new else ())}
-        points = encoding.points(list(self.candidates))
-        rows = [row for row, key in enumerate(keys(points.codes)) if key not in begun]
-        return points.take(rows) if rows else None
+        return listed("candidates", self.candidates, history, WHERE).left(history, new)
 
     def _model(self, history: History, memory: Memory) -> CurveModel:
         return CurveModel(history, memory, self._rungs, self.points)

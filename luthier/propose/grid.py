@@ -9,8 +9,11 @@ from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, ClassVar
 
+import numpy as np
+
 from luthier.errors import ConfigError, MethodError
 from luthier.jobs import Budget, History, Job
+from luthier.propose.listed import drawn
 from luthier.seeds import Seeds
 from luthier.space import Choice, Config, Domain, Float, Option, Space
 from luthier.space.domain_checks import UNSET, plain
@@ -97,6 +100,15 @@ class Grid:
             config = combinations[place]
             jobs.append(Job(number, config, budget.steps_for(config)))
         return jobs
+
+    def begins(self, space: Space, count: int, rng: np.random.Generator) -> list[Config]:
+        """Some of the grid's configurations.
+
+        Raises:
+            MethodError: If the grid does not fit the space.
+        """
+        combinations = self._combinations(space)
+        return [combinations[place] for place in drawn(combinations.count, count, rng)]
 
     def _combinations(self, space: Space) -> _Grid:
         return _combinations(space, json.dumps(self.points))  # JSON: 1, 1.0 and True are different keys

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from luthier.errors import MethodError
-from luthier.jobs import OK, PRUNED, Budget, History, Job
+from luthier.jobs import OK, PRUNED, REPEATS, Budget, History, Job
 from luthier.schedule import Schedule
 from luthier.seeds import Seeds
 
@@ -87,7 +87,7 @@ class Replay:
             return []
         part = parts[number]
         config = history.space.check(part["config"])
-        tag = {} if part.get("job") is None else {"repeats": part["job"]}
+        tag = {} if part.get("job") is None else {REPEATS: part["job"]}
         return [Job(number, config, part["steps"], number - 1 if number else None, tag)]
 
     def parents(self, history: History) -> set[int]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from math import isfinite, nan
 from typing import Any
 
-from luthier.jobs import Budget, Foreign, History, Job, Note, Report, Result
+from luthier.jobs import REPEATS, Budget, Foreign, History, Job, Note, Report, Result
 from luthier.optional import optional
 from luthier.seeds import Seeds
 from luthier.space import Config
@@ -180,7 +180,8 @@ def _told(job: Any, view: _View, history: History) -> Any:
     if not isinstance(job, Job) or not isinstance(job.number, int):
         return job
     parent = job.parent if job.parent is None else view.number[job.parent]
-    return replace(job, number=job.number - len(view.seen) + len(history), parent=parent)
+    tag = job.tag if REPEATS not in job.tag else {**job.tag, REPEATS: view.number[job.tag[REPEATS]]}
+    return replace(job, number=job.number - len(view.seen) + len(history), parent=parent, tag=tag)
 
 
 def _report(view: _View, past: History, number: int) -> None:

@@ -158,7 +158,7 @@ def compare(
     chosen = _seeds(seeds)
     for method in entries.values():
         check_fit(given, method, goals, limits, Budget(trials, steps, epochs))
-        check_first(given, method.adapter, executor or Local())
+        check_first(given, method, executor or Local())
     name = name if name is not None else f"{task_name(task)}-compare"
     total = trials * _whole(given, epochs, steps)
     opened: Any = store if hasattr(store, "attach") else open_store(store)  # type: ignore[arg-type]

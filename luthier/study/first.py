@@ -10,6 +10,8 @@ from luthier.execute import Local
 from luthier.optional import optional
 from luthier.seeds import Seeds
 from luthier.space import Config
+from luthier.study.resolve import Resolved
+from luthier.study.starting import begun_by
 from luthier.task import FunctionTask, Task, TrainableTask
 from luthier.task.call import describe
 from luthier.text import warn
@@ -18,7 +20,9 @@ TRIES = 4  # failures after which the task is blamed and not a configuration
 LOOKS = 16  # configurations tried to find one under which a name is read
 
 
-def check_first(task: Task, adapter: Any, executor: Any, seed: int = 0, start: Sequence[Config] = ()) -> Config | None:
+def check_first(
+    task: Task, method: Resolved, executor: Any, seed: int = 0, start: Sequence[Config] = ()
+) -> Config | None:
     """Build a first training: of a Trainable its ``init``, of a TorchTask one step on the real data.
 
     A function is never called for it. Where training goes on elsewhere, as on a cluster, only a method's refusal
@@ -26,7 +30,7 @@ def check_first(task: Task, adapter: Any, executor: Any, seed: int = 0, start: S
 
     Args:
         task: Task to tune.
-        adapter: Adapter that moves hyperparameters during a training, or None.
+        method: Method that will tune it.
         executor: Executor that will run the trainings.
         seed: The study's.
         start: The user's own first configurations.
@@ -36,13 +40,15 @@ def check_first(task: Task, adapter: Any, executor: Any, seed: int = 0, start: S
 
     Raises:
         TaskError: If the first few configurations all fail, with the first failure; if nothing reads a name.
-        MethodError: If the adapter cannot tune the task.
+        MethodError: If the adapter cannot tune the task, or the method begins configurations outside the space.
     """
+    rng, adapter = Seeds(seed).rng(0, "propose"), method.adapter
+    listed = begun_by(method.proposer, task.space, LOOKS, rng)
     if isinstance(task, FunctionTask):
         return None
     here = isinstance(executor, Local)
     task = task if isinstance(task, TrainableTask) or not here else task.on(executor.device)
-    configs = [*start, *task.space.sample(Seeds(seed).rng(0, "propose"), LOOKS)]
+    configs = [*start, *(task.space.sample(rng, LOOKS) if listed is None else listed)]
     first: BaseException | None = None
     for place, config in enumerate(configs[:TRIES]):
         try:

@@ -12,7 +12,7 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from luthier.errors import StudyError
-from luthier.jobs import ENQUEUED, Budget, History, Job, Note, Report, Result
+from luthier.jobs import ENQUEUED, REPEATS, Budget, History, Job, Note, Report, Result
 from luthier.optional import optional
 from luthier.propose import door
 from luthier.propose.sight import Sight
@@ -423,7 +423,8 @@ class Ledger:
                 steps = job.steps
                 if self.budget.epochs is not None:  # an epoch may be of another length there
                     steps = max(1, round(steps * self.budget.steps_for(config) / self.budget.steps_for(job.config)))
-                job = replace(job, config=config, steps=steps, tag={**job.tag, ENQUEUED: place})
+                tag = {name: value for name, value in job.tag.items() if name != REPEATS}  # it is another one now
+                job = replace(job, config=config, steps=steps, tag={**tag, ENQUEUED: place})
             made.append(job)
         return made
 

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from luthier.errors import ConfigError, MethodError, StudyError
 from luthier.jobs import ENQUEUED, History
 from luthier.optional import optional
@@ -81,6 +83,18 @@ def refuse_fixed(proposer: Any, config: Any, where: str) -> None:
             where=where,
             remedy="Add the values to the grid's points, or use another method.",
         )
+
+
+def begun_by(proposer: Any, space: Space, count: int, rng: np.random.Generator) -> list[Config] | None:
+    """At most ``count`` of the only configurations that a method begins, drawn; None where it may begin any.
+
+    Raises:
+        MethodError: If one of them does not belong to the space.
+    """
+    while (begins := optional(proposer, "begins")) is None:
+        if (proposer := getattr(proposer, "inner", None)) is None:
+            return None
+    return begins(space, count, rng)
 
 
 def enqueue_new(ledger: Ledger, configs: Sequence[Config]) -> list[int | None]:

@@ -27,6 +27,7 @@ from luthier.study.methods import MethodName
 from luthier.study.opening import open_ledger
 from luthier.study.resolve import Between, resolve
 from luthier.study.retrain import Retrained, retrain
+from luthier.study.starting import begun_by
 from luthier.study.telling import held, told
 from luthier.task import Trainable
 from luthier.task.call import as_metrics, as_step, check_named
@@ -103,6 +104,7 @@ class Study:
         trials, epochs, steps, seconds, seed, _ = asked
         history = History(space, settings.objectives(metric, mode), check_limits(limits))
         resolved = resolve(method, objectives=len(history.objectives))
+        begun_by(resolved.proposer, space, 1, Seeds(seed).rng(0, "propose"))  # refuses those outside the space
         if resolved.adapter is not None:
             raise MethodError(
                 f"{resolved.adapter!r} moves hyperparameters during a training, and ask/tell does not train",

@@ -159,7 +159,7 @@ def tune(
     name = name if name is not None else f"{task_name(task)}-{label_of(method, resolved)}"
     elsewhere, on_change = check_known(known, given.space, goals), check_on_change(on_change)
     first = check_start(start, given.space, resolved.proposer, trials, seed)
-    built = check_first(given, resolved.adapter, executor, seed, first)
+    built = check_first(given, resolved, executor, seed, first)
     history = History(given.space, goals, kept)
     ledger = open_ledger(name, history, resolved, budget, seed, store, task_name(task), fresh, on_change)
     _bring_up(ledger, given, on_change, elsewhere, retry_failed, first)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from luthier.adapt import Adapter
-from luthier.jobs import Job, Lost, Partial, Report, Result
+from luthier.jobs import REPEATS, Job, Lost, Partial, Report, Result
 from luthier.limits import Bounds, out_of_memory
 from luthier.seeds import Seeds
 from luthier.task import Task, is_torch
@@ -79,7 +79,7 @@ class Work:
 
     def key(self, job: Job) -> int:
         """Return the key of all randomness in a job: its own, or that of the job in another study that it repeats."""
-        return self.seeds.key(job.tag.get("repeats", job.number), "train")
+        return self.seeds.key(job.tag.get(REPEATS, job.number), "train")
 
 
 def chunks(

@@ -12,7 +12,7 @@ import pytest
 
 import luthier as lt
 from luthier.errors import MethodError
-from luthier.jobs import OK, PRUNED, Budget
+from luthier.jobs import OK, PRUNED, REPEATS, Budget
 from luthier.propose.freeze_thaw import FreezeThaw
 from luthier.propose.gaussian_process.curve_kernel import Curves
 from luthier.propose.gaussian_process.fit import objective, start
@@ -120,6 +120,103 @@ def test_a_function_is_stopped_where_a_new_configuration_promises_more() -> None
     assert set(steps.tolist()) <= {1, 3, 9} and study.best is not None and study.best.metrics["loss"] < 0.25
 
 
+def falling(config: Config, trial: lt.Trial) -> float:
+    left = 1.0
+    for step in range(trial.steps):
+        left *= 1.0 - config["lr"]
+        trial.report(step, loss=left**2)
+    return left**2
+
+
+def flat(config: Config, trial: lt.Trial) -> float:
+    for step in range(trial.steps):
+        trial.report(step, loss=(config["x"] - 0.37) ** 2)
+    return (config["x"] - 0.37) ** 2
+
+
+def test_of_functions_what_is_believed_best_has_been_run_whole() -> None:
+    rate, again = Space(lr=Float(1e-3, 1.0, log=True)), 0
+    for seed in range(4):
+        for end in ({"trials": 16}, {"total_steps": 8 * 27}):
+            study = lt.tune(falling, "freeze_thaw", space=rate, steps=27, seed=seed, progress=False, **end)  # type: ignore[arg-type]
+            assert study.best is not None and study.best.value < 1e-5, (seed, end)  # half of all end above 0.1
+            assert len(study.trials) == 16 if "trials" in end else study.history.steps.sum() <= 8 * 27
+            jobs = study.history.jobs
+            for job in jobs:
+                if REPEATS in job.tag:
+                    again, stopped = again + 1, job.tag[REPEATS]
+                    assert job.number == len(jobs) - 1 and job.config == jobs[stopped].config
+                    assert study.trials[stopped].status == "pruned" and study.trials[job.number].steps == 27
+                    assert study.best.value <= study.trials[stopped].metrics["loss"]
+    assert again >= 4
+
+
+def test_a_function_that_is_believed_best_is_not_stopped() -> None:
+    for seed in range(4):  # a flat curve says itself how it ends: a new one promises more than any that is known
+        study = lt.tune(flat, "freeze_thaw", space=Space(x=Float(0, 1)), trials=16, steps=27, seed=seed, progress=False)
+        assert study.best is not None and study.best.value == min(trial.metrics["loss"] for trial in study.trials)
+        assert not any(REPEATS in job.tag for job in study.history.jobs), seed
+
+
+def test_a_last_trial_repeats_the_noise_and_is_the_same_where_the_study_is_cut(tmp_path: Path) -> None:
+    drawn: dict[int, float] = {}
+
+    def noisy(config: Config, trial: lt.Trial) -> float:
+        drawn[trial.number] = noise = np.random.default_rng(trial.seed).normal()
+        for step in range(trial.steps):
+            trial.report(step, loss=(1.0 - config["lr"]) ** (2 * step + 2) * math.exp(0.1 * noise))
+        return (1.0 - config["lr"]) ** (2 * trial.steps) * math.exp(0.1 * noise)
+
+    space, settings = Space(lr=Float(1e-3, 1.0, log=True)), {"trials": 16, "steps": 27, "progress": False}
+    for seed in range(8):
+        whole = lt.tune(noisy, "freeze_thaw", space=space, seed=seed, **settings)  # type: ignore[arg-type]
+        last = whole.history.jobs[-1]
+        if REPEATS in last.tag:
+            break
+    assert drawn[last.number] == drawn[last.tag[REPEATS]]
+    for store in (str(tmp_path / "cut.db"),):
+        for enough in (15, 16):  # the second call resumes before the last trial
+            stop = [lambda study, enough=enough: len(study.history.arrival) >= enough]
+            cut = lt.tune(noisy, "freeze_thaw", space=space, seed=seed, store=store, stop=stop, **settings)  # type: ignore[arg-type]
+    assert [dict(job.tag) for job in cut.history.jobs] == [dict(job.tag) for job in whole.history.jobs]
+    assert cut.history.steps.tolist() == whole.history.steps.tolist() and cut.best.value == whole.best.value
+
+
+def test_beside_known_results_it_is_the_studys_own_job_that_is_repeated() -> None:
+    known = [({"lr": 0.01}, {"loss": 0.34}), ({"lr": 0.02}, {"loss": 0.11})]
+    settings: dict[str, Any] = {"space": Space(lr=Float(1e-3, 1.0, log=True)), "trials": 16, "steps": 27}
+    for seed in range(2):
+        study = lt.tune(falling, "freeze_thaw", known=known, seed=seed, progress=False, **settings)
+        last = study.history.jobs[-1]
+        assert last.config == study.history.jobs[last.tag[REPEATS]].config, "it sees the known results as jobs"
+
+
+LIST = [{"lr": value} for value in (0.02, 0.35, 0.3, 0.9, 0.6, 0.2, 0.003, 0.1)]
+
+
+@pytest.mark.parametrize(
+    ("space", "method", "trials", "seeds"),
+    [
+        (Space(lr=Float(0.05, 1.0, step=0.05)), FreezeThaw(), 16, (0, 1)),  # it was tried before, and others are left
+        (Space(lr=Float(0.05, 1.0, step=0.05)), FreezeThaw(), 40, (0, 1)),  # no other one is left
+        (RATE, FreezeThaw(candidates=LIST[:6]), 30, (1, 2)),
+        (RATE, FreezeThaw(initial=2, candidates=LIST), 30, (4, 5)),
+    ],
+)
+def test_where_little_or_nothing_is_left_to_begin_the_believed_best_is_run_whole_too(
+    space: Space, method: FreezeThaw, trials: int, seeds: tuple[int, int]
+) -> None:
+    for seed in seeds:
+        study = lt.tune(falling, method, space=space, trials=trials, steps=27, seed=seed, progress=False)
+        jobs = study.history.jobs
+        again = [job for job in jobs if REPEATS in job.tag]
+        assert again and again[-1].number == len(jobs) - 1 < trials, seed
+        for job in again:
+            assert job.config == jobs[job.tag[REPEATS]].config and study.trials[job.number].steps == 27
+        begun = [repr(job.config) for job in jobs if job not in again]
+        assert len(set(begun)) == len(begun) and study.best is not None and study.best.value < 1e-20
+
+
 def test_settings_are_chosen_on_other_curves_and_seeds_than_those_that_are_reported() -> None:
     split = json.loads((Path(__file__).parents[2] / "benchmarks" / "curves_split.json").read_text())
     for what in ("tasks", "seeds"):
@@ -150,3 +247,74 @@ def test_of_a_list_each_is_begun_once_and_nothing_else() -> None:
     assert all(config in listed for config in begun) and len(begun) == len(set(map(repr, begun)))
     best = min(listed, key=lambda config: crossing(config, 27, 0)[0])
     assert history.best is not None and history.jobs[history.best].config == best and len(begun) <= len(listed)
+
+
+class Table(lt.Trainable):
+    """Measurements of a few configurations alone."""
+
+    space = Space(lr=Float(1e-3, 1.0, log=True), k=Choice(["a", "b"]), n=Float(0.1, 0.9, step=0.2, when={"k": "b"}))
+    rows = ((0.003, 1.0), (0.01, 0.5), (0.1, 0.2), (0.3, 0.3), (0.5, 0.7), (0.7, 0.4))
+    report_every = 1
+
+    def __init__(self) -> None:
+        self.asked: list[float] = []
+
+    def init(self, config: Config, key: int) -> tuple[float, int]:
+        self.asked.append(config["lr"])
+        return dict(self.rows)[config["lr"]], 0  # a KeyError where there is no row
+
+    def advance(self, state: Any, config: Config, steps: int) -> Any:
+        return (state[0], state[1] + steps), {}
+
+    def evaluate(self, state: Any) -> dict[str, float]:
+        return {"loss": state[0] + 1 / (1 + state[1])}
+
+
+def test_listed_configurations_are_trained_exactly_as_they_were_given() -> None:
+    rates, steps = [lr for lr, _ in Table.rows], (0.1, 0.3, 0.5, 0.7, 0.9, 0.3)
+    listed = [{"lr": lr, "k": "b", "n": n} for lr, n in zip(rates, steps, strict=True)]
+    for given in (listed, tuple(listed), [*listed, listed[0], {**listed[1], "lr": np.float64(0.01)}]):
+        task = Table()
+        study = lt.tune(task, FreezeThaw(initial=2, candidates=given), trials=12, steps=27, seed=1, progress=False)
+        begun = [job.config for job in study.history.jobs if job.parent is None]
+        assert sorted(map(repr, begun)) == sorted(map(repr, listed)), "every one, once"
+        assert set(task.asked) == set(rates), "none is built for a trial but these"
+        assert study.best is not None and study.best.config["lr"] == 0.1
+    grid = lt.propose.Grid(points={"lr": rates, "k": ["a"]})
+    for method in (grid, lt.propose.ASHA(inner=grid)):
+        task = Table()
+        study = lt.tune(task, method, trials=6, steps=27, progress=False)
+        assert (
+            set(task.asked) == {lr for lr, _ in Table.rows}
+            and study.best is not None
+            and study.best.config["lr"] == 0.1
+        )
+
+
+@pytest.mark.parametrize(
+    ("candidates", "words"),
+    [
+        ((), "candidates is empty"),
+        ({"lr": 0.1}, "candidates must be a list"),
+        ("grid", "candidates must be a list"),
+        ([{"lr": 0.1, "k": "a"}, {"lr": 7.0, "k": "a"}], r"candidates\[1\], lr: 7.0 is outside"),
+        ([{"lr": 0.1, "k": "a", "zz": 3}], r"candidates\[0\], zz"),
+        ([{"lr": 0.1}], r"candidates\[0\], k: .* has no value"),
+        ([{"lr": 0.1, "k": "a", "n": 0.5}], r"candidates\[0\], n: an inactive"),
+        ([{"lr": 0.1, "k": "b", "n": 0.4}], r"candidates\[0\], n"),
+        ([{"lr": "x", "k": "a"}], r"candidates\[0\], lr"),
+        ([0.1], r"candidates\[0\]"),
+    ],
+)
+def test_a_list_that_cannot_be_is_refused_at_the_call(candidates: Any, words: str) -> None:
+    method, task = FreezeThaw(candidates=candidates), Table()
+    for call in (
+        lambda: lt.tune(task, method, trials=5, steps=27, progress=False),
+        lambda: lt.Study("s", Table.space, method=method, trials=5, steps=27),
+        lambda: lt.compare(flat, ["random", method], space=Table.space, trials=5, steps=27, seeds=1, progress=False),
+        lambda: lt.tune(flat, method, space=Table.space, trials=5, steps=27, progress=False),
+    ):
+        with pytest.raises(MethodError, match=words) as caught:
+            call()
+        assert caught.value.where.startswith("method freeze_thaw")
+    assert not task.asked, "nothing was built"

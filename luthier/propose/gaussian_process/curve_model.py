@@ -81,9 +81,9 @@ class CurveModel(NamedTuple):
         """Log expected improvement of trials at full length, (trials,)."""
         return _improvement(process, self._at_end(roots))
 
-    def means(self, process: Posterior, roots: list[int]) -> np.ndarray:
-        """Expected values of trials at full length, (trials,)."""
-        return process.predict(self._at_end(roots))[0].mean(axis=1)
+    def believed(self, process: Posterior, roots: list[int]) -> int:
+        """The trial whose expected value at full length is lowest."""
+        return roots[int(np.argmin(process.predict(self._at_end(roots))[0].mean(axis=1)))]
 
     def fresh_gains(self, process: Posterior, points: Points) -> np.ndarray:
         """Log expected improvement of new configurations at full length, (points,)."""
