@@ -3,11 +3,11 @@
     python benchmarks/curves.py                       # the tasks and seeds for reporting, all methods
     python benchmarks/curves.py --part choosing       # those on which settings were chosen
     python benchmarks/curves.py --methods freeze_thaw random --tasks taskset_1 --seeds 2
-    SYNE_PYTHON=PYTHON python benchmarks/curves.py --methods "syne-tune dyhpo" --seeds 2
+    SYNE_PYTHON=PYTHON python benchmarks/curves.py --methods "syne-tune dyhpo" --seeds 2 --until 25
 
-All methods are luthier's and Optuna's. DyHPO and MOBSTER of Syne Tune are run when they are named, as a study may take
-them minutes, in an interpreter of their own (benchmarks/peers/curves_peers.py). Studies that the file has are not made
-again.
+All methods are luthier's and Optuna's. DyHPO and MOBSTER of Syne Tune are run when they are named, in an interpreter of
+their own (benchmarks/peers/curves_peers.py). A study may take them minutes, most of it in its second half: --until ends
+it at a part of its steps. Studies that the file has are not made again.
 
 A study may spend as many steps as 20 whole trainings, one worker. Regret is that of the lowest validation value seen
 when a part of the steps is spent: 0 is the best known value of the task, 1 the median of whole random trainings. In a
@@ -253,7 +253,7 @@ def theirs(task: Task, peer: str, seed: int) -> dict[str, Any]:
     return _row(task, peer, seed, trace, started, spent)
 
 
-def guests(peer: str, pairs: list[tuple[Task, int]], python: str) -> Iterator[dict[str, Any]]:
+def guests(peer: str, pairs: list[tuple[Task, int]], until: int, python: str) -> Iterator[dict[str, Any]]:
     """The same with a peer that has an interpreter of its own: it decides, and is given the curves that it asks for."""
     script = str(Path(__file__).resolve().parent / "peers" / "curves_peers.py")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -269,11 +269,12 @@ def guests(peer: str, pairs: list[tuple[Task, int]], python: str) -> Iterator[di
         for task, seed in pairs:
             domains = [[name, type(d).__name__, d.low, d.high, d.log] for name, d in task.space.domains.items()]
             pool = None if task.pool is None else [_config(point) for point in task.pool]
-            study = {"domains": domains, "pool": pool, "steps": task.steps, "total": WHOLE * task.steps, "seed": seed}
+            total = WHOLE * task.steps * until // 100
+            study = {"domains": domains, "pool": pool, "steps": task.steps, "total": total, "seed": seed}
             answer = said(study)
             while "config" in answer:
                 answer = said(task.curve(answer["config"]).tolist())
-            yield _row(task, peer, seed, answer["trace"], answer["started"], answer["cpu"])
+            yield _row(task, peer, seed, answer["trace"], answer["started"], answer["cpu"], until)
 
 
 def _of_pool(inner: Any, pool: np.ndarray) -> Any:
@@ -307,8 +308,11 @@ def _of_pool(inner: Any, pool: np.ndarray) -> Any:
     return OfPoolSampler()
 
 
-def _row(task: Task, method: str, seed: int, trace: list[float], started: int, cpu: float) -> dict[str, Any]:
-    regrets = {str(part): task.regret(trace[len(trace) * part // 100 - 1]) for part in PARTS}
+def _row(
+    task: Task, method: str, seed: int, trace: list[float], started: int, cpu: float, until: int = 100
+) -> dict[str, Any]:
+    total = WHOLE * task.steps
+    regrets = {str(part): task.regret(trace[total * part // 100 - 1]) for part in PARTS if part <= until}
     return {"task": task.name, "method": method, "seed": seed, **regrets, "started": started, "cpu": cpu}
 
 
@@ -339,17 +343,6 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return lines
 
 
-def beside(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The summary of all methods on the studies that a peer has, where it has not all, and its own."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for peer in GUESTS:
-        done = {(row["task"], row["seed"]) for row in rows if row["method"] == peer}
-        others = [row for row in rows if row["method"] not in GUESTS or row["method"] == peer]
-        if done:
-            found[peer] = summary([row for row in others if (row["task"], row["seed"]) in done])
-    return found
-
-
 def paired(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Syne Tune's methods beside freeze_thaw, on the studies that both have; the standard error is over them."""
     ours = {(row["task"], row["seed"]): row for row in rows if row["method"] == "freeze_thaw"}
@@ -357,13 +350,16 @@ def paired(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for kind in dict.fromkeys(row["task"].partition("_")[0] for row in rows):
         for peer in GUESTS:
             runs = [row for row in rows if row["method"] == peer and row["task"].startswith(kind)]
-            runs = [row for row in runs if (row["task"], row["seed"]) in ours]
-            for part in map(str, PARTS if len(runs) > 1 else ()):
-                differences = [row[part] - ours[row["task"], row["seed"]][part] for row in runs]
-                line: dict[str, Any] = {"kind": kind, "peer": peer, "part": int(part), "studies": len(runs)}
-                line["difference"] = statistics.fmean(differences)
-                line["standard error"] = statistics.stdev(differences) / len(runs) ** 0.5
-                lines.append(line)
+            for part in map(str, PARTS):
+                both = [(row[part], ours[row["task"], row["seed"]][part]) for row in runs if part in row]
+                if len(both) > 1:
+                    differences = [one - other for one, other in both]
+                    line: dict[str, Any] = {"kind": kind, "peer": peer, "part": int(part), "studies": len(both)}
+                    line["theirs"], line["freeze_thaw"] = map(statistics.fmean, zip(*both, strict=True))
+                    line["difference"] = statistics.fmean(differences)
+                    line["standard error"] = statistics.stdev(differences) / len(both) ** 0.5
+                    line["below"] = sum(one < 0 for one in differences)
+                    lines.append(line)
     return lines
 
 
@@ -394,7 +390,6 @@ def keep(file: Path, part: str, rows: list[dict[str, Any]]) -> None:
         "machine": lt.environment("optuna"),
         "part": part,
         "summary": summary([row for row in rows if row["method"] not in GUESTS]),
-        "beside": beside(rows),
         "paired": paired(rows),
         "runs": rows,
     }
@@ -409,6 +404,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=[*METHODS, *PEERS])
     parser.add_argument("--tasks", nargs="+", help="these of the part alone")
     parser.add_argument("--seeds", type=int, help="so many of the part's")
+    parser.add_argument("--until", type=int, choices=PARTS, default=100, help="per cent of a study of Syne Tune's")
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
     if not (FOLDER / "mf.py").exists():
@@ -422,9 +418,11 @@ def main() -> None:
     done = {(row["task"], row["method"], row["seed"]) for row in rows}
     seeds = part["seeds"][: arguments.seeds]
     for peer in (name for name in arguments.methods if name in GUESTS):
-        pairs = [(task, seed) for seed in seeds for task in tasks if (task.name, peer, seed) not in done]
-        for row in guests(peer, pairs, os.environ.get("SYNE_PYTHON", sys.executable)):
-            rows.append(row)
+        far = {(row["task"], row["seed"]) for row in rows if row["method"] == peer and str(arguments.until) in row}
+        pairs = [(task, seed) for seed in seeds for task in tasks if (task.name, seed) not in far]
+        for row in guests(peer, pairs, arguments.until, os.environ.get("SYNE_PYTHON", sys.executable)):
+            study = (row["task"], row["method"], row["seed"])
+            rows = [one for one in rows if (one["task"], one["method"], one["seed"]) != study] + [row]
             keep(arguments.out, arguments.part, rows)
     others = [name for name in arguments.methods if name not in GUESTS]
     for seed in seeds if others else ():
@@ -434,14 +432,10 @@ def main() -> None:
             keep(arguments.out, arguments.part, rows)
         print(f"seed {seed}: done", file=sys.stderr, flush=True)
     show(summary([row for row in rows if row["method"] not in GUESTS]))
-    for peer, lines in beside(rows).items():
-        print(f"the studies of {peer}:")
-        show([line for line in lines if line["method"] in (peer, "freeze_thaw")])
     for line in paired(rows):
-        print(
-            f"{line['kind']}: {line['peer']} above freeze_thaw at {line['part']} %: {line['difference']:+.3f} ± "
-            f"{line['standard error']:.3f} (standard error, {line['studies']} pairs)"
-        )
+        means = f"{line['peer']} {line['theirs']:.3f}, freeze_thaw {line['freeze_thaw']:.3f}"
+        difference = f"{line['difference']:+.3f} ± {line['standard error']:.3f}, below in {line['below']}"
+        print(f"{line['kind']} at {line['part']} %, {line['studies']} studies: {means}, difference {difference}")
 
 
 if __name__ == "__main__":
