@@ -58,7 +58,7 @@ class Adapter(Protocol):
 
     @property
     def window(self) -> int:
-        """Minibatches that one step takes."""
+        """Minibatches that one step takes. A training is rounded down to whole windows; one shorter is refused."""
         ...
 
     @property

@@ -64,7 +64,8 @@ class Bilevel:
     Args:
         response: A function of ``luthier.response``, its name, or a ``functools.partial`` of it with settings:
             ``partial(lt.response.implicit, iterations=10)``.
-        inner_steps: Training minibatches between two outer steps; the steps that ``unrolled`` goes back through.
+        inner_steps: Training minibatches between two outer steps; the steps that ``unrolled`` goes back through. A
+            training is rounded down to whole ones: with 5, 27 steps are 25, and 3 are refused.
         outer_lr: Learning rate of the outer steps.
         outer: Their optimizer: ``"adam"``, ``"rmsprop"`` (with Adam's correction of the first steps), ``"sgd"``, or one
             of ``luthier.optim`` with a learning rate of its own.

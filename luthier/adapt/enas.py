@@ -67,7 +67,8 @@ class Enas:
         learner: Learner of the controller; None leaves it as it starts: uniform sampling, a random search over shared
             weights.
         samples: Number of children in one step of the controller.
-        steps: Number of minibatches on which each of them trains.
+        steps: Number of minibatches on which each of them trains. The search is rounded down to whole steps of the
+            controller, ``samples`` times ``steps`` minibatches.
         warmup: Epochs before the controller moves.
         shared: Optimizer of the shared weights where the controller decides settings of the task's; both read the same
             minibatches, at about twice the cost of a step. None: the child's own trains the shared weights themselves.

@@ -74,7 +74,8 @@ class Hypernet:
         centred: The hypernetwork's input is λ - λ̂. Without it, as published, it is λ, from -1 to 1 over the domain, and
             the present weights and their response share their gradients.
         warmup: Epochs before the hyperparameters begin to move.
-        inner_steps: Steps of φ, each on a minibatch, between two moves of the hyperparameters.
+        inner_steps: Steps of φ, each on a minibatch, between two moves of the hyperparameters. A training is rounded
+            down to whole ones: with 5, 27 steps are 25, and 3 are refused.
         outer_lr: Learning rate of the moves, which are Adam's.
         objective: Quantity minimised on the validation split: ``"loss"``, or a metric of the task that can be
             differentiated. It must not read the hyperparameters itself.

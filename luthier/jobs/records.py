@@ -204,11 +204,16 @@ class Budget:
         seconds: Wall time for the whole call, or None; only the loop looks at it.
         epoch_steps: Steps of one epoch under a configuration (its batch size may be a hyperparameter).
         total: Training steps of all jobs together, or None; no job is begun that would go beyond it.
+        window: Steps that belong together, of an adapter that moves hyperparameters once in so many: a training and
+            each of its parts are rounded down to whole windows.
+        least: Steps of the shortest training, where epochs are given and their length is known.
 
     Examples:
         >>> budget = Budget(trials=20, epochs=3)
         >>> budget.trials, budget.epochs, budget.steps
         (20, 3, None)
+        >>> Budget(trials=20, steps=27, window=5).steps_for({})
+        25
     """
 
     trials: int | None = None
@@ -217,8 +222,19 @@ class Budget:
     seconds: float | None = None
     epoch_steps: Callable[[Config], int] = one_step
     total: int | None = None
+    window: int = 1
+    least: int | None = None
 
     def steps_for(self, config: Config, part: float = 1.0) -> int:
-        """Steps of a whole trial under ``config`` (or of a ``part`` of it), at least 1."""
+        """Steps of a whole trial under ``config`` (or of a ``part`` of it), at least 1 window."""
         whole = self.steps if self.epochs is None else self.epochs * self.epoch_steps(config)
-        return max(1, round((1 if whole is None else whole) * part))
+        whole = 1 if whole is None else whole
+        if self.window > 1 and (windows := max(1, round(whole)) // self.window):
+            return self.window * max(1, round(windows * part))
+        return max(1, round(whole * part))  # shorter than a window: whoever trains it refuses
+
+    @property
+    def windows(self) -> int | None:
+        """Whole windows of the shortest training, where its length is known."""
+        least = self.least if self.steps is None else self.steps
+        return None if least is None else least // self.window

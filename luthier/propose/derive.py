@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -26,7 +28,8 @@ class Derive:
     3. ``train``: the best of these by rank are trained from scratch, as ordinary trials.
 
     The budget is that of ``trials`` ordinary trainings: with ``trials=10, epochs=5`` and half of it for the search,
-    search and draws have the steps of 25 epochs, and 5 children are trained for 5 epochs each. The phase of a job is in
+    search and draws have the steps of 25 epochs, and 5 children are trained for 5 epochs each. The search has whole
+    windows of its adapter's. The phase of a job is in
     its tag, and of a child that is trained also the job that drew it. The objective of the study is measured in the
     third phase alone, so ``study.best`` is a network that was trained from scratch.
 
@@ -62,31 +65,39 @@ class Derive:
         Raises:
             MethodError: If the budget does not say how many trials there are and how long they train.
         """
-        check_parts(budget, 1, "Derive")
+        check_parts(replace(budget, window=1), 1, "Derive")
         if budget.trials is None or budget.trials < 2:
             raise MethodError(
                 f"trials={budget.trials}: the search takes a part of them, and children are trained with the others",
                 where="Derive",
                 remedy="Give trials=10: with half of the budget for the search, 5 children are trained from scratch.",
             )
-        return replace(self, budget=budget)
+        bound = replace(self, budget=budget)
+        least = budget.least if budget.steps is None else budget.steps
+        if least is not None:
+            bound._search_steps(least)  # raises
+        return bound
 
     @property
     def children(self) -> int:
         """Children that are trained from scratch."""
-        return max(1, self._trials - max(1, round(self.search * self._trials)))
+        return self._trials - self._shared(self._trials)
 
     @property
     def _trials(self) -> int:
         assert self.budget is not None and self.budget.trials is not None, "bind has checked it"
         return self.budget.trials
 
+    def _shared(self, trials: int) -> int:
+        """Trainings whose steps the search has, of so many trials."""
+        return trials - max(1, trials - max(1, round(self.search * trials)))
+
     def propose(self, history: History, count: int, seeds: Seeds) -> list[Job]:
         """The next jobs of the phase; none while a phase waits for the one before it."""
         done = len(history)
         if not done:
             config = history.space.sample(seeds.rng(0, "propose"))
-            return [Job(0, config, self._search_steps(config), tag={"phase": "search"})]
+            return [Job(0, config, self._search_steps(self._whole(config)), tag={"phase": "search"})]
         if history.status[0] != OK:
             return []  # it runs; or it diverged, and there is nothing to draw from
         if done <= self.draws:
@@ -108,19 +119,39 @@ class Derive:
         assert self.budget is not None, "bind comes first"
         return self.budget
 
-    def _search_steps(self, config: Config) -> int:
-        share = (self._trials - self.children) * self._budget.steps_for(config)
-        steps = share - self.draws * self.draw_steps
-        if steps < 1:
-            raise MethodError(
-                f"{self.draws} draws of {self.draw_steps} steps leave nothing of the {share} steps of the search",
-                where="Derive",
-                remedy="Give fewer draws, or more trials or epochs.",
-            )
-        return steps
+    def _whole(self, config: Config) -> int:
+        """Steps of the training of a child, which has no windows."""
+        return replace(self._budget, window=1).steps_for(config)
+
+    def _search_steps(self, each: int) -> int:
+        """Steps of the search, whole windows, beside trainings of ``each`` steps.
+
+        Raises:
+            MethodError: If not one window is left, with what would do.
+        """
+        window, share = self._budget.window, self._shared(self._trials) * each
+        left = share - self.draws * self.draw_steps
+        if left >= window:
+            return left // window * window
+        least = self.draws * self.draw_steps + window
+        longer = -(-least // self._shared(self._trials))
+        trials = next(n for n in itertools.count(self._trials) if self._shared(n) * each >= least)
+        draws = (share - window) // self.draw_steps
+        few = f"Derive(draws={draws})" if draws > 0 else "fewer draws of fewer steps"
+        raise MethodError(
+            f"{self.draws} draws of {self.draw_steps} steps leave {max(0, left)} of the {share} steps of the search, "
+            f"which needs {window}",
+            where="Derive",
+            remedy=f"Give trials={trials}, or {self._length(longer, each)}, or {few}.",
+        )
+
+    def _length(self, longer: int, each: int) -> str:
+        """The argument under which trainings of ``each`` steps have ``longer``, or a little more."""
+        epochs = self._budget.epochs
+        return f"steps={longer}" if epochs is None else f"epochs={math.ceil(epochs * longer / each)}"
 
     def _train(self, number: int, config: Config, draw: int) -> Job:
-        return Job(number, dict(config), self._budget.steps_for(config), tag={"phase": "train", "draw": draw})
+        return Job(number, dict(config), self._whole(config), tag={"phase": "train", "draw": draw})
 
     def _best(self, history: History) -> list[tuple[Config, int]]:
         """(configuration, job that drew it) of the children to train, the best first; the same one comes once."""

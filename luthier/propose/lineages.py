@@ -33,9 +33,12 @@ def progress(history: History, budget: Budget) -> list[float]:
 
 
 def steps_to(target: float, done: float, config: Config, budget: Budget) -> int:
-    """Steps from the fraction ``done`` of a whole training to the fraction ``target``, at least 1."""
+    """Steps from the fraction ``done`` of a whole training to the fraction ``target``, at least 1 window."""
     whole = budget.steps_for(config)
-    return max(1, round(target * whole) - round(done * whole))
+    if whole < budget.window:
+        return whole
+    windows = whole // budget.window
+    return budget.window * max(1, round(target * windows) - round(done * windows))
 
 
 def end_of(history: History, number: int) -> Config:
@@ -110,11 +113,16 @@ def check_parts(budget: Budget, parts: int, where: str) -> None:
             where=where,
             remedy="Say how long a whole training is: epochs=10, or steps=1000.",
         )
-    if budget.steps is not None and budget.steps < parts:
+    if budget.windows is not None and budget.windows < parts:
+        given = f"epochs={budget.epochs:g}" if budget.steps is None else f"steps={budget.steps}"  # type: ignore[str-format]
+        window, room, shorter = budget.window, "", ""
+        if window > 1:
+            room = f" of whole windows of {window} steps, in which the adapter moves hyperparameters"
+            shorter = ", or an adapter with a shorter window (inner_steps)"
         raise MethodError(
-            f"steps={budget.steps} cannot be cut into {parts} parts",
+            f"{given} cannot be cut into {parts} parts{room}",
             where=where,
-            remedy=f"Give at least {parts} steps, or a method with fewer parts.",
+            remedy=f"Give at least {parts * window} steps, or a method with fewer parts{shorter}.",
         )
 
 
@@ -129,4 +137,4 @@ def check_rungs(eta: int, rungs: int, budget: Budget, where: str, brackets: int 
     check_parts(budget, eta, where)
     if brackets is not None:
         check_number("brackets", brackets, 1, rungs, where, whole=True)
-    return next(fit for fit in range(rungs, 0, -1) if budget.steps is None or eta ** (fit - 1) <= budget.steps)
+    return next(fit for fit in range(rungs, 0, -1) if budget.windows is None or eta ** (fit - 1) <= budget.windows)

@@ -22,9 +22,11 @@ from luthier.study import settings
 from luthier.study.first import check_first
 from luthier.study.refusals import check_fit
 from luthier.study.resolve import AnyMethod, Resolved, for_task, resolve
+from luthier.study.spending import budget_for, check_room
 from luthier.study.study import Study
 from luthier.study.tuning import label_of, task_name, tune
 from luthier.task import AnyTask, Task, as_task, epoch_steps, level, load_task
+from luthier.text import warn
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,9 @@ def compare(
     The total is that of ``trials`` trainings of ``epochs`` (or ``steps``) each. A method that stops trainings early
     (``hyperband``, ``asha``, ``median``, ``freeze_thaw``) begins new ones while the steps that are left cover them, so
     that less than a whole training is left over; PBT trains ``trials`` members; an adapter given alone adapts in each
-    of ``trials`` trainings that random search has started. What a method spends itself, such as fitting a model, is
-    timed and shown. Every method and seed is a study of its own: with a store, the same call again goes on where it
-    was interrupted.
+    of ``trials`` trainings that random search has started, in whole windows: a warning names one that trains less by
+    them. What a method spends itself, such as fitting a model, is timed and shown. Every method and seed is a study of
+    its own: with a store, the same call again goes on where it was interrupted.
 
     Args:
         task: A task, as for :func:`luthier.tune`.
@@ -156,12 +158,21 @@ def compare(
     given = load_task(task) if isinstance(task, str | Path) else as_task(task, space)
     entries = {label: for_task(method, given) for label, method in _entries(methods).items()}
     chosen = _seeds(seeds)
-    for method in entries.values():
-        check_fit(given, method, goals, limits, Budget(trials, steps, epochs))
-        check_first(given, method, executor or Local())
     name = name if name is not None else f"{task_name(task)}-compare"
     total = trials * _whole(given, epochs, steps)
+    for method in entries.values():
+        budget = budget_for(given, method.adapter, trials, epochs, steps)
+        check_fit(given, method, goals, limits, budget)
+        check_first(given, method, executor or Local())
     opened: Any = store if hasattr(store, "attach") else open_store(store)  # type: ignore[arg-type]
+    begun = {one.name for one in opened.studies()}
+    for label, method in entries.items():
+        early = optional(method.proposer, "stops_early")
+        budget = budget_for(given, method.adapter, None if early else trials, epochs, steps)
+        if all(f"{name}/{label}/{seed}" not in begun for seed in chosen):  # an earlier version may have begun it
+            check_room(method, budget)
+        if not optional(method.adapter, "phase"):
+            _warn_of_less(label, budget, total // trials)
     studies: dict[tuple[str, int], Study] = {}
     for seed in chosen:  # seed by seed: an interrupted comparison has compared all methods on those that are done
         for label, method in entries.items():
@@ -186,6 +197,16 @@ def compare(
     (objective, direction) = next(iter(goals.items()))
     runs = tuple(_run(label, seed, study) for (label, seed), study in studies.items())
     return Comparison(name, objective, direction, total, runs, studies)
+
+
+def _warn_of_less(label: str, budget: Budget, whole: int) -> None:
+    """Warn of a method whose trainings are shorter than the others', by more than 1 %: they have whole windows."""
+    less = whole - whole % budget.window
+    if 0 < less < 0.99 * whole:
+        warn(
+            f"compare: each training of {label!r} has {less} of the {whole} steps, whole windows of {budget.window}; "
+            f"give a multiple of {budget.window} steps for equal totals"
+        )
 
 
 def _tuned(task: Any, method: Resolved, **settings: Any) -> Study:

@@ -70,6 +70,7 @@ class Ledger:
         budget: Budget | None = None,
     ) -> None:
         self.store, self.name, self.settings, self.history = store, name, settings, history
+        self.begun_earlier = False  # by a version whose adapters trained a window where less was asked
         self.kept_as = ""  # the name that an older study of this name has now
         self.adapter: Any = None  # what trains its jobs, in the form in which it was begun
         self.seeds, self.budget = seeds, budget or Budget()
@@ -422,7 +423,8 @@ class Ledger:
                 config = self.history.enqueued[place]
                 steps = job.steps
                 if self.budget.epochs is not None:  # an epoch may be of another length there
-                    steps = max(1, round(steps * self.budget.steps_for(config) / self.budget.steps_for(job.config)))
+                    ratio = self.budget.steps_for(config) / self.budget.steps_for(job.config)
+                    steps = self.budget.window * max(1, round(steps // self.budget.window * ratio))
                 tag = {name: value for name, value in job.tag.items() if name != REPEATS}  # it is another one now
                 job = replace(job, config=config, steps=steps, tag={**tag, ENQUEUED: place})
             made.append(job)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from luthier.errors import StudyError
+from luthier.errors import MethodError, StudyError
 from luthier.jobs import Budget, History
 from luthier.optional import optional
 from luthier.seeds import Seeds
@@ -16,6 +16,7 @@ from luthier.store import Store, open_store
 from luthier.study import settings as study_settings
 from luthier.study.ledger import MEMORY, Ledger
 from luthier.study.resolve import Resolved
+from luthier.study.spending import check_room
 from luthier.text import public_url
 
 
@@ -47,11 +48,18 @@ def open_ledger(
         MethodError: If the method and the budget do not fit.
         StudyError: If the stored study has other settings.
     """
-    bound = method.proposer.bind(budget)
-    given = study_settings.build(history, seed, method.proposer, method.adapter, budget, task)
+    misfit = _misfit(method, budget)
+    if misfit is not None and (budget.window == 1 or store is None):
+        raise misfit
     own = not hasattr(store, "attach")
     opened: Any = open_store(store) if own else store  # type: ignore[arg-type]
     try:
+        earlier = budget.window > 1 and not fresh and _begun_earlier(opened, name, method)
+        if misfit is not None and not earlier:
+            raise misfit
+        budget = replace(budget, window=1) if earlier else budget
+        bound = check_room(method, budget)
+        given = study_settings.build(history, seed, method.proposer, method.adapter, budget, task)
         kept_as = _lay_aside(opened, name) if fresh else ""
         stored = opened.create(name, given)
         adapter, told = as_begun(method.adapter, stored["method"]["adapter"])
@@ -59,13 +67,32 @@ def open_ledger(
         lines = study_settings.differences(stored, given, optional(bound, "extendable"))
         study_settings.refuse(name, public_url(opened.url), lines)
         ledger = Ledger(opened, name, stored, history, method.proposer, Seeds(seed), budget)
-        ledger.kept_as, ledger.adapter = kept_as, adapter
+        ledger.kept_as, ledger.adapter, ledger.begun_earlier = kept_as, adapter, earlier
         ledger.go_on(given, on_change)
         return ledger
     except BaseException:
         if own:
             opened.close()
         raise
+
+
+def _misfit(method: Resolved, budget: Budget) -> MethodError | None:
+    """The error of a method that does not fit the budget."""
+    try:
+        check_room(method, budget)
+    except MethodError as error:
+        return error
+    return None
+
+
+def _begun_earlier(store: Any, name: str, method: Resolved) -> bool:
+    """True if the study was begun by a version that knew no windows, which may have trained more than was asked."""
+    if all(one.name != name for one in store.studies()):
+        return False
+    stored = store.settings(name)
+    told = stored["method"]["adapter"]
+    same = as_begun(method.adapter, told)[1] == told
+    return same and "window" not in stored["budget"]
 
 
 def _lay_aside(store: Any, name: str) -> str:

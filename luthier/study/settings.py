@@ -113,6 +113,7 @@ def build(history: History, seed: int, proposer: Any, adapter: Any, budget: Budg
             "steps": budget.steps,
             "epochs": None if budget.epochs is None else float(budget.epochs),  # 5 and 5.0 are the same study
             **({} if budget.total is None else {"total_steps": budget.total}),
+            **({} if budget.window == 1 else {"window": budget.window}),
         },
         "task": task,
     }
@@ -160,7 +161,13 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any], extendable:
     before, now = (space.get("constraint", "nothing") for space in spaces)
     lines += _walk(before, now, "space.constraint")
     other = stored.get("method") != given["method"]
-    free = ("budget.trials:", "budget.total_steps:") if other else ("budget.trials:",) if extendable else ()
+    free = (
+        ("budget.trials:", "budget.total_steps:", "budget.window:")
+        if other
+        else ("budget.trials:",)
+        if extendable
+        else ()
+    )
     if other and (_unsaid(stored.get("budget")) or _unsaid(given["budget"])):
         free = ("budget.",)
     for key in ("objectives", "limits", "seed", "budget"):

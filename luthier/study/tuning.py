@@ -31,6 +31,7 @@ from luthier.study.loop import Loop
 from luthier.study.opening import open_ledger
 from luthier.study.refusals import check_device, check_fit, check_success, warn_infeasible
 from luthier.study.resolve import AnyMethod, Resolved, for_task, resolve
+from luthier.study.spending import budget_for
 from luthier.study.starting import check_start, enqueue_new
 from luthier.study.study import Study
 from luthier.task import AnyTask, FunctionTask, Task, as_task, epoch_steps, is_torch, level, load_task
@@ -151,7 +152,7 @@ def tune(
     resolved = for_task(resolve(method, objectives=len(goals)), given)
     if trials is None and seconds is None and resolved.alone:
         trials = 1  # an adapter alone tunes one training while it runs
-    budget = Budget(trials, steps, epochs, seconds, lambda config: epoch_steps(given, config), total_steps)
+    budget = budget_for(given, resolved.adapter, trials, epochs, steps, seconds, total_steps)
     check_fit(given, resolved, goals, kept, budget, checkpoints)
     executor = _executor(workers, executor)
     check_device(given, executor)
@@ -226,6 +227,7 @@ def _work(
     if is_torch(task):
         task = task.under(ledger.settings.get("rule", 1))  # type: ignore[union-attr]  # a study that an earlier version began has none
     work = Work(task, ledger.seeds, adapter, keep, goals, save, trial_seconds=trial_seconds, limits=limits)
+    work = replace(work, begun_earlier=True) if ledger.begun_earlier else work
     if isinstance(task, FunctionTask) and task.takes_trial:
         work = replace(work, study=ledger.name, files=trial_files(ledger))
     return work

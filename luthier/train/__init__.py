@@ -48,6 +48,7 @@ class Work:
         study: The study's name.
         files: The folder in which each trial has one for its own files; None where this machine has none.
         limits: Bounds of metrics.
+        begun_earlier: The study goes on as a version began it that trained a whole window where less was asked.
 
     Examples:
         >>> from luthier.space import Float, Space
@@ -69,6 +70,7 @@ class Work:
     study: str = ""
     files: str | None = None
     limits: Mapping[str, Bounds] = field(default_factory=dict)
+    begun_earlier: bool = False
 
     def seconds_left(self, job: Job, parents: Mapping[int, Result]) -> float | None:
         """Return the seconds that a job has left of its trial's time; None where there is no limit."""

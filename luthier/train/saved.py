@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils import _pytree as pytree
 
+from luthier.adapt.window import whole
 from luthier.errors import CheckpointError, TaskError
 from luthier.jobs import Job, Partial, Report, Result
 from luthier.train.best import with_best, without_best
@@ -99,8 +100,8 @@ def begin(work: Work, program: Program, adapter: Any, job: Job, saved: Saved) ->
         age = int(state["t"][0])
         return StackMember(job, state, meta["start"], meta["end"], reports, meta["seconds"], limit, best, age)
     start = int(state["t"][0])
-    end = start + max(adapter.window, job.steps // adapter.window * adapter.window)
-    return StackMember(job, state, start, end, limit=limit)
+    asked = max(job.steps, adapter.window) if work.begun_earlier else job.steps
+    return StackMember(job, state, start, start + whole(adapter, asked, f"job {job.number}"), limit=limit)
 
 
 def _first(work: Work, program: Program, adapter: Any, job: Job, saved: Saved) -> State:
