@@ -4,7 +4,7 @@
     python benchmarks/starting_rates.py --part choosing    # prints the same of the problems on which rules are chosen
 
 Each optimizer trains from 1e-1, 1e-2, …, 1e-6 until the running mean of its training loss (decay 0.98) is below a
-target, for at most four times the steps that the best of fifteen fixed rates of plain SGD needs. "Worst" is the worst
+target, for at most four times the steps that the best of seventeen fixed rates of plain SGD needs. "Worst" is the worst
 of the six starts over that best fixed rate. Problems and seeds of choosing and reporting are in
 starting_rates_split.json.
 
@@ -21,15 +21,14 @@ Rows are kept as they come, and the same command goes on where it was stopped.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from sklearn import datasets
+from starting_rates_problems import PROBLEMS, Problem
 from torch import Tensor, nn
 
 import luthier as lt
@@ -37,114 +36,9 @@ import luthier as lt
 HERE = Path(__file__).resolve().parent
 OUT, SPLIT = HERE / "results" / "starting_rates.json", HERE / "starting_rates_split.json"
 STARTS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-FIXED = tuple(10 ** (k / 4) for k in range(4, -11, -1))  # four a decade, from 10 to 0.003
+FIXED = tuple(10 ** (k / 4) for k in range(6, -11, -1))  # four a decade, from 32 to 0.003
 DECAY, LONGEST, LIMIT = 0.98, 4, 1500
 
-
-class Problem(NamedTuple):
-    """A training.
-
-    Args:
-        data: Inputs and targets.
-        model: Makes the network.
-        targets: Losses to be reached, falling.
-        batch: Rows of a minibatch.
-    """
-
-    data: Callable[[], tuple[Tensor, Tensor]]
-    model: Callable[[], nn.Module]
-    targets: tuple[float, ...]
-    batch: int = 64
-
-
-# --- problems
-
-
-def white(x: Any) -> Tensor:
-    """Columns of mean 0 and deviation 1."""
-    x = torch.as_tensor(x, dtype=torch.float32)
-    return (x - x.mean(0)) / (x.std(0) + 1e-6)
-
-
-def cancer() -> tuple[Tensor, Tensor]:
-    data: Any = datasets.load_breast_cancer()
-    return white(data.data), torch.tensor(data.target)
-
-
-def conditioned() -> tuple[Tensor, Tensor]:
-    x, y = datasets.make_classification(4000, 50, n_informative=30, n_classes=5, random_state=1)
-    return white(x) * torch.logspace(0, -1.5, 50), torch.tensor(y)
-
-
-def moons() -> tuple[Tensor, Tensor]:
-    x, y = datasets.make_moons(2000, noise=0.2, random_state=3)
-    return white(x), torch.tensor(y)
-
-
-def diabetes() -> tuple[Tensor, Tensor]:
-    data: Any = datasets.load_diabetes()
-    return white(data.data), white(data.target[:, None])
-
-
-def blobs() -> tuple[Tensor, Tensor]:
-    form: Any = {"n_informative": 20, "n_classes": 10, "n_clusters_per_class": 2, "class_sep": 1.5}
-    x, y = datasets.make_classification(4000, 40, **form, random_state=2)
-    return white(x), torch.tensor(y)
-
-
-def digits() -> tuple[Tensor, Tensor]:
-    part = lt.data.digits().train
-    return part.inputs.flatten(1), part.targets
-
-
-def fashion(scale: int) -> Callable[[], tuple[Tensor, Tensor]]:
-    def load() -> tuple[Tensor, Tensor]:
-        part = lt.data.fashion_mnist(valid=10_000, train=20_000).train
-        return nn.functional.avg_pool2d(part.inputs, scale), part.targets
-
-    return load
-
-
-class Sequences(nn.Module):
-    """An LSTM that reads an image row by row."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm, self.out = nn.LSTM(14, 32, batch_first=True), nn.Linear(32, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.lstm(x.squeeze(1))[0][:, -1])
-
-
-def layers(*sizes: int, activation: type[nn.Module] = nn.ReLU) -> Callable[[], nn.Module]:
-    def make() -> nn.Module:
-        made: list[nn.Module] = [nn.Flatten()]
-        for before, after in itertools.pairwise(sizes):
-            made += [nn.Linear(before, after), activation()]
-        return nn.Sequential(*made[:-1])
-
-    return make
-
-
-def convolutional() -> nn.Module:
-    return nn.Sequential(
-        *(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 16, 3), nn.ReLU()),
-        *(nn.Flatten(), nn.Linear(256, 10)),
-    )
-
-
-PROBLEMS = {
-    "cancer": Problem(cancer, layers(30, 2), (0.07,), 32),
-    "conditioned": Problem(conditioned, layers(50, 5), (1.3, 1.2)),
-    "moons": Problem(moons, layers(2, 32, 32, 2, activation=nn.Tanh), (0.2, 0.12)),
-    "diabetes": Problem(diabetes, layers(10, 32, 1), (0.5, 0.42), 32),
-    "blobs": Problem(blobs, layers(40, 64, 10), (0.6, 0.35)),
-    "digits": Problem(digits, layers(64, 10), (0.5, 0.29), 128),
-    "fashion": Problem(fashion(1), layers(784, 10), (0.6, 0.5), 128),
-    "perceptron": Problem(fashion(1), layers(784, 128, 10), (0.6, 0.45), 128),
-    "convolutional": Problem(fashion(2), convolutional, (0.8, 0.6)),
-    "lstm": Problem(fashion(2), Sequences, (1.0, 0.7)),
-}
 
 # --- optimizers
 
