@@ -1,16 +1,16 @@
 """A learning rate that is six starts over five decades away: steps to a loss, beside those of the best fixed rate.
 
     python benchmarks/starting_rates.py                    # reporting: writes results/starting_rates.json
-    python benchmarks/starting_rates.py --part choosing    # prints the same of the problems on which rules are chosen
+    python benchmarks/starting_rates.py --part choosing    # writes results/starting_rates_choosing.json
 
 Each optimizer trains from 1e-1, 1e-2, …, 1e-6 until the running mean of its training loss (decay 0.98) is below a
 target, for at most four times the steps that the best of seventeen fixed rates of plain SGD needs. "Worst" is the worst
 of the six starts over that best fixed rate. Problems and seeds of choosing and reporting are in
-starting_rates_split.json.
+starting_rates_split.json, the problems in starting_rates_problems.py.
 
 - "adaptive", "multiplicative": rules of ``lt.optim.HypergradientDescent`` around SGD; "adaptive, Adam" around Adam;
-- "online scaled": AdaGrad with 0.3 on the normalised feedback -g·g'/‖g'‖², by whose idea the adaptive rule came about;
-  "null step": it takes back a step after which the minibatch's loss is higher than before;
+- "online scaled": AdaGrad with 0.3 on the normalised feedback -g·g'/‖g'‖² (Gao, Chu, Ye and Udell 2025); "null step":
+  it takes back a step after which the minibatch's loss is higher than before;
 - "Prodigy" and "schedule-free AdamW" (prodigyopt, schedulefree) take the start as their first estimate and their rate;
 - "cosine": SGD, the start as the first rate of a cosine over twice the best fixed rate's steps. Its "best" is what a
   search over the six ends with; such a search costs six trainings.
@@ -34,7 +34,8 @@ from torch import Tensor, nn
 import luthier as lt
 
 HERE = Path(__file__).resolve().parent
-OUT, SPLIT = HERE / "results" / "starting_rates.json", HERE / "starting_rates_split.json"
+SPLIT = HERE / "starting_rates_split.json"
+OUT = {"reporting": HERE / "results/starting_rates.json", "choosing": HERE / "results/starting_rates_choosing.json"}
 STARTS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 FIXED = tuple(10 ** (k / 4) for k in range(6, -11, -1))  # four a decade, from 32 to 0.003
 DECAY, LONGEST, LIMIT = 0.98, 4, 1500
@@ -207,17 +208,18 @@ def main() -> None:
     parser.add_argument("--part", choices=["choosing", "reporting"], default="reporting")
     parser.add_argument("--problems", nargs="*", choices=list(PROBLEMS))
     parser.add_argument("--rows", nargs="*", help="these optimizers alone")
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=Path, help="by default in benchmarks/results")
     arguments = parser.parse_args()
+    out = arguments.out or OUT[arguments.part]
     torch.set_num_threads(1)
     split = json.loads(SPLIT.read_text())[arguments.part]
     kept: dict[str, Any] = {"part": arguments.part, "starts": STARTS, "machine": lt.environment(), "rows": {}}
-    if arguments.out.exists() and json.loads(arguments.out.read_text())["part"] == arguments.part:
-        kept["rows"] = json.loads(arguments.out.read_text())["rows"]
+    if out.exists() and json.loads(out.read_text())["part"] == arguments.part:
+        kept["rows"] = json.loads(out.read_text())["rows"]
 
     def keep() -> None:
         kept["summary"] = summary(kept["rows"])
-        arguments.out.write_text(json.dumps(kept, indent=1) + "\n")
+        out.write_text(json.dumps(kept, indent=1) + "\n")
 
     for seed in split["seeds"]:
         for name in arguments.problems or split["problems"]:

@@ -12,18 +12,8 @@ from torch import Tensor
 from luthier.adapt.differentiable import coupled_decay
 from luthier.adapt.unconstrained import in_training_loss
 from luthier.errors import MethodError
-from luthier.optim import SGD
 from luthier.optim.common import Tensors, add_scaled, clip_by_norm, norm, read, total
-from luthier.optim.rate_rules import (
-    OPTIMISM,
-    OPTIMISM_OF_MEMORY,
-    Rule,
-    adapted,
-    checked_bounds,
-    checked_hyper_lr,
-    checked_optimism,
-    memory,
-)
+from luthier.optim.rate_rules import Rule, adapted, check_memory, checked_bounds, checked_hyper_lr, memory, share
 from luthier.optim.stock import TorchOptimizer
 from luthier.space import Config, Float
 from luthier.task.program import Batch, Program, State
@@ -43,19 +33,18 @@ class Hypergradient:
     learning-rate schedule of the task multiplies the rate that is tuned.
 
     Args:
-        hyper_lr: β. By default 0.05 under the multiplicative rule, where it must be below 1, and 2 under the adaptive
+        hyper_lr: β. By default 0.05 under the multiplicative rule, where it must be below 1, and 1 under the adaptive
             one; the additive rule has no default, since its right size goes with 1/‖g‖².
         rule: ``"multiplicative"``, ``"adaptive"`` or ``"additive"``; the first two do not depend on the scale of loss
             or weights.
         bounds: Smallest and largest rate, above zero; by default those of ``lr`` in the space.
-        optimism: b of the adaptive rule. By default 0.08 for plain gradient steps, 0.02 for others.
 
     Raises:
         MethodError: If a setting makes no sense.
 
     Examples:
         >>> Hypergradient(rule="adaptive")
-        Hypergradient(hyper_lr=2.0, rule='adaptive', bounds=None, optimism=None)
+        Hypergradient(hyper_lr=1.0, rule='adaptive', bounds=None)
 
     References:
         Baydin, Cornish, Martínez Rubio, Schmidt and Wood (2018), Online learning rate adaptation with hypergradient
@@ -65,15 +54,12 @@ class Hypergradient:
     hyper_lr: float | None = None
     rule: Rule = "multiplicative"
     bounds: tuple[float, float] | None = None
-    optimism: float | None = None
 
     window: ClassVar[int] = 1
     needs_valid: ClassVar[bool] = False
-    earlier: ClassVar[Any] = ({"optimism": None},)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hyper_lr", checked_hyper_lr(self.hyper_lr, self.rule, "Hypergradient"))
-        checked_optimism(self.optimism, self.rule, "Hypergradient")
         if self.bounds is not None:
             object.__setattr__(self, "bounds", checked_bounds(self.bounds, "Hypergradient"))
 
@@ -83,7 +69,7 @@ class Hypergradient:
         """A fresh training, or the continuation of ``parent``, which any adapter may have trained.
 
         Raises:
-            MethodError: If the task's learning rate cannot be moved.
+            MethodError: If the task's learning rate cannot be moved, or another adaptive rule has begun the training.
         """
         self._limits(task, task.task.dtype)
         state = task.init(config, key, parent, overwrite)
@@ -91,8 +77,10 @@ class Hypergradient:
         if "direction" not in state["own"]:
             zeros = {name: torch.zeros_like(param) for name, param in state["params"].items()}
             state = {**state, "own": {**state["own"], "direction": zeros}}
-        if self.rule == "adaptive" and "rate_memory" not in state["own"]:
-            state = {**state, "own": {**state["own"], "rate_memory": memory(state["hyper"]["lr"])}}
+        if self.rule == "adaptive":
+            known = state["own"].get("rate_memory", memory(state["hyper"]["lr"]))
+            check_memory(known, "Hypergradient")
+            state = {**state, "own": {**state["own"], "rate_memory": known}}
         return state
 
     def step(
@@ -110,6 +98,9 @@ class Hypergradient:
         after = task.apply(state, {**hyper, "lr": torch.ones_like(lr)}, gradients, buffers)
         direction = {name: param - after["params"][name] for name, param in state["params"].items()}
         params = {name: add_scaled(param, direction[name], lr, -1.0) for name, param in state["params"].items()}
+        if self.rule == "adaptive":
+            part = share(state["hyper"]["lr"], lr)
+            direction = {name: add_scaled(way, own["direction"][name], part) for name, way in direction.items()}
         own = {**own, "direction": direction}
         after = task.updater.averaged(state, {**after, "params": params, "hyper": hyper, "own": own})
         return after, {"train_loss": losses, "hypergradient": h}
@@ -122,12 +113,11 @@ class Hypergradient:
         """(h, the next learning rates), each (members,), and what the state has of its own, the memory moved on."""
         beta, lr, own = self.hyper_lr, state["hyper"]["lr"], state["own"]
         assert beta is not None, "__post_init__ has put the default there"
-        descent, scale = (
-            dot(gradients, own["direction"]),
-            norm(gradients) * norm(own["direction"]),
-        )  # -h, and its scale
+        descent = dot(gradients, own["direction"])  # -h
+        sizes = norm(gradients), norm(own["direction"])
+        scale = sizes[0] * sizes[1]
         if self.rule == "adaptive":
-            new, known = adapted(lr, -descent, scale, own["rate_memory"], beta, self._optimism(task, state))
+            new, known = adapted(lr, -descent, sizes, own["rate_memory"], beta)
             own = {**own, "rate_memory": known}
         elif self.rule == "additive":
             new = lr + beta * descent
@@ -136,18 +126,6 @@ class Hypergradient:
             new = lr * (1 + beta * torch.where(nonzero, descent / torch.where(nonzero, scale, 1.0), 0.0))
         low, high = self._limits(task, lr.dtype)
         return -descent, torch.where(new.isfinite(), new, lr).clamp(low, high), own
-
-    def _optimism(self, task: Program, state: State) -> float | Tensor:
-        """b, one for all members or (members,)."""
-        if self.optimism is not None:
-            return self.optimism
-        optimizer = task.optimizer
-        plain: Any = isinstance(optimizer, TorchOptimizer) and optimizer.plain
-        if isinstance(optimizer, SGD):
-            plain = read("momentum", optimizer.momentum, state["hyper"]) == 0
-        if not isinstance(plain, Tensor):
-            return OPTIMISM if plain else OPTIMISM_OF_MEMORY
-        return torch.where(plain, OPTIMISM, OPTIMISM_OF_MEMORY).to(task.task.dtype)
 
     def _limits(self, task: Program, dtype: torch.dtype) -> tuple[float, float]:
         """The bounds of the learning rate, moved inward by what rounding to ``dtype`` might move them outward.

@@ -3,57 +3,89 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from luthier.checks import checked, maybe, one_of, real
+from luthier.checks import checked, one_of, real
 from luthier.errors import MethodError
 
 Rule = Literal["adaptive", "multiplicative", "additive"]
-Memory = dict[str, Tensor]  # of the adaptive rule, one number a member: a mean of scales, its weight, a sum of squares
+Memory = dict[str, Tensor]  # of the adaptive rule, one number a member, by the names of MEMORY
 
-HYPER_LR = {"adaptive": 2.0, "multiplicative": 0.05}  # a multiplicative step changes the rate by a twentieth at most
-OPTIMISM, OPTIMISM_OF_MEMORY = 0.08, 0.02  # of a plain gradient step; of one that remembers earlier gradients
-KEEP, LIMIT, STEP = 0.9, 3.0, 1.0  # share of the mean kept; largest feedback; largest step of the logarithm
-PRIOR, WEIGHT = 3.0, 3.0  # squares before the first; how much more full disagreement counts than optimism, at least
+HYPER_LR = {"adaptive": 1.0, "multiplicative": 0.05}  # a multiplicative step changes the rate by a twentieth at most
+MEMORY = {"turns": -1.0, "reversals": 0.0, "size": 0.0}  # turns, -1 before a gradient has agreed; in a row; last ‖g‖
+SHARE = 0.5  # of the step before in what a gradient is held against: two steps, one of which may be noise
+REVERSED, ROW = -0.9, 3  # a larger gradient with a cosine below is a reversal; so many in a row are no noise
+BACK = 1.0  # largest step of the logarithm, and the one back from a rate that is far too high
 
 
 def memory(like: Tensor) -> Memory:
     """Memory of the adaptive rule before the first step."""
-    return {name: torch.zeros_like(like) for name in ("scale", "weight", "squares")}
+    return {name: torch.full_like(like, value) for name, value in MEMORY.items()}
 
 
 def adapted(
-    rate: Tensor, h: Tensor, scale: Tensor, known: Memory, hyper_lr: float, optimism: Tensor | float
+    rate: Tensor, h: Tensor, sizes: tuple[Tensor, Tensor], known: Memory, hyper_lr: float
 ) -> tuple[Tensor, Memory]:
-    """The next learning rates under the adaptive rule: AdaGrad on their logarithms.
+    """The next learning rates under the adaptive rule: α ← α exp(β c / (1 + n)).
 
-    With s a running mean of the scale, the feedback is f = b - h / s, and α ← α exp(γ f / √(3 + Σf²)). A mean, and not
-    the scale of the step itself, lets large gradients count for more; the root takes the noise out. Without the
-    optimism b the rate ends where the *next* minibatch is served best, and that is too low for those after it. Where
-    gradients shrink fast s is at most the scale over 3 b: steps that turn back must not be lost in the optimism.
+    c = -h / (‖g‖ ‖∂u/∂α‖) is the cosine between the gradient and the way that the weights came, and n counts the turns,
+    steps with c < 0. It is high while the rate is too low, so the rate climbs e-fold within few steps, slows down where
+    it begins to overshoot, and is all but fixed some dozens of turns later. There lies its worth: the rate at which
+    gradients begin to turn serves the next hundreds of steps; later, where noise turns every second gradient, one that
+    went on following them would sink far below it. Down by e goes a first rate before any gradient has agreed, and a
+    later one, however settled, after three reversals in a row: the curvature has risen and the steps explode.
 
     Args:
         rate: The rates, (members,).
-        h: The hypergradients, g · ∂u/∂α.
-        scale: ‖g‖ ‖∂u/∂α‖.
+        h: The hypergradients, g · ∂u/∂α, with the share of the steps before in u.
+        sizes: ‖g‖ and ‖∂u/∂α‖.
         known: Memory, begun by :func:`memory`.
-        hyper_lr: γ.
-        optimism: b.
+        hyper_lr: β.
 
     Returns:
-        The rates, not bounded; the old ones, and the old memory, where h is not finite or the scale is zero.
+        The rates, not bounded; the old ones, and the old memory, where h is not finite or a size is zero.
+
+    References:
+        Kesten (1958), Accelerated stochastic approximation: gains that fall with the changes of sign.
     """
-    new = {"scale": torch.lerp(scale, known["scale"], KEEP), "weight": known["weight"] * KEEP + (1 - KEEP)}
-    mean = torch.minimum(new["scale"] / new["weight"], scale / (WEIGHT * torch.as_tensor(optimism, dtype=scale.dtype)))
-    feedback = (optimism - (h / mean).clamp(-LIMIT, LIMIT)).nan_to_num(0.0)
-    new["squares"] = known["squares"] + feedback.square()
-    step = hyper_lr * feedback / (PRIOR + new["squares"]).sqrt()
+    scale = sizes[0] * sizes[1]
     usable = h.isfinite() & scale.isfinite() & (scale > 0)
-    moved = torch.where(usable, rate * step.clamp(-STEP, STEP).exp(), rate)
+    cosine = torch.where(usable, -h / scale, 0.0)
+    agreed = (known["turns"] >= 0) | (cosine > 0)
+    turns = known["turns"].clamp_min(0.0)
+    reversals = torch.where((cosine < REVERSED) & (sizes[0] > known["size"]), known["reversals"] + 1, 0.0)
+    back = (~agreed & (cosine < 0)) | (reversals >= ROW)
+    step = hyper_lr * torch.where(back, -BACK, cosine / (1 + turns))
+    turns = torch.where(agreed, turns + (cosine < 0), known["turns"])
+    new = {"turns": turns, "reversals": reversals, "size": sizes[0]}
+    moved = torch.where(usable, rate * step.clamp(-BACK, BACK).exp(), rate)
     return moved, {name: torch.where(usable, x, known[name]) for name, x in new.items()}
+
+
+def share(before: Tensor, now: Tensor) -> Tensor:
+    """Share of the direction before in the next, of steps at two rates: the steps themselves are added up.
+
+    Where the rate has fallen a direction counts as if it had been gone at the new one; else the step that was too long
+    would outweigh those after it, whose gradients would be held against it alone.
+    """
+    return torch.where(now > 0, SHARE * (before / now).clamp_max(1.0), 0.0)
+
+
+def check_memory(known: Any, where: str) -> None:
+    """Refuse a training that another form of the adaptive rule has begun.
+
+    Raises:
+        MethodError: If the memory is not this rule's.
+    """
+    if set(known) != set(MEMORY):
+        raise MethodError(
+            f"the state was written under an earlier adaptive rule, which kept {sorted(known)}",
+            where=where,
+            remedy="Begin this training anew, or finish it with the version of luthier that began it.",
+        )
 
 
 def moved(rate: float, h: float, scale: float, hyper_lr: float, rule: Rule, bounds: tuple[float, float]) -> float:
@@ -92,19 +124,6 @@ def checked_hyper_lr(hyper_lr: float | None, rule: str, where: str) -> float:
         )
     value = HYPER_LR[rule] if hyper_lr is None else hyper_lr
     return float(checked("hyper_lr", value, real(0, below=1.0 if rule == "multiplicative" else None), where=where))
-
-
-def checked_optimism(optimism: float | None, rule: str, where: str) -> float | None:
-    """b as it was given.
-
-    Raises:
-        MethodError: If it is no number from 0 to below 1, or the rule has none.
-    """
-    checked("optimism", optimism, maybe(real(0, below=1)), where=where)
-    if optimism is not None and rule != "adaptive":
-        remedy = "Leave optimism out, or take rule='adaptive'."
-        raise MethodError(f"optimism={optimism} came with the {rule} rule, which has none", where=where, remedy=remedy)
-    return optimism
 
 
 def checked_bounds(bounds: tuple[float, float], where: str) -> tuple[float, float]:

@@ -131,8 +131,9 @@ def as_begun(adapter: Any, stored: Any) -> tuple[Any, Any]:
 
 
 def _same(now: Any, stored: Any, earlier: Mapping[str, Any]) -> bool:
-    """True if two descriptions agree, but for settings that the version of the second had not yet."""
+    """True if two descriptions agree, but for settings that the version of the second had not yet, or left unused."""
     if not isinstance(now, dict) or not isinstance(stored, dict) or now == stored:
         return now == stored
     new = now.keys() - stored.keys()
-    return new <= earlier.keys() and {n: x for n, x in now.items() if n not in new} == stored
+    used = {n: x for n, x in stored.items() if n in now or x is not None}
+    return new <= earlier.keys() and {n: x for n, x in now.items() if n not in new} == used

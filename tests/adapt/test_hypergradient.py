@@ -188,27 +188,37 @@ def test_it_continues_what_a_plain_training_began():
     assert after["hyper"]["lr"].item() != 0.02
 
 
-def test_optimism_is_of_each_member_and_of_the_optimizer():
-    """Members with and without momentum side by side; torch's SGD is as plain as ours."""
-    space = lt.Space(lr=RATE, momentum=lt.Float(0.0, 0.9))
+@pytest.mark.parametrize("scale", [0.1, 10.0])
+def test_the_adaptive_rule_is_each_members_own_and_free_of_the_losss_scale(scale: float):
+    """Members at rates decades apart train as they would alone; ten times the loss divides a rate by ten."""
+    wide = lt.Space(lr=lt.Float(1e-9, 1e3, log=True))
+    adapter, rates = Hypergradient(rule="adaptive"), (1e-6, 1e-3, 0.3)
+
+    def trained(factor: float, *rates: float) -> Tensor:
+        task = digits_task(space=wide, dtype=torch.float64)
+        loss = task.loss
+        object.__setattr__(task, "loss", lambda output, target: factor * loss(output, target))
+        program, state, batches = member(task, adapter, *rates)
+        seen = []
+        for t in range(40):
+            state, _ = adapter.step(program, state, [batches.at(t)], None)
+            seen.append(state["hyper"]["lr"])
+        return torch.stack(seen, 1)
+
+    together = trained(1.0, *rates)
+    for found, rate in zip(together, rates, strict=True):
+        assert torch.allclose(trained(1.0, rate)[0], found, rtol=1e-9)
+    assert torch.allclose(scale * trained(scale, *(rate / scale for rate in rates)), together, rtol=1e-6)
+    assert (together[:, -1].log() - together[:, -1].log().mean()).abs().max() < 2.5, "they did not come together"
+
+
+def test_a_training_of_an_earlier_adaptive_rule_is_refused():
     adapter = Hypergradient(rule="adaptive")
-    ours = digits_task(space=space).program({"lr": 0.1, "momentum": 0.0})
-    states = [adapter.init(ours, {"lr": 0.1, "momentum": m}, 7) for m in (0.0, 0.5)]
-    stack = pytree.tree_map(lambda *leaves: torch.cat(leaves), *states)
-    assert adapter._optimism(ours, stack).tolist() == pytest.approx([0.08, 0.02])  # type: ignore[union-attr]
-    found = {
-        name: adapter._optimism(
-            program := digits_task(space=lt.Space(lr=RATE), optimizer=make).program({"lr": 0.1}),
-            adapter.init(program, {"lr": 0.1}, 7),
-        )
-        for name, make in {
-            "sgd": torch.optim.SGD,
-            "momentum": partial(torch.optim.SGD, momentum=0.9),
-            "rmsprop": torch.optim.RMSprop,
-            "adam": lt.optim.adam,
-        }.items()
-    }
-    assert found == {"sgd": 0.08, "momentum": 0.02, "rmsprop": 0.02, "adam": 0.02}
+    program, state, _ = member(double(), adapter, 0.02)
+    assert adapter.init(program, {"lr": 0.02}, 9, parent=state)["own"]["rate_memory"] == state["own"]["rate_memory"]
+    earlier = {**state, "own": {**state["own"], "rate_memory": {"scale": 0, "weight": 0, "squares": 0}}}
+    with pytest.raises(MethodError, match="squares"):
+        adapter.init(program, {"lr": 0.02}, 9, parent=earlier)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +230,6 @@ def test_optimism_is_of_each_member_and_of_the_optimizer():
         (lambda: Hypergradient(bounds=(0.5, 0.1)), "0.5, 0.1"),
         (lambda: Hypergradient(bounds=0.1), "0.1"),  # type: ignore[arg-type]
         (lambda: Hypergradient(hyper_lr="fast"), "fast"),  # type: ignore[arg-type]
-        (lambda: Hypergradient(0.1, optimism=0.1), "optimism"),
     ],
 )
 def test_mistakes_are_named(make: Any, words: str):
