@@ -59,8 +59,11 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8
 ARMS: dict[str, dict[str, Callable[[], Any]]] = {
     "random": {"default": lt.propose.Random},
     "random, longer": {"default": lt.propose.Random},
-    "gp": {"initial=4": lambda: lt.propose.GaussianProcess(initial=4), "default": lt.propose.GaussianProcess},
-    "tpe": {"default": lambda: "tpe"},
+    "gp": {
+        "default": lt.propose.GaussianProcess,
+        "initial=4, batch=4": lambda: lt.propose.GaussianProcess(initial=4, batch=4),
+    },
+    "tpe": {"default": lambda: "tpe", "startup=4, batch=4": lambda: lt.interop.optuna.TPE(startup=4, batch=4)},
     "genetic": {
         f"population={size}, parent": lambda size=size: lt.propose.Genetic(population=size, inherit="parent")
         for size in (4, 3)
@@ -72,7 +75,10 @@ ARMS: dict[str, dict[str, Callable[[], Any]]] = {
     "freeze_thaw": {"initial=4": lambda: lt.propose.FreezeThaw(initial=4)},
     "pbt": {f"{rounds} rounds": lambda rounds=rounds: lt.propose.PBT(rounds=rounds) for rounds in (4, 8)},
     "pb2": {f"{rounds} rounds": lambda rounds=rounds: lt.propose.PB2(rounds=rounds) for rounds in (4, 8)},
-    "hypergradient": {"default": lambda: "hypergradient"},
+    "hypergradient": {
+        "default": lambda: "hypergradient",
+        "adaptive": lambda: (lt.propose.Random(), lt.adapt.Hypergradient(rule="adaptive")),
+    },
     "bilevel": {"unrolled": lambda: lt.adapt.Bilevel("unrolled")},
 }
 

@@ -58,3 +58,12 @@ def test_the_arm_with_the_better_rank_is_chosen(method: str) -> None:
     first, second = comparison.ARMS[method]
     rows = [row(method, 0, [[1, 0.1, value]]) | {"arm": arm} for arm, value in ((first, 2.0), (second, 1.0))]
     assert comparison.choose(rows)[method] == second and comparison.choose([])[method] == first
+
+
+def test_every_arm_was_tried_on_every_training_and_seed_for_choosing() -> None:
+    rows, split = json.loads(comparison.OUT.read_text())["choosing"], json.loads(comparison.SPLIT_FILE.read_text())
+    tried = {(row["method"], row["arm"], row["task"], row["seed"]) for row in rows}
+    several = {method: arms for method, arms in comparison.ARMS.items() if len(arms) > 1}
+    places = [(name, seed) for name in comparison.STEPS for seed in split["choosing"]]
+    assert tried == {(method, arm, *place) for method, arms in several.items() for arm in arms for place in places}
+    assert len(tried) == len(rows) and split["arms"] == comparison.choose(rows)
