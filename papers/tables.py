@@ -51,8 +51,13 @@ def render(results: Mapping[str, Any], name: str) -> str:
 
 
 def filled(text: str, results: Mapping[str, Any]) -> str:
-    """A README with all its tables as the results have them."""
-    return PLACE.sub(lambda place: f"{place[1]}{render(results, place[2])}\n{place[3]}", text)
+    """A README with its tables as the results have them; those of other results stay as they are."""
+
+    def as_they_are(place: re.Match[str]) -> str:
+        known = place[2] in results["tables"]
+        return f"{place[1]}{render(results, place[2])}\n{place[3]}" if known else place[0]
+
+    return PLACE.sub(as_they_are, text)
 
 
 def places(text: str) -> list[str]:

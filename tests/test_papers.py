@@ -58,6 +58,8 @@ def test_a_table_is_computed_from_the_runs() -> None:
     full = tables.filled(text, RESULTS)
     assert tables.render(RESULTS, "all") in full and "old" not in full and full.startswith("before\n")
     assert tables.filled(full, RESULTS) == full and tables.places(full) == ["all"]
+    others = full.replace("results: all", "results: of another file")
+    assert tables.filled(others, RESULTS) == others
 
 
 def test_there_are_papers() -> None:
@@ -66,14 +68,15 @@ def test_there_are_papers() -> None:
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_a_readme_shows_the_results(folder: Path) -> None:
-    results, readme = json.loads((folder / "results.json").read_text()), (folder / "README.md").read_text()
-    assert (folder / "run.py").is_file()
+    readme = (folder / "README.md").read_text()
+    files = [folder / "results.json", *(file for file in [folder / "why.json"] if file.exists())]
+    every = [json.loads(file.read_text()) for file in files]
+    assert all((folder / script).is_file() for script in ("run.py", *(file.stem + ".py" for file in files[1:])))
     shown = tables.places(readme)
-    assert shown and set(shown) == set(results["tables"]), "each table has its place"
-    for name in shown:
-        assert tables.render(results, name) in readme, (
-            f"run python -m papers.tables {folder.relative_to(PAPERS.parent)}"
-        )
+    assert shown and sorted(shown) == sorted(name for results in every for name in results["tables"]), "each its place"
+    for results in every:
+        for name in results["tables"]:
+            assert tables.render(results, name) in readme, f"{results['command']} writes it"
 
 
 SECTIONS = ["What the paper claims", "Its numbers", "Ours", "Figures", "Deviations", "What we conclude"]

@@ -92,6 +92,8 @@ def of_search(history: Any) -> dict[str, Any]:
     reports, last = history.reports[0], history.results[0].metrics
     names = ("reward", "reward_direct", "reward_response", "entropy", "undone", "shared_accuracy", "train_loss")
     curves = {name: [round(report.metrics[name], 4) for report in reports] for name in names}
+    if "policy.lr.mean" in last:
+        curves["lr"] = [round(report.metrics["policy.lr.mean"], 6) for report in reports]
     return {
         "search_steps": [report.step for report in reports],
         "curves": curves,
