@@ -58,7 +58,7 @@ def test_a_table_is_computed_from_the_runs() -> None:
     full = tables.filled(text, RESULTS)
     assert tables.render(RESULTS, "all") in full and "old" not in full and full.startswith("before\n")
     assert tables.filled(full, RESULTS) == full and tables.places(full) == ["all"]
-    others = full.replace("results: all", "results: of another file")
+    others = full.replace("results: all", "results: elsewhere")
     assert tables.filled(others, RESULTS) == others
 
 
