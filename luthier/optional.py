@@ -22,6 +22,7 @@ DEFAULTS: dict[str, Any] = {
     "suggest": None,  # suggest(history): it has a model of the results
     # of an adapter
     "earlier": (),  # settings for which studies of earlier versions stand that leave them at their defaults
+    "must_move": False,  # a space in which it moves nothing under any configuration is refused
     "phase": None,  # phase(tag): the adapter of a job
     "proposer": "random",  # what it comes with where it is given alone
     "response": None,  # response(program, config, state): it learns how the weights respond

@@ -15,9 +15,10 @@ from torch.utils import _pytree as pytree
 from luthier import response
 from luthier.adapt import samples as folding
 from luthier.adapt import unconstrained, way
-from luthier.adapt.differentiable import InnerTraining, Update, coupled_decay
+from luthier.adapt.differentiable import InnerTraining, Update
 from luthier.adapt.hypergradient import movable_rate
 from luthier.adapt.objective import check_objective
+from luthier.adapt.plain import trained
 from luthier.checks import checked, one_of, real, require, whole
 from luthier.errors import MethodError
 from luthier.optim import SGD, Adam
@@ -54,7 +55,8 @@ class Bilevel:
     estimators of ``luthier.response``. λ is whatever enters the training loss smoothly: the weight decay of an
     optimizer that adds it to the gradient, what ``penalty``, ``augment`` and ``loss`` read, rates of
     :class:`luthier.nn.Dropout`; ``unrolled`` moves what the optimizer and the schedule read too. The proposer says
-    where λ starts, and chooses everything else.
+    where λ starts, and chooses everything else. A training in which conditions of the space leave nothing of λ active
+    is plain. Of what the optimizer reads beside the loss only ``unrolled`` has the whole derivative: others leave it.
 
     Outer steps are made in unconstrained numbers, see `luthier.adapt.unconstrained`: natural logarithms where the
     domain is logarithmic, so that 0.01 is one percent. Metrics of the last outer step before each measurement:
@@ -104,6 +106,7 @@ class Bilevel:
     rate: bool = False
 
     needs_valid: ClassVar[bool] = True
+    must_move: ClassVar[bool] = True
     earlier: ClassVar[Any] = ({"rate": False},)
 
     def __post_init__(self) -> None:
@@ -150,6 +153,8 @@ class Bilevel:
     ) -> tuple[State, Mapping[str, Tensor]]:
         """``inner_steps`` steps of the weights and one of the hyperparameters; the metrics are (members,) each."""
         assert valid is not None, "needs_valid"
+        if not state["own"]["bilevel"]["hypergradient"]:
+            return trained(task, state, batches)
         members, least = len(state["t"]), task.network.at_once
         if members < least:  # torch sums over a lone member's numbers, as for a hyperparameter, in an order of its own
             state = pytree.tree_map(lambda t: torch.cat([t] * least), state)
@@ -182,13 +187,13 @@ class Bilevel:
             raise MethodError(
                 "steps of torch.optim cannot be gone back through", where="Bilevel(unrolled)", remedy=remedy
             )
-        coupled = coupled_decay(task.optimizer, state["params"], state["hyper"])
-        optimizer = set() if coupled is None else {"weight_decay"}
+        optimizer = unconstrained.decayed_by(task, state)
         if unrolled:
             optimizer = {*task.optimizer.reads, *(name for schedule in task.schedules for name in schedule.reads)}
         domains = unconstrained.tunable(task, state, self.names, f"Bilevel({self.response})", optimizer)
         check_objective(task, state, domains, self.objective, "Bilevel")
-        return {**domains, "lr": movable_rate(task, "Bilevel(rate=True)", state)} if self.rate else domains
+        rate = self.rate and domains
+        return {**domains, "lr": movable_rate(task, "Bilevel(rate=True)", state)} if rate else domains
 
     def _at_the_end(
         self, task: Program, state: State, batches: Sequence[Batch], valid: Batch, names: list[str]

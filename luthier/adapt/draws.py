@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from luthier.adapt import unconstrained
-from luthier.adapt.differentiable import coupled_decay, half_square
+from luthier.optim.common import Tensors
 from luthier.space import Float
 from luthier.stack import Noise
 from luthier.task.program import Program, State
 
 Domains = Mapping[str, Float]
+AWAY = 3 << 22  # site of the weights that are looked at beside a network's first ones
 ROWS = 64  # training examples on which a hyperparameter must make a difference
 
 
@@ -112,6 +113,8 @@ def one_at_a_time(state: State, numbers: int, chosen: int | None = None) -> Tens
 def entering(task: Program, state: State) -> set[str]:
     """Numbers of the space that change the training loss when they change, smoothly or not.
 
+    Weights that start at zero may hide it, so that others are looked at too; a penalty of the optimizer's is known.
+
     Args:
         task: The step that is trained.
         state: A stack of one of it.
@@ -119,17 +122,23 @@ def entering(task: Program, state: State) -> set[str]:
     batch = task.sources.example(rows=ROWS)
     domains = {name: domain for name, domain in task.task.space.domains.items() if isinstance(domain, Float)}
 
-    @torch.no_grad()
-    def loss(hyper: Mapping[str, Tensor]) -> Tensor:
-        source = Noise(state["key"], state["t"])
-        found, _ = task.losses(state["params"], state["buffers"], dict(hyper), batch, source)
-        decay = coupled_decay(task.optimizer, state["params"], hyper)
-        return found if decay is None else found + half_square(state["params"], decay)
+    source = Noise(state["key"], state["t"])
+    draws = {
+        name: source.normal(AWAY + i, param.shape[1:], dtype=param.dtype)
+        for i, (name, param) in enumerate(state["params"].items())
+    }
+    away = {name: param + 0.1 * draws[name] for name, param in state["params"].items()}
 
-    found = set()
-    for name in domains.keys() & state["hyper"].keys():
+    @torch.no_grad()
+    def loss(params: Tensors, hyper: Mapping[str, Tensor]) -> Tensor:
+        return task.losses(params, state["buffers"], dict(hyper), batch, source)[0]
+
+    def differs(name: str, params: Tensors) -> bool:
         low, high = unconstrained.limits(domains[name])
         ends = [unconstrained.value(domains[name], torch.full_like(state["hyper"][name], end)) for end in (low, high)]
-        if not torch.equal(*(loss({**state["hyper"], name: end}) for end in ends)):
-            found.add(name)
-    return found
+        one, other = (loss(params, {**state["hyper"], name: end}) for end in ends)
+        return not torch.equal(one, other) and not (one.isnan() & other.isnan()).all()
+
+    names = domains.keys() & state["hyper"].keys()
+    found = {name for name in names if any(differs(name, params) for params in (state["params"], away))}
+    return found | (unconstrained.decayed_by(task, state) & names)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from luthier.adapt.differentiable import coupled_decay
+from luthier.adapt.plain import trained
 from luthier.adapt.unconstrained import in_training_loss
 from luthier.errors import MethodError
 from luthier.optim.common import Tensors, add_scaled, clip_by_norm, norm, read, total
@@ -57,6 +58,7 @@ class Hypergradient:
 
     window: ClassVar[int] = 1
     needs_valid: ClassVar[bool] = False
+    must_move: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hyper_lr", checked_hyper_lr(self.hyper_lr, self.rule, "Hypergradient"))
@@ -73,6 +75,8 @@ class Hypergradient:
         """
         self._limits(task, task.task.dtype)
         state = task.init(config, key, parent, overwrite)
+        if "lr" not in state["hyper"]:
+            return state
         movable_rate(task, state=state)
         if "direction" not in state["own"]:
             zeros = {name: torch.zeros_like(param) for name, param in state["params"].items()}
@@ -87,6 +91,8 @@ class Hypergradient:
         self, task: Program, state: State, batches: Sequence[Batch], valid: Batch | None
     ) -> tuple[State, Mapping[str, Tensor]]:
         """One step; the metrics are the training loss and the hypergradient, each (members,)."""
+        if "lr" not in state["hyper"]:
+            return trained(task, state, batches)
         (batch,) = batches
         losses, gradients, buffers = task.gradient(state, state["hyper"], batch)
         objective = objective_gradient(task.optimizer, state["params"], gradients, state["hyper"])
@@ -106,8 +112,8 @@ class Hypergradient:
         return after, {"train_loss": losses, "hypergradient": h}
 
     def hyperparameters(self, state: State) -> dict[str, Any]:
-        """The learning rates, (members,)."""
-        return {"lr": state["hyper"]["lr"]}
+        """The learning rates, (members,); none where a condition of the space leaves ``lr`` out."""
+        return {"lr": state["hyper"]["lr"]} if "lr" in state["hyper"] else {}
 
     def _moved(self, task: Program, state: State, gradients: Tensors) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """(h, the next learning rates), each (members,), and what the state has of its own, the memory moved on."""

@@ -30,8 +30,9 @@ from luthier.adapt.hypernetwork import (
     with_own,
 )
 from luthier.adapt.objective import check_objective
+from luthier.adapt.plain import trained
 from luthier.adapt.structures import STRUCTURES
-from luthier.adapt.unconstrained import tunable
+from luthier.adapt.unconstrained import decayed_by, tunable
 from luthier.checks import checked, maybe, one_of, real, require, whole
 from luthier.errors import MethodError
 from luthier.optim import Adam
@@ -50,7 +51,8 @@ class Hypernet:
     at every step, so that it learns not one network but how the weights respond; the validation loss of w(λ̂) then has
     a derivative by the current λ̂. The model is not changed: its weights are replaced. Hyperparameters need not be
     differentiable in the training loss (dropout, augmentation), but they must enter it: a learning rate does not, and
-    is moved by ``rate`` alone.
+    is moved by ``rate`` alone, and left where it enters the loss too. A training in which conditions of the space leave
+    nothing active that could move is plain.
 
     The task's optimizer descends φ, at its learning rate, but for a linear response, whose steps are in proportion to
     its own gradient (``follow``); the state's ``params`` are w(λ̂). Draws and moves are in unconstrained numbers, see
@@ -122,6 +124,7 @@ class Hypernet:
     rate: bool = False
 
     needs_valid: ClassVar[bool] = True
+    must_move: ClassVar[bool] = True
     earlier: ClassVar[Any] = ({"rate": False}, {"follow": False, "gate": 0.0, "rate": False})
 
     def __post_init__(self) -> None:
@@ -144,10 +147,13 @@ class Hypernet:
         """
         state = task.init(config, key, parent, overwrite)
         changed = config if overwrite is None else overwrite
-        if "hypernet" in state["own"]:
+        kept = {name: part for name, part in state["own"].items() if name != "hypernet"}
+        if parent is not None and len(kept) < len(state["own"]) and parent["hyper"].keys() == state["hyper"].keys():
             return evaluated(self, task, with_own(state, self._continued(task, state, changed)))
-        movable = tunable(task, state, self.names, "Hypernet", draws.entering(task, state))
-        domains = {name: domain for name, domain in movable.items() if name in state["hyper"]}
+        state, entering = {**state, "own": kept}, draws.entering(task, state)
+        domains = tunable(task, state, self.names, "Hypernet", decayed_by(task, state), entering)
+        if not domains:
+            return state
         check_objective(task, state, domains, self.objective, "Hypernet")
         place = draws.free(domains, state["hyper"])
         moving = {"free": place}
@@ -180,6 +186,8 @@ class Hypernet:
     ) -> tuple[State, Mapping[str, Tensor]]:
         """``inner_steps`` steps of the hypernetwork and one of the hyperparameters; metrics are (members,) each."""
         assert valid is not None, "needs_valid"
+        if "hypernet" not in state["own"]:
+            return trained(task, state, batches)
         losses, (start, _) = [], phi(self, state)
         for batch in batches:
             state, loss = descend(self, task, state, batch)
@@ -190,10 +198,21 @@ class Hypernet:
 
     def hyperparameters(self, state: State) -> dict[str, Any]:
         """The hyperparameters that move, each (members,) or (members, d)."""
+        if "hypernet" not in state["own"]:
+            return {}
         return {name: state["hyper"][name] for name in (*own_of(state)["free"], *(("lr",) if self.rate else ()))}
 
     def response(self, task: Program, config: Config, state: State) -> BestResponse:
-        """Return the response learnt by a training run, a stack of one: weights for any hyperparameters."""
+        """Return the response learnt by a training run, a stack of one: weights for any hyperparameters.
+
+        Raises:
+            MethodError: If it learnt none.
+        """
+        if "hypernet" not in state["own"]:
+            remedy = "Look at a training in which one is."
+            raise MethodError(
+                "no hyperparameter that it could move is active", where=f"Hypernet, {config}", remedy=remedy
+            )
         domains, (base, response) = domains_of(task, state), settled(self, state)
         at = partial(weights, self, domains, base, response, place=place_of(domains, state))
         return BestResponse(task, config, state, domains, structure_of(self, base, domains), at)

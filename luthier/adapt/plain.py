@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from luthier.optim.common import total
 from luthier.space import Config
 from luthier.task.program import Batch, Program, State
 
@@ -36,3 +37,12 @@ class Plain:
     def hyperparameters(self, state: State) -> dict[str, Any]:
         """Nothing moves."""
         return {}
+
+
+def trained(task: Program, state: State, batches: Sequence[Batch]) -> tuple[State, dict[str, Tensor]]:
+    """The state after plain steps on the minibatches of a window, where an adapter has nothing to move."""
+    losses = []
+    for batch in batches:
+        state, found = Plain().step(task, state, [batch], None)
+        losses.append(found["train_loss"])
+    return state, {"train_loss": total(losses) / len(losses)}

@@ -12,6 +12,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
+from luthier.adapt.differentiable import coupled_decay
 from luthier.errors import MethodError
 from luthier.space import Choice, Float, Int
 from luthier.stack import Noise
@@ -94,16 +95,24 @@ def representable(domain: Float, dtype: torch.dtype) -> tuple[float, float]:
 
 
 def tunable(
-    task: Program, state: State, names: Collection[str] | None, where: str, optimizer: Collection[str] = ()
+    task: Program,
+    state: State,
+    names: Collection[str] | None,
+    where: str,
+    optimizer: Collection[str] = (),
+    entering: Collection[str] = (),
 ) -> dict[str, Float]:
     """The domains of the hyperparameters that a gradient can move during this training.
+
+    There are none where a condition of the space leaves nothing active that could be moved.
 
     Args:
         task: The step that is trained.
         state: A stack of one of it.
         names: Those to be moved; None is every one that can be.
         where: The method, for errors.
-        optimizer: Names that the optimizer alone reads and that the method can move all the same.
+        optimizer: Names that the optimizer reads and that the method can move all the same.
+        entering: Names that enter the training loss, beside those by which it can be differentiated.
 
     Raises:
         MethodError: If one of ``names`` cannot be moved, or none of the space can: with what can.
@@ -113,11 +122,13 @@ def tunable(
         if name not in domains:
             known = ", ".join(domains)
             raise MethodError(f"there is no hyperparameter {name!r}", where=where, remedy=f"The space has {known}.")
-    reached = in_training_loss(task, state)
-    faults = {name: _fault(task, name, reached | {*optimizer}) for name in domains}
+    reached = in_training_loss(task, state) | {*optimizer, *entering}
+    read = {*task.optimizer.reads, *(name for schedule in task.schedules for name in schedule.reads)} - {*optimizer}
+    inactive = {name for name in domains if _inactive(task, state, name)}
+    faults = {name: None if name in inactive else _fault(task, name, reached, read) for name in domains}
     if names is None:
-        found = [name for name in domains if faults[name] is None]
-        if not found:
+        found = [name for name in domains if faults[name] is None and name not in inactive]
+        if not found and not inactive:
             listed = "; ".join(f"{name} {fault[0]}" for name, fault in faults.items() if fault)
             remedy = "Give the space a continuous hyperparameter of the training loss, such as weight_decay or a rate "
             raise MethodError(
@@ -126,7 +137,7 @@ def tunable(
                 remedy=remedy + f"of lt.nn.Dropout, or choose values between trainings, by {_BETWEEN}.",
             )
     else:
-        found = [name for name in domains if name in set(names)]
+        found = [name for name in domains if name in set(names) and name not in inactive]
         for name in found:
             fault = faults[name]
             if fault is not None:
@@ -157,8 +168,26 @@ def dependences(values: Tensor, leaves: dict[str, Tensor]) -> set[str]:
     return {name for name, gradient in zip(leaves, found, strict=True) if gradient is not None}
 
 
-def _fault(task: Program, name: str, reached: Collection[str]) -> tuple[str, str] | None:
-    """(why a gradient cannot move it, what to do), or None."""
+def decayed_by(task: Program, state: State) -> set[str]:
+    """Hyperparameters whose penalty ½ λ ‖w‖² is known of the optimizer, whatever the weights are."""
+    hyper = state["hyper"]
+    leaves = {name: x.detach().clone().requires_grad_() for name, x in hyper.items() if x.is_floating_point()}
+    decay = coupled_decay(task.optimizer, state["params"], {**hyper, **leaves}) or {}
+    found = set[str]()
+    for factor in {id(factor): factor for factor in decay.values()}.values():
+        found |= dependences(factor, leaves) if isinstance(factor, Tensor) else set()
+    return found - {"lr"}  # which scales the steps too
+
+
+def _inactive(task: Program, state: State, name: str) -> bool:
+    """True if conditions of the space leave a number that might move out of this configuration."""
+    domain = task.task.space.domains[name]
+    absent = name not in state["hyper"] and name not in dict(task.static)
+    return absent and isinstance(domain, Float) and domain.continuous and name not in LOOP
+
+
+def _fault(task: Program, name: str, reached: Collection[str], read: Collection[str]) -> tuple[str, str] | None:
+    """(why a gradient cannot move it, what to do), or None; ``read`` are those of which it lacks what a step does."""
     domain = task.task.space.domains[name]
     others = f"Choose it between trainings, by {_BETWEEN}"
     if not isinstance(domain, Float) or not domain.continuous:
@@ -169,8 +198,13 @@ def _fault(task: Program, name: str, reached: Collection[str]) -> tuple[str, str
     if name in dict(task.static):
         remedy = "or let the loss, penalty, augment, lt.nn.Dropout(name) or a named optimizer setting read it."
         return "is read by model(config) or optimizer(config), and so fixed for a training", f"{others}, {remedy}"
+    if name in reached and name in read:
+        remedy = "Let loss, penalty and augment read a hyperparameter of another name, or use "
+        return "is read by the optimizer too, and only what the training loss has of it has a response here", remedy + (
+            f"lt.adapt.Bilevel(lt.response.unrolled), or choose it between trainings, by {_BETWEEN}."
+        )
     if name not in reached:
-        if name in task.optimizer.reads or any(name in schedule.reads for schedule in task.schedules):
+        if name in read:
             other = "lt.adapt.Bilevel(lt.response.unrolled), or "
             first = "Give rate=True, which moves it beside the others, or use lt.adapt.Hypergradient() or "
             remedy = (first if name == "lr" else "Use ") + other

@@ -17,6 +17,7 @@ from luthier.task.call import describe
 from luthier.text import warn
 
 TRIES = 4  # failures after which the task is blamed and not a configuration
+DRAWS = 256  # configurations among which one is looked for that an adapter can move
 LOOKS = 16  # configurations tried to find one under which a name is read
 
 
@@ -60,6 +61,8 @@ def check_first(
             continue
         if unread:
             _check_readers(task, adapter, config, unread, configs[place + 1 :])
+        if optional(adapter, "must_move"):
+            _check_moves(task, adapter, [config, *configs, *(task.space.sample(rng, DRAWS) if listed is None else [])])
         return config
     if here and first is not None:
         _refuse(first, task)
@@ -129,6 +132,31 @@ def _check_readers(task: Any, adapter: Any, config: Config, unread: Sequence[str
     warn(
         f"{names}: nothing reads it under {config!r}, though something does under other configurations; "
         f"when={{…}} says where it matters, so that no method looks for an effect that is not there"
+    )
+
+
+def _check_moves(task: Any, adapter: Any, configs: Sequence[Config]) -> None:
+    """Refuse a space of which no configuration has a hyperparameter active that the adapter can move.
+
+    Raises:
+        MethodError: Naming the conditions, or, where nothing can move though it is active, the reasons.
+    """
+    kinds: dict[tuple[str, ...], Config] = {}
+    for config in configs:
+        kinds.setdefault(tuple(config), config)
+    for config in list(kinds.values())[:LOOKS]:
+        try:
+            if adapter.hyperparameters(adapter.init(task.program(config), config, 0)):
+                return
+        except MethodError:
+            raise
+        except Exception:  # a fault of this configuration alone: the first one was built
+            continue
+    conditions = "; ".join(f"{name} when {dict(of)}" for name, of in task.space.conditions.items() if of)
+    raise MethodError(
+        f"no configuration of the space has a hyperparameter active that it can move ({conditions})",
+        where=type(adapter).__name__,
+        remedy="Give the space one that it can move, or another method.",
     )
 
 
