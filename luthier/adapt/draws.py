@@ -113,7 +113,7 @@ def one_at_a_time(state: State, numbers: int, chosen: int | None = None) -> Tens
 def entering(task: Program, state: State) -> set[str]:
     """Numbers of the space that change the training loss when they change, smoothly or not.
 
-    Weights that start at zero may hide it, so that others are looked at too; a penalty of the optimizer's is known.
+    Weights that start at zero may hide it, so that others are looked at too.
 
     Args:
         task: The step that is trained.
@@ -140,5 +140,4 @@ def entering(task: Program, state: State) -> set[str]:
         return not torch.equal(one, other) and not (one.isnan() & other.isnan()).all()
 
     names = domains.keys() & state["hyper"].keys()
-    found = {name for name in names if any(differs(name, params) for params in (state["params"], away))}
-    return found | (unconstrained.decayed_by(task, state) & names)
+    return {name for name in names if any(differs(name, params) for params in (state["params"], away))}

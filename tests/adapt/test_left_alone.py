@@ -113,7 +113,7 @@ def test_zero_weights_hide_no_augmentation() -> None:
 CONDITIONAL = {
     **{name: (adapter, "decay") for name, adapter in ADAPTERS.items()},
     "unrolled": (lt.adapt.Bilevel("unrolled", names=("weight_decay",)), "weight_decay"),
-    "hypergradient": (lt.adapt.Hypergradient(), "lr"),
+    "hypergradient": (lt.adapt.Hypergradient(rule="adaptive"), "lr"),
 }
 
 
