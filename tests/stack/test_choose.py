@@ -12,6 +12,7 @@ import luthier as lt
 from luthier.data import Split, Splits
 from luthier.errors import TaskError
 from luthier.stack import Noise
+from luthier.stack.settle import RULE
 from luthier.task.choices import settle
 
 SPACE = lt.Space(
@@ -64,9 +65,14 @@ def names_in_shared(shared, config, key=7):
     return {name: names[id(tensor)] for name, tensor in [*child.named_parameters(), *child.named_buffers()]}
 
 
+@pytest.mark.parametrize("rule", [2, RULE])
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
-def test_a_child_under_shared_weights_is_the_plain_child_bit_for_bit(both, config):
+def test_a_child_under_shared_weights_is_the_plain_child_bit_for_bit(config, rule):
+    """In the same form: a child is never in a stack, and runs as a member in turn does; under rule 2 by vmap."""
+    both = task().under(rule)
     plain, shared = both.program(config), both.sharing().program(config)
+    if rule == RULE:
+        plain.network.turn("as a child does")
     alone, child = plain.init(config, 7), shared.init(config, 7)
     names = names_in_shared(shared, config)
     inputs, targets = both.tensors("train")
