@@ -287,8 +287,8 @@ def test_a_finished_torch_task_reads_its_test_split_once(tmp_path: Path, monkeyp
 def test_ctrl_c_keeps_what_has_ended_and_says_how_to_go_on(tmp_path: Path) -> None:
     script = tmp_path / "slow.py"
     script.write_text(
-        "import sys, time\nimport luthier as lt\n"
-        "def slow(config):\n    time.sleep(0.05)\n    print('ended', flush=True)\n    return config['x']\n"
+        "import os, sys, time\nimport luthier as lt\n"  # a print of two workers may be two writes, one inside the other
+        "def slow(config):\n    time.sleep(0.05)\n    os.write(1, b'ended\\n')\n    return config['x']\n"
         "workers = int(sys.argv[2])\n"
         "lt.tune(slow, space=lt.Space(x=lt.Float(0, 1)), trials=1000, store=sys.argv[1], name='slow',\n"
         "        executor=lt.execute.Local(workers=workers))\n"
