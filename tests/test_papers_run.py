@@ -33,7 +33,7 @@ SMALL: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"figure2", "figure3", "figure4", "few"},
     ),
     "joint_enas": (
-        {"train": (256,) * 3, "valid": (100,) * 3, "epochs": (1,) * 3, "trainings": (8,) * 3, "seeds": (1,) * 3}
+        {"train": (256,) * 3, "valid": (100,) * 3, "epochs": (1,) * 3, "trainings": (10,) * 3, "seeds": (1,) * 3}
         | {"draws": (2,) * 3, "draw_steps": (2,) * 3, "scale": (2,) * 3, "batch": (32,) * 3, "child": (2,) * 3},
         {f"{curve}_{stage}" for curve in ("entropy", "shared_accuracy") for stage in ("large", "long", "short")},
     ),
